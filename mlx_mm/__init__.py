@@ -1,0 +1,56 @@
+"""Multimodal models on MLX: search pictures by words, tag them, convert checkpoints to 4 or 8 bit."""
+
+import sys as _sys
+from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING, Any
+
+from mlx_mm.errors import MlxMmError
+
+if TYPE_CHECKING:
+    from mlx_mm.convert import ConvertReport, convert
+    from mlx_mm.embed import classify, encode_image, encode_text, to_mlx
+    from mlx_mm.load import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConvertReport",
+    "MlxMmError",
+    "classify",
+    "convert",
+    "encode_image",
+    "encode_text",
+    "load",
+    "to_mlx",
+]
+
+# Imported on first use: `import mlx_mm` stays instant, `mlx_mm --help` too.
+_ROOMS = {
+    "ConvertReport": "convert",
+    "classify": "embed",
+    "convert": "convert",
+    "encode_image": "embed",
+    "encode_text": "embed",
+    "load": "load",
+    "to_mlx": "embed",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(_import_module(f"mlx_mm.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+class _Package(_ModuleType):
+    """`load` and `convert` are functions here and files too; importing the file must not hide the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _ROOMS and isinstance(value, _ModuleType)):
+            super().__setattr__(name, value)
+
+
+_sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,60 @@
+"""The README.md of a converted checkpoint: where it comes from, its licence, and what it cost."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_mm.quantize import Scheme
+
+if TYPE_CHECKING:
+    from mlx_mm.convert import ConvertReport
+
+# Keys of a card's front matter that say under which terms the weights may be used
+LICENCE_KEYS = ("license", "license_name", "license_link")
+
+
+def front_matter(folder: Path) -> dict[str, str]:
+    """The plain `key: value` lines at the top of a folder's README.md, empty without one."""
+    path = folder / "README.md"
+    if not path.is_file():
+        return {}
+    match = re.match(r"---\s*\n(.*?)\n---\s*\n", path.read_text("utf-8", errors="replace"), re.DOTALL)
+    lines = match.group(1).splitlines() if match else []
+    pairs = (re.match(r"([\w-]+):\s*(\S.*)$", line) for line in lines)
+    return {pair.group(1): pair.group(2).strip(" \"'") for pair in pairs if pair}
+
+
+def read_licence(folder: Path) -> str | None:
+    """The licence a folder's card names, such as "apache-2.0"; None without one."""
+    values = front_matter(folder)
+    licence = values.get("license")
+    return values.get("license_name", licence) if licence == "other" else licence
+
+
+def write_card(source: str, folder: Path, report: "ConvertReport", scheme: Scheme | None) -> str:
+    """The text of the card."""
+    base = source if not Path(source).expanduser().is_dir() else folder.resolve().name
+    licence = {key: value for key, value in front_matter(folder).items() if key in LICENCE_KEYS}
+    how = "without quantisation" if scheme is None else f"to {scheme.bits} bit, group size {scheme.group_size}"
+    head = ["---", "library_name: mlx", f"base_model: {base}"]
+    head += [f"{key}: {value}" for key, value in licence.items()] + ["---"]
+    body = [
+        "",
+        f"# {report.out.name}",
+        "",
+        f"[{base}] converted with mlx_mm {how}: {report.source_bytes / 1e6:.1f} MB became "
+        f"{report.bytes / 1e6:.1f} MB.",
+        "",
+        f"Licence of the weights: {report.licence or 'not named by the source; see the base model'}.",
+    ]
+    if report.cosines:
+        body += [
+            "",
+            "Cosine between the vectors of the converted and of the base model, over the pictures and names that "
+            "mlx_mm bundles:",
+            "",
+            "| | mean | lowest |",
+            "|---|---|---|",
+            *(f"| {kind} | {mean:.4f} | {low:.4f} |" for kind, (mean, low) in report.cosines.items()),
+        ]
+    return "\n".join([*head, *body]) + "\n"

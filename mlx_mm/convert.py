@@ -1,0 +1,259 @@
+"""From a Hugging Face folder to an MLX folder, quantised on the way.
+
+Tensors are read, quantised and written one at a time, so memory stays near the largest block, not the model.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from tqdm import tqdm
+
+from mlx_mm import card, hub, quantize, weights
+from mlx_mm.errors import OutputError, WeightsError
+from mlx_mm.load import parse_dtype
+from mlx_mm.models import find_family
+from mlx_mm.models.base import widen_mlps
+from mlx_mm.quantize import Choice, Recipe, Scheme
+
+# Files that travel with the weights; config.json and the index are written anew.
+CARRIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
+NOT_CARRIED = ("config.json", "*.index.json")
+# Parameters that grow with an MLP's width, and the axis that does.
+PADDED_AXES = {".mlp.fc1.weight": 0, ".mlp.fc1.bias": 0, ".mlp.fc2.weight": 1}
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What `convert` did. Sizes in bytes, of the weight files before and of the tensors after.
+
+    choices: one per layer with a weight matrix, empty with bits=None. padded: config keys that were rounded up,
+    {key: [old, new]}. licence: as the source's card names it, None where it does not. cosines: with check=True,
+    {"text" | "image": (mean, lowest)} of converted against source vectors.
+    """
+
+    out: Path
+    source_bytes: int
+    bytes: int
+    seconds: float
+    parameters: int
+    choices: list[Choice] = field(repr=False)
+    padded: dict[str, list[int]]
+    licence: str | None
+    cosines: dict[str, tuple[float, float]] | None = None
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    bits: int | None = 4,
+    group_size: int = 64,
+    mode: str = "affine",
+    dtype: Any = None,
+    recipe: str | Recipe | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    check: bool = False,
+    progress: bool = False,
+) -> ConvertReport:
+    """Convert a checkpoint to MLX weights in the new folder `out`.
+
+    source: folder, bundled name or hub id, with `revision`. bits: 4, 8, or None to keep the precision.
+    group_size: 32, 64 or 128 weights share a scale. dtype: of what is not quantised, by default the source's.
+    recipe: a name of `quantize.RECIPES`, or {path pattern: {"bits", "group_size", "mode"} | False}.
+    overwrite: replace a checkpoint that stands at `out`. check: compare vectors with the source afterwards and
+    write the result into the card. progress: show a bar on stderr.
+    The folder appears complete or not at all. Raises MlxMmError's subclasses, OutputError for `out`.
+    """
+    start = time.perf_counter()
+    scheme = None if bits is None else Scheme(bits, group_size, mode)
+    out = Path(out).expanduser()
+    _check_output(out, overwrite)
+    folder = hub.resolve(source, revision)
+    if out.exists() and out.samefile(folder):
+        raise OutputError(f"{out} is the source itself. Name another folder for the result.")
+    values = hub.read_config(folder)
+    if "quantization" in values:
+        raise WeightsError(f"{folder} is quantised already. Convert the original checkpoint instead.")
+    family = find_family(values["model_type"])
+    config = family.config.ModelConfig.from_dict(values)
+    padded: dict[str, list[int]] = {}
+    if scheme is not None:
+        values, padded = widen_mlps(values, config, scheme.group_size)
+        config = family.config.ModelConfig.from_dict(values)
+    model = family.model_class(values.get("architectures"))(config)
+    checkpoint = weights.Checkpoint(folder)
+    shapes = weights.parameter_shapes(model)
+    arrays = dict(checkpoint.arrays) if checkpoint.is_mlx else model.sanitize(checkpoint.arrays)
+    checkpoint.arrays.clear()  # so that a tensor can leave the memory once it is written
+    parameters = sum(array.size for array in arrays.values())
+    arrays = {name: _pad(name, array, shapes) for name, array in arrays.items()} if padded else arrays
+    weights.check_match(shapes, arrays, folder)
+    choices = quantize.plan(model, scheme, recipe)
+    del model
+
+    values.pop("quantization_config", None)
+    if scheme is not None:
+        values["quantization"] = values["quantization_config"] = quantize.to_config(choices, scheme)
+    if padded:
+        values["padded"] = padded
+    licence = card.read_licence(folder)
+    with _new_folder(out, overwrite) as new:
+        job = _Job(folder, checkpoint, arrays, shapes, choices, parse_dtype(dtype))
+        total = job.write(new, progress)
+        _carry_files(folder, new)
+        (new / "config.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        cosines = None
+        if check:
+            from mlx_mm.fidelity import cosines_to_source
+
+            cosines = cosines_to_source(folder, new)
+        report = ConvertReport(
+            out=out,
+            source_bytes=checkpoint.num_bytes,
+            bytes=total,
+            seconds=time.perf_counter() - start,
+            parameters=parameters,
+            choices=choices,
+            padded=padded,
+            licence=licence,
+            cosines=cosines,
+        )
+        (new / "README.md").write_text(card.write_card(str(source), folder, report, scheme), "utf-8")
+    return report
+
+
+@dataclass
+class _Job:
+    """The tensors of one conversion, and where each comes from."""
+
+    folder: Path
+    checkpoint: weights.Checkpoint
+    arrays: dict[str, mx.array]
+    shapes: dict[str, tuple[int, ...]]
+    choices: list[Choice]
+    dtype: mx.Dtype | None
+
+    def write(self, new: Path, progress: bool) -> int:
+        """Write all shards into `new`; returns the bytes of the tensors."""
+        schemes = {f"{c.path}.weight": c.scheme for c in self.choices if c.scheme is not None}
+        sizes: dict[str, tuple[mx.Dtype, tuple[int, ...]]] = {}
+        for name, shape in self.shapes.items():
+            dtype = self._target(self.arrays[name].dtype)
+            if name in schemes:
+                path = name.removesuffix("weight")
+                sizes |= {path + part: size for part, size in schemes[name].sizes(shape, dtype).items()}
+            else:
+                sizes[name] = dtype, shape
+        _check_space(new, sizes)
+        todo = sum(array.size for array in self.arrays.values())
+        bar = tqdm(total=todo, unit="", unit_scale=True, desc="converting", disable=not progress)
+        with bar, weights.ShardWriter(new, sizes) as writer:
+            for name in self.shapes:
+                array = self.arrays.pop(name)
+                size = array.size
+                blocks = self._read(name, array)
+                del array
+                if name in schemes:
+                    self._write_quantised(writer, name.removesuffix("weight"), blocks, schemes[name])
+                else:
+                    writer.write(name, blocks)
+                bar.update(size)
+            return writer.finish()
+
+    def _write_quantised(
+        self, writer: weights.ShardWriter, path: str, blocks: Iterator[mx.array], scheme: Scheme
+    ) -> None:
+        rest: list[list[mx.array]] = []
+
+        def packed() -> Iterator[mx.array]:
+            for block in blocks:
+                weight, *others = scheme.quantize(block)
+                mx.eval(weight, *others)
+                rest.append(others)
+                yield weight
+
+        writer.write(path + "weight", packed())
+        for part, pieces in zip(("scales", "biases"), zip(*rest, strict=True), strict=True):
+            writer.write(path + part, pieces)
+
+    def _read(self, name: str, array: mx.array) -> Iterator[mx.array]:
+        """The blocks of a tensor, checked and cast."""
+        for block in self.checkpoint.blocks(array):
+            weights.check_finite(name, block, self.folder)
+            yield block.astype(self._target(block.dtype))
+
+    def _target(self, dtype: mx.Dtype) -> mx.Dtype:
+        return self.dtype if self.dtype is not None and mx.issubdtype(dtype, mx.floating) else dtype
+
+
+def _pad(name: str, array: mx.array, shapes: dict[str, tuple[int, ...]]) -> mx.array:
+    """Zeros at the end of the axis along which an MLP was widened; other tensors come back as they are."""
+    axis = next((axis for suffix, axis in PADDED_AXES.items() if name.endswith(suffix)), None)
+    if axis is None or name not in shapes or array.ndim != len(shapes[name]):
+        return array
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, max(0, shapes[name][axis] - array.shape[axis]))
+    return mx.pad(array, widths)
+
+
+def _check_output(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; expected the name of a new folder.")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise OutputError(f"{out} exists already. Choose another name, or pass overwrite (--overwrite).")
+    if not (out / "config.json").exists():
+        raise OutputError(f"{out} is no checkpoint, so it is not overwritten. Choose another name.")
+
+
+def _check_space(folder: Path, sizes: dict[str, tuple[mx.Dtype, tuple[int, ...]]]) -> None:
+    needed = weights.total_bytes(sizes)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"The converted model needs {needed / 1e9:.2f} GB and {folder.parent} has {free / 1e9:.2f} GB free. "
+            "Free some space, or write to another disk."
+        )
+
+
+@contextlib.contextmanager
+def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary sibling of `out` that takes its place when the block succeeds, and vanishes when it fails."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise OutputError(f"Cannot write to {out.parent}: {error.strerror}. Choose another place.") from error
+    old = new.with_name(new.name + ".old")
+    try:
+        yield new
+        new.chmod(0o755)
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
+    except OSError as error:
+        raise OutputError(f"Writing {out} failed: {error.strerror or error}. Nothing was kept.") from error
+    finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _carry_files(source: Path, new: Path) -> None:
+    skipped = {path for pattern in NOT_CARRIED for path in source.glob(pattern)}
+    for path in sorted({path for pattern in CARRIED for path in source.glob(pattern)} - skipped):
+        if path.is_file():
+            shutil.copyfile(path, new / path.name)
+            os.chmod(new / path.name, 0o644)

@@ -1,0 +1,239 @@
+"""Texts and pictures in, NumPy vectors or named scores out."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from tqdm import tqdm
+
+from mlx_mm.errors import InputError, MediaError, ModalityError
+
+Batch = dict[str, np.ndarray]
+OnError = Callable[[int, MediaError], None]
+WINDOW = 8  # batches that are prepared together, so that pictures of like size can share a batch
+WORKERS = 2  # threads that decode and resize; Pillow releases the interpreter lock
+
+
+def to_mlx(batch: Batch) -> dict[str, mx.array]:
+    """A processor's NumPy arrays as mlx arrays under the same keys; 64-bit numbers become 32-bit ones."""
+    narrow = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}
+    return {key: mx.array(value.astype(narrow.get(value.dtype, value.dtype))) for key, value in batch.items()}
+
+
+def encode_text(
+    model: Any,
+    processor: Any,
+    texts: str | Sequence[str],
+    *,
+    task: str | None = None,
+    dim: int | None = None,
+    normalize: bool = True,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> np.ndarray:
+    """One vector per text, float32 (N, D); one str gives (D,).
+
+    task: what the vectors are for, in families that distinguish it. dim: keep the first `dim` numbers. normalize:
+    scale to length 1, after cutting. progress: show a bar on stderr.
+    Raises ModalityError without a text tower, InputError for texts or options that cannot be used.
+    """
+    _require(model, "text")
+    _check_batch_size(batch_size)
+    items, single = _as_list(texts)
+
+    def prepare(index: int) -> Batch:
+        batch: Batch = processor.text([items[index]], task=task)
+        return batch
+
+    result = _encode(len(items), prepare, processor, model.get_text_features, batch_size, progress, None)
+    return _finish(result, single, dim, normalize)
+
+
+def encode_image(
+    model: Any,
+    processor: Any,
+    images: Any,
+    *,
+    dim: int | None = None,
+    normalize: bool = True,
+    batch_size: int = 8,
+    max_num_patches: int | None = None,
+    progress: bool = False,
+    on_error: OnError | None = None,
+) -> np.ndarray:
+    """One vector per picture, float32 (N, D), in the order given; one picture gives (D,).
+
+    images: path, URL, bytes, data URI, PIL image or NumPy array (H, W, 3) uint8, or a list of them.
+    max_num_patches: the budget of NaFlex models, more keeps finer detail. on_error: called with the index and the
+    MediaError of a picture that cannot be read, whose row is then left out; by default the error is raised.
+    Other arguments as in `encode_text`. Raises ModalityError, MediaError, InputError.
+    """
+    _require(model, "image")
+    _check_batch_size(batch_size)
+    items, single = _as_list(images)
+    options = {} if max_num_patches is None else {"max_num_patches": max_num_patches}
+
+    def prepare(index: int) -> Batch:
+        batch: Batch = processor.images([items[index]], **options)
+        return batch
+
+    result = _encode(len(items), prepare, processor, model.get_image_features, batch_size, progress, on_error)
+    return _finish(result, single, dim, normalize)
+
+
+def classify(
+    model: Any,
+    processor: Any,
+    item: Any,
+    labels: Sequence[str] | None = None,
+    *,
+    template: str | Sequence[str] | None = None,
+    batch_size: int = 8,
+    progress: bool = False,
+    on_error: OnError | None = None,
+) -> list[Any]:
+    """Score a picture against labels: [(label, score), …], best first. A list of pictures gives a list of those.
+
+    labels: the words to choose from; None uses the checkpoint's own classification head. template: sentence with
+    {} for the label, by default the family's; of several, the vectors are averaged. SigLIP's scores are sigmoids:
+    each says how well its label fits, and they do not add up to 1. Other arguments as in `encode_image`.
+    Raises InputError without labels or for a template without {}.
+    """
+    items, single = _as_list(item)
+    if labels is None:
+        scores, names = _head_scores(model, processor, items, template, batch_size, progress, on_error)
+    else:
+        names = list(labels)
+        targets = encode_labels(model, processor, names, template)
+        vectors = encode_image(
+            model, processor, items, batch_size=batch_size, progress=progress, on_error=on_error
+        )
+        scores = np.array(model.score(mx.array(vectors), mx.array(targets)))
+    rows = [sorted(zip(names, row.tolist(), strict=True), key=lambda pair: -pair[1]) for row in scores]
+    return rows[0] if single else rows
+
+
+def encode_labels(
+    model: Any, processor: Any, labels: Sequence[str], template: str | Sequence[str] | None = None
+) -> np.ndarray:
+    """Unit vectors of labels inside their template(s), float32 (N, D)."""
+    if not hasattr(model, "score"):
+        raise ModalityError("This checkpoint is a classifier with labels of its own. Leave the labels out.")
+    if isinstance(labels, str) or not labels:
+        raise InputError("There are no labels to choose from. Give a list of one or more words.")
+    templates = [model.prompt_template] if template is None else _as_list(template)[0]
+    if not templates:
+        raise InputError("The list of templates is empty. Give one or more, or leave it out.")
+    for text in templates:
+        if "{}" not in text:
+            raise InputError(f"The template {text!r} has no {{}}. Put {{}} where the label belongs.")
+    texts = [text.replace("{}", label) for text in templates for label in labels]
+    vectors = encode_text(model, processor, texts).reshape(len(templates), len(labels), -1).mean(axis=0)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def _head_scores(
+    model: Any,
+    processor: Any,
+    items: list[Any],
+    template: Any,
+    batch_size: int,
+    progress: bool,
+    on_error: OnError | None,
+) -> tuple[np.ndarray, list[str]]:
+    if not hasattr(model, "class_scores"):
+        raise InputError("This checkpoint has no classification head. Give the labels to choose from.")
+    if template is not None:
+        raise InputError("A classification head takes no template. Leave it out.")
+
+    def prepare(index: int) -> Batch:
+        batch: Batch = processor.images([items[index]])
+        return batch
+
+    def scores(**batch: mx.array) -> mx.array:
+        result: mx.array = model.class_scores(model(**batch).logits)
+        return result
+
+    return _encode(len(items), prepare, processor, scores, batch_size, progress, on_error), list(model.labels)
+
+
+def _encode(
+    count: int,
+    prepare: Callable[[int], Batch],
+    processor: Any,
+    features: Callable[..., mx.array],
+    batch_size: int,
+    progress: bool,
+    on_error: OnError | None,
+) -> np.ndarray:
+    """Prepare `count` items in threads, run them in batches of like size, return the rows in input order."""
+    rows: dict[int, np.ndarray] = {}
+    with tqdm(total=count, disable=not progress, unit="item", desc="embedding") as bar:
+        for window in _windows(count, prepare, batch_size * WINDOW):
+            ready: list[tuple[int, Batch]] = []
+            for index, future in window:
+                try:
+                    ready.append((index, future.result()))
+                except MediaError as error:
+                    if on_error is None:
+                        raise
+                    on_error(index, error)
+                    bar.update()
+            ready.sort(key=lambda pair: sum(array.size for array in pair[1].values()))
+            for start in range(0, len(ready), batch_size):
+                chunk = ready[start : start + batch_size]
+                output = features(**to_mlx(processor.collate([batch for _, batch in chunk])))
+                vectors = np.array(output.astype(mx.float32))
+                rows.update(zip((index for index, _ in chunk), vectors, strict=True))
+                bar.update(len(chunk))
+    return np.stack([rows[index] for index in sorted(rows)]) if rows else np.zeros((0, 0), np.float32)
+
+
+def _windows(
+    count: int, prepare: Callable[[int], Batch], size: int
+) -> Iterator[list[tuple[int, Future[Batch]]]]:
+    """Windows of prepared items; the next one is in preparation while the caller uses the last."""
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        indices = iter(range(count))
+        take = lambda: [(i, pool.submit(prepare, i)) for i in itertools.islice(indices, size)]  # noqa: E731
+        window = take()
+        while window:
+            following = take()
+            yield window
+            window = following
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finish(vectors: np.ndarray, single: bool, dim: int | None, normalize: bool) -> np.ndarray:
+    if dim is not None and vectors.size:
+        if not 1 <= dim <= vectors.shape[1]:
+            raise InputError(f"dim is {dim}; the vectors have {vectors.shape[1]} numbers, so expected 1 to that.")
+        vectors = np.ascontiguousarray(vectors[:, :dim])
+    if normalize and vectors.size:
+        vectors = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors[0] if single else vectors
+
+
+def _as_list(items: Any) -> tuple[list[Any], bool]:
+    """`items` as a list, and whether it was a single one."""
+    if isinstance(items, list | tuple | Iterator):
+        return list(items), False
+    return [items], True
+
+
+def _require(model: Any, modality: str) -> None:
+    if modality not in model.modalities:
+        raise ModalityError(
+            f"This checkpoint has no {modality} encoder; it takes {' and '.join(model.modalities)}. "
+            f"Use one that takes {modality}."
+        )
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; expected 1 or more.")

@@ -1,0 +1,55 @@
+"""Every error that mlx_mm raises on purpose.
+
+    MlxMmError
+    ├── ModelNotFoundError     no such folder, hub repository, revision or bundled name
+    ├── UnsupportedModelError  a model, but of a family or kind that mlx_mm does not run
+    ├── ConfigError            config.json or a processor file lacks a key or holds a value we cannot honour
+    ├── WeightsError           tensors that are missing, unexpected, misshapen, damaged or not finite
+    ├── ModalityError          the model has no tower for what was asked
+    ├── MediaError             an image, sound or video that cannot be read
+    ├── QuantizationError      bits, group size, mode or recipe that cannot be applied
+    ├── OutputError            a result that cannot be written where it was asked
+    └── InputError             any other argument with a value we cannot use
+
+A message says what was found, what was expected and what to do.
+"""
+
+
+class MlxMmError(Exception):
+    """Base of all errors that a user of mlx_mm can mend."""
+
+
+class ModelNotFoundError(MlxMmError):
+    """No such folder, hub repository, revision or bundled name."""
+
+
+class UnsupportedModelError(MlxMmError):
+    """A model, but of a family or kind that mlx_mm does not run."""
+
+
+class ConfigError(MlxMmError):
+    """A configuration file lacks a key or holds a value that cannot be honoured."""
+
+
+class WeightsError(MlxMmError):
+    """Tensors that are missing, unexpected, misshapen, damaged or not finite."""
+
+
+class ModalityError(MlxMmError):
+    """The model has no tower for what was asked."""
+
+
+class MediaError(MlxMmError):
+    """An image, sound or video that cannot be read."""
+
+
+class QuantizationError(MlxMmError):
+    """Bits, group size, mode or recipe that cannot be applied."""
+
+
+class OutputError(MlxMmError):
+    """A result that cannot be written where it was asked."""
+
+
+class InputError(MlxMmError):
+    """An argument with a value that cannot be used."""

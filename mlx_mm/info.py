@@ -1,0 +1,63 @@
+"""What runs here, and what a checkpoint is."""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_mm import card, hub, weights
+from mlx_mm.layers import blas, device
+from mlx_mm.models import MODEL_TYPES, find_family
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions, device, and on a CPU the matrix library in use with its measured speed."""
+    status = blas.use_fast_blas()
+    versions = {name: metadata.version(name) for name in ("mlx_mm", "mlx", "numpy", "tokenizers", "pillow")}
+    result: dict[str, Any] = {
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": "cpu" if device.on_cpu() else "gpu",
+    }
+    if device.on_cpu():
+        result["blas"] = {
+            "name": status.name,
+            "active": status.active,
+            "reason": status.reason,
+            "threads": status.threads,
+            "gflops": round(blas.measure_gflops(), 1),
+        }
+    return {**result, "model_types": sorted(MODEL_TYPES), "bundled": hub.bundled_names()}
+
+
+def describe_model(path_or_repo: str, revision: str | None = None) -> dict[str, Any]:
+    """Family, sizes, precision and licence of a checkpoint, from its files alone: no weights are read."""
+    folder = hub.resolve(path_or_repo, revision)
+    values = hub.read_config(folder)
+    family = find_family(values["model_type"])
+    config = family.config.ModelConfig.from_dict(values)
+    model = family.model_class(values.get("architectures"))(config)
+    checkpoint = weights.Checkpoint(folder)
+    block = values.get("quantization")
+    return {
+        "folder": str(Path(folder)),
+        "family": family.name,
+        "model_type": values["model_type"],
+        "modalities": list(model.modalities),
+        "parameters": sum(array.size for array in _logical(model)),
+        "bytes": checkpoint.num_bytes,
+        "format": "mlx" if checkpoint.is_mlx else "hugging face",
+        "quantization": {key: block[key] for key in ("bits", "group_size", "mode")} if block else None,
+        "padded": values.get("padded"),
+        "licence": card.read_licence(folder),
+    }
+
+
+def _logical(model: Any) -> list[mx.array]:
+    """The parameters as the model sees them; nothing is evaluated."""
+    from mlx.utils import tree_flatten
+
+    return [array for _, array in tree_flatten(model.parameters())]

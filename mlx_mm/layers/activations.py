@@ -1,0 +1,31 @@
+"""Activation functions by the names that Hugging Face configs use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_mm.errors import ConfigError
+from mlx_mm.layers import device
+
+# `nn.GELU("precise")` is the tanh form: MLX's names are not those of the configs.
+ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
+    "gelu": device.gelu_erf,
+    "gelu_new": device.gelu_tanh,  # transformers' NewGELUActivation writes out the same formula
+    "gelu_pytorch_tanh": device.gelu_tanh,
+    "quick_gelu": device.quick_gelu,
+    "relu": nn.relu,
+    "silu": device.silu,
+}
+
+
+def activation(name: str) -> Callable[[mx.array], mx.array]:
+    """The function that a config's `hidden_act` names; it keeps shape and dtype. Raises ConfigError."""
+    if name not in ACTIVATIONS:
+        raise ConfigError(
+            f"the config asks for the activation {name!r}; mlx_mm has {', '.join(ACTIVATIONS)}. "
+            "Check hidden_act in config.json."
+        )
+    return ACTIVATIONS[name]

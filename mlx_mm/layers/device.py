@@ -1,0 +1,162 @@
+"""Every choice that depends on the device: on Metal MLX's own kernels, on a CPU what is fast there.
+
+MLX's elementwise functions on an x86 CPU are scalar loops around libm: exp, tanh and erf take 20 to 100 times as
+long as torch's. The CPU forms below only add, multiply, divide and take absolute values, which compilers turn
+into SIMD code, and `mx.compile` merges them into a few loops (with g++; without, they are still faster).
+
+All of them rest on one idea: exp(t) = p(t)^n for t >= 0, where p is a short polynomial with p(0) = 1 and positive
+coefficients. Nothing needs to be clamped: for large t the power overflows to infinity and its reciprocal is an
+exact zero. `benchmarks/fit_polynomials.py` computes the coefficients.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+# exp(t) = p(t)^4, p of degree 7: minimax fit of the absolute error of exp(-t), 2.5e-8 (4.2e-7 in float32).
+EXP_POWER = 4
+EXP = (
+    0.2500001581425116,
+    0.031248931141854088,
+    0.002606349774487406,
+    0.0001608572978357566,
+    8.938774160451614e-06,
+    1.7315245916782778e-07,
+    2.7481930509513742e-08,
+)
+# 1 / erfc(t / sqrt 2) = p(t)^16, p of degree 6: minimax fit of the absolute error of GELU, 2.5e-7 (4.8e-7).
+ERFC_POWER = 16
+ERFC = (
+    0.04986413916744105,
+    0.021157288793341417,
+    0.003249330754980103,
+    5.9706060277216595e-05,
+    4.138808934053597e-05,
+    6.332422109278916e-06,
+)
+TANH_SCALE = 2 * math.sqrt(2 / math.pi)
+# A masked score: finite, so that a row without any key gives a mean and not NaN.
+MASKED = -1e30
+
+
+def on_cpu() -> bool:
+    """Whether MLX's default device is a CPU."""
+    return bool(mx.default_device() == mx.Device(mx.cpu))
+
+
+def compute_dtype(stored: mx.Dtype) -> mx.Dtype:
+    """The dtype to compute in. Half-precision products are 10 to 140 times slower than float32 on a CPU."""
+    return mx.float32 if on_cpu() else stored
+
+
+def dequantize_encoders() -> bool:
+    """Whether quantised layers of an encoder are turned into float32 once, at load.
+
+    MLX's quantised product on a CPU is a scalar loop: for 16 rows or more, float32 is 50 times faster.
+    """
+    return on_cpu()
+
+
+def _power_of_polynomial(coefficients: tuple[float, ...], power: int, t: mx.array) -> mx.array:
+    """(1 + c1 t + c2 t^2 + ...)^power, for a power of two."""
+    value = coefficients[-1] * t
+    for coefficient in reversed(coefficients[:-1]):
+        value = (value + coefficient) * t
+    value = value + 1.0
+    while power > 1:
+        value = value * value
+        power //= 2
+    return value
+
+
+def _exp(t: mx.array) -> mx.array:
+    """exp(t) for t >= 0; infinity where it is large."""
+    return _power_of_polynomial(EXP, EXP_POWER, t)
+
+
+@functools.partial(mx.compile, shapeless=True)
+def _exp_of_minus(t: mx.array) -> mx.array:
+    return 1.0 / _exp(t)
+
+
+@functools.partial(mx.compile, shapeless=True)
+def _gelu_erf(x: mx.array) -> mx.array:
+    t = mx.abs(x)
+    return 0.5 * (x + t) - (0.5 * t) / _power_of_polynomial(ERFC, ERFC_POWER, t)
+
+
+@functools.partial(mx.compile, shapeless=True)
+def _gelu_tanh(x: mx.array) -> mx.array:
+    # (1 + tanh u) / 2 = 1 - 1 / (1 + exp 2u), taken at |x|; the rest is symmetry.
+    t = mx.abs(x)
+    double_u = t * (TANH_SCALE + (TANH_SCALE * 0.044715) * (t * t))
+    return 0.5 * (x + t) - t / (1.0 + _exp(double_u))
+
+
+@functools.partial(mx.compile, shapeless=True)
+def _silu(x: mx.array) -> mx.array:
+    t = mx.abs(x)
+    return 0.5 * (x + t) - t / (1.0 + _exp(t))
+
+
+@functools.partial(mx.compile, shapeless=True)
+def _quick_gelu(x: mx.array) -> mx.array:
+    t = mx.abs(x)
+    return 0.5 * (x + t) - t / (1.0 + _exp(1.702 * t))
+
+
+def _choose(
+    fast: Callable[[mx.array], mx.array], own: Callable[[mx.array], mx.array], x: mx.array
+) -> mx.array:
+    return fast(x) if x.dtype == mx.float32 and on_cpu() else own(x)
+
+
+def gelu_erf(x: mx.array) -> mx.array:
+    """x Φ(x) with the normal distribution function Φ; keeps shape and dtype. Error on a CPU below 1e-6."""
+    return _choose(_gelu_erf, nn.gelu, x)
+
+
+def gelu_tanh(x: mx.array) -> mx.array:
+    """x (1 + tanh(sqrt(2/π) (x + 0.044715 x^3))) / 2; keeps shape and dtype. Error on a CPU below 1e-6."""
+    return _choose(_gelu_tanh, nn.gelu_approx, x)
+
+
+def quick_gelu(x: mx.array) -> mx.array:
+    """x σ(1.702 x); keeps shape and dtype. Error on a CPU below 1e-6."""
+    return _choose(_quick_gelu, nn.gelu_fast_approx, x)
+
+
+def silu(x: mx.array) -> mx.array:
+    """x σ(x); keeps shape and dtype. Error on a CPU below 1e-6."""
+    return _choose(_silu, nn.silu, x)
+
+
+def scaled_dot_product_attention(
+    q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: mx.array | str | None = None
+) -> mx.array:
+    """softmax(q kᵀ scale + mask) v of shape (B, H, L, D).
+
+    q is (B, H, L, D); k and v are (B, H or a divisor of H, S, D). mask is None, "causal" (the last query sees the
+    last key), a boolean array (True = keep) or a float array to be added, either broadcastable to (B, H, L, S).
+    A key that is masked out has a weight of exactly zero; every query needs at least one key.
+    """
+    if q.dtype != mx.float32 or not on_cpu():
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+    batch, heads, length, width = q.shape
+    groups, keys = k.shape[1], k.shape[2]
+    # Grouped heads: the queries that share a head of k are rows of one product.
+    q = (q * scale).reshape(batch, groups, -1, width)
+    scores = (q @ k.swapaxes(-1, -2)).reshape(batch, heads, length, keys)
+    if isinstance(mask, str):
+        mask = mx.arange(keys) <= mx.arange(keys - length, keys)[:, None]
+    if mask is not None:
+        scores = mx.where(mask, scores, MASKED) if mask.dtype == mx.bool_ else scores + mask
+    weights = _exp_of_minus(scores.max(axis=-1, keepdims=True) - scores)
+    weights = weights.reshape(batch, groups, -1, keys)
+    # Dividing after the product touches (L, D) numbers and not (L, S).
+    return ((weights @ v) / weights.sum(axis=-1, keepdims=True)).reshape(batch, heads, length, -1)

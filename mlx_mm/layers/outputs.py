@@ -1,0 +1,48 @@
+"""What towers and joint models return. Field names are Hugging Face's."""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+
+@dataclass(frozen=True)
+class TowerOutput:
+    """Result of one tower.
+
+    last_hidden_state: (B, L, D), after the final norm.
+    pooler_output: (B, D), not normalised; None where the tower has no pooling head.
+    hidden_states: embeddings, then the raw output of each layer, each (B, L, D); None unless asked for.
+    attentions: softmax weights of each layer, (B, H, L, L); None unless asked for.
+    """
+
+    last_hidden_state: mx.array
+    pooler_output: mx.array | None
+    hidden_states: tuple[mx.array, ...] | None = None
+    attentions: tuple[mx.array, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ImageTextOutput:
+    """Result of a joint model of images and texts; fields of an absent modality are None.
+
+    loss: (), only with `return_loss`. logits_per_image: (images, texts); logits_per_text: its transpose.
+    text_embeds, image_embeds: (B, D), of unit length.
+    """
+
+    loss: mx.array | None = None
+    logits_per_image: mx.array | None = None
+    logits_per_text: mx.array | None = None
+    text_embeds: mx.array | None = None
+    image_embeds: mx.array | None = None
+    text_model_output: TowerOutput | None = None
+    vision_model_output: TowerOutput | None = None
+
+
+@dataclass(frozen=True)
+class ImageClassifierOutput:
+    """Result of an image classifier. loss: (), only with `labels`; logits: (B, labels)."""
+
+    loss: mx.array | None
+    logits: mx.array
+    hidden_states: tuple[mx.array, ...] | None = None
+    attentions: tuple[mx.array, ...] | None = None

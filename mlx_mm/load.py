@@ -1,0 +1,76 @@
+"""From a folder or a hub id to a model and its processor."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_mm import hub, quantize, weights
+from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.layers import blas, device
+from mlx_mm.models import find_family
+
+FLOATS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+
+
+def load(
+    path_or_repo: str | Path, *, revision: str | None = None, dtype: Any = None, lazy: bool = False
+) -> tuple[Any, Any]:
+    """Load a checkpoint: Hugging Face's own, or one that `convert` made.
+
+    path_or_repo: a folder, a bundled name, or a hub id. revision: of the hub id.
+    dtype: "float32", "float16", "bfloat16" or the mlx dtype to compute in; by default float32 on a CPU and the
+    checkpoint's own on a GPU. lazy: leave the weights on disk until they are used.
+    Returns (model, processor). Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
+    """
+    blas.use_fast_blas()
+    folder = hub.resolve(path_or_repo, revision)
+    values = hub.read_config(folder)
+    family = find_family(values["model_type"])
+    config = family.config.ModelConfig.from_dict(values)
+    model = family.model_class(values.get("architectures"))(config)
+    load_weights(model, weights.Checkpoint(folder), values, folder, dtype=parse_dtype(dtype), lazy=lazy)
+    return model, family.processor.Processor.from_folder(folder, config)
+
+
+def load_weights(
+    model: Any,
+    checkpoint: weights.Checkpoint,
+    values: dict[str, Any],
+    folder: Path,
+    *,
+    dtype: mx.Dtype | None,
+    lazy: bool,
+) -> None:
+    """Fill `model` with the tensors of `checkpoint`, strictly; values is its config.json."""
+    arrays = checkpoint.arrays if checkpoint.is_mlx else model.sanitize(checkpoint.arrays)
+    block = values.get("quantization")
+    if block is not None:
+        if not isinstance(block, dict):
+            raise ConfigError(f"config.json has quantization = {block!r}; expected a group of keys.")
+        quantize.apply_config(model, block, arrays)
+    weights.check_match(weights.parameter_shapes(model), arrays, folder)
+    if not lazy:
+        for name, array in arrays.items():
+            weights.check_finite(name, array, folder)
+    model.load_weights([(name, _cast(array, dtype)) for name, array in arrays.items()])
+    if block is not None and device.dequantize_encoders():
+        quantize.dequantize_linears(model, dtype or mx.float32)
+    model.eval()
+    if not lazy:
+        mx.eval(model.parameters())
+
+
+def parse_dtype(dtype: Any) -> mx.Dtype | None:
+    """A dtype given by name or as mlx's own; InputError for one that weights cannot have."""
+    if dtype is None or dtype in FLOATS.values():
+        return dtype
+    if dtype not in FLOATS:
+        raise InputError(f"dtype is {dtype!r}; expected one of {', '.join(FLOATS)}.")
+    return FLOATS[dtype]
+
+
+def _cast(array: mx.array, dtype: mx.Dtype | None) -> mx.array:
+    if not mx.issubdtype(array.dtype, mx.floating):
+        return array
+    return array.astype(dtype or device.compute_dtype(array.dtype))

@@ -1,0 +1,192 @@
+"""SigLIP's two vision towers.
+
+FixRes sees one size of picture; NaFlex sees any grid of patches and resizes its position table to it.
+Everything after the embeddings is the same: encoder, norm, attention pooling.
+"""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_mm.errors import InputError
+from mlx_mm.layers.attention import Attention, Mask, key_mask
+from mlx_mm.layers.interpolate import bicubic_matrix, bilinear_matrix, resize_table
+from mlx_mm.layers.outputs import TowerOutput
+from mlx_mm.layers.transformer import MLP, Encoder
+from mlx_mm.models.siglip2.config import NaflexVisionConfig, VisionConfig
+
+
+def extract_patches(pixel_values: mx.array, size: int) -> mx.array:
+    """(B, H, W, C) -> (B, rows·cols, size·size·C), row-major, channel fastest; leftover pixels are dropped."""
+    batch, height, width, channels = pixel_values.shape
+    rows, cols = height // size, width // size
+    x = pixel_values[:, : rows * size, : cols * size]
+    x = x.reshape(batch, rows, size, cols, size, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows * cols, size * size * channels)
+
+
+class PatchEmbeddings(nn.Module):
+    """The patch projection, held as a matrix over (row, column, channel), and the position table."""
+
+    def __init__(self, config: VisionConfig | NaflexVisionConfig):
+        super().__init__()
+        dims, self.patch_size = config.hidden_size, config.patch_size
+        self.patch_embedding = nn.Linear(config.patch_size**2 * config.num_channels, dims)
+        self.position_embedding = nn.Embedding(config.num_patches, dims)
+
+    def project(self, patches: mx.array) -> mx.array:
+        """(B, N, size·size·C) -> (B, N, D) in the tower's dtype."""
+        return self.patch_embedding(patches.astype(self.position_embedding.weight.dtype))
+
+
+class FixResEmbeddings(PatchEmbeddings):
+    """Pictures of the size the position table was made for, or any size with interpolation."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__(config)
+        self.image_size = config.image_size
+
+    def __call__(self, pixel_values: mx.array, interpolate_pos_encoding: bool = False) -> mx.array:
+        """(B, H, W, 3) -> (B, patches, D). Raises InputError for another size without interpolation."""
+        height, width = pixel_values.shape[1:3]
+        table = self.position_embedding.weight
+        if interpolate_pos_encoding:
+            grid = height // self.patch_size, width // self.patch_size
+            if height != width or grid[0] * grid[1] != table.shape[0]:
+                table = resize_table(table, grid, bicubic_matrix)
+        elif (height, width) != (self.image_size, self.image_size):
+            raise InputError(
+                f"pixel_values are {height}×{width} pixels; this model takes {self.image_size}×{self.image_size}. "
+                "Resize the pictures, or call the model with interpolate_pos_encoding=True."
+            )
+        return self.project(extract_patches(pixel_values, self.patch_size)) + table
+
+
+class NaflexEmbeddings(PatchEmbeddings):
+    """Flat patches of pictures of any grid."""
+
+    def __call__(self, pixel_values: mx.array, spatial_shapes: mx.array) -> mx.array:
+        """pixel_values (B, P, size·size·3) and spatial_shapes (B, 2) = rows, cols -> (B, P, D).
+
+        Raises InputError where a grid has more patches than P or the patches have another size.
+        """
+        budget, width = pixel_values.shape[1:]
+        expected = self.patch_size**2 * 3
+        if width != expected:
+            raise InputError(
+                f"pixel_values hold {width} numbers per patch; this model has patches of {self.patch_size}×"
+                f"{self.patch_size} pixels, {expected} numbers. Process with patch_size={self.patch_size}."
+            )
+        grids = [tuple(grid) for grid in spatial_shapes.tolist()]
+        tables = {grid: self._positions(grid, budget) for grid in set(grids)}
+        return self.project(pixel_values) + mx.stack([tables[grid] for grid in grids])
+
+    def _positions(self, grid: tuple[int, int], budget: int) -> mx.array:
+        """The table resized to `grid` -> (budget, D); padded slots repeat position (0, 0), as the reference."""
+        count = grid[0] * grid[1]
+        if min(grid) < 1 or count > budget:
+            raise InputError(
+                f"spatial_shapes has a grid of {grid[0]}×{grid[1]} patches; expected 1 to {budget} patches, "
+                "the length of pixel_values."
+            )
+        table = resize_table(self.position_embedding.weight, grid, bilinear_matrix)
+        return mx.concatenate([table, mx.broadcast_to(table[:1], (budget - count, table.shape[1]))])
+
+
+class AttentionPoolingHead(nn.Module):
+    """One learned query (`probe`) attends to all tokens; the MLP's residual starts at its result."""
+
+    def __init__(self, config: VisionConfig | NaflexVisionConfig):
+        super().__init__()
+        dims = config.hidden_size
+        self.probe = mx.zeros((1, 1, dims))
+        self.attention = Attention(dims, config.num_attention_heads)
+        self.layernorm = nn.LayerNorm(dims, eps=config.layer_norm_eps)
+        self.mlp = MLP(dims, config.intermediate_size, config.hidden_act)
+
+    def __call__(self, x: mx.array, mask: Mask = None) -> mx.array:
+        """(B, N, D) -> (B, D)."""
+        probe = mx.broadcast_to(self.probe, (x.shape[0], 1, x.shape[2]))
+        x = self.attention(probe, mask, context=x)
+        return (x + self.mlp(self.layernorm(x)))[:, 0]
+
+
+class VisionTower(nn.Module):
+    """What both towers do after their embeddings."""
+
+    def __init__(self, config: VisionConfig | NaflexVisionConfig):
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.head = AttentionPoolingHead(config) if config.vision_use_head else None
+
+    def encode(
+        self, x: mx.array, mask: mx.array | None, output_hidden_states: bool, output_attentions: bool
+    ) -> TowerOutput:
+        """Embeddings (B, N, D) and a key mask (B, 1, 1, N) -> the tower's output."""
+        encoded = self.encoder(
+            x, mask, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
+        last_hidden_state = self.post_layernorm(encoded.last_hidden_state)
+        return TowerOutput(
+            last_hidden_state=last_hidden_state,
+            pooler_output=None if self.head is None else self.head(last_hidden_state, mask),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+
+class FixResVisionTower(VisionTower):
+    """`SiglipVisionModel`."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__(config)
+        self.embeddings = FixResEmbeddings(config)
+
+    def __call__(
+        self,
+        pixel_values: mx.array,
+        pixel_attention_mask: mx.array | None = None,
+        spatial_shapes: mx.array | None = None,
+        interpolate_pos_encoding: bool = False,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> TowerOutput:
+        """pixel_values: (B, H, W, 3) float. The two NaFlex inputs are refused with InputError."""
+        if pixel_attention_mask is not None or spatial_shapes is not None:
+            raise InputError(
+                "pixel_attention_mask and spatial_shapes belong to NaFlex models (model_type siglip2); "
+                "this one (siglip) takes pixel_values of shape (B, H, W, 3) alone."
+            )
+        x = self.embeddings(pixel_values, interpolate_pos_encoding)
+        return self.encode(x, None, output_hidden_states, output_attentions)
+
+
+class NaflexVisionTower(VisionTower):
+    """`Siglip2VisionModel`."""
+
+    def __init__(self, config: NaflexVisionConfig):
+        super().__init__(config)
+        self.embeddings = NaflexEmbeddings(config)
+
+    def __call__(
+        self,
+        pixel_values: mx.array,
+        pixel_attention_mask: mx.array | None = None,
+        spatial_shapes: mx.array | None = None,
+        interpolate_pos_encoding: bool = False,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> TowerOutput:
+        """pixel_values (B, P, size·size·3); pixel_attention_mask (B, P), 1 = real; spatial_shapes (B, 2).
+
+        Raises InputError without spatial_shapes; interpolate_pos_encoding is refused, it happens always here.
+        """
+        if spatial_shapes is None or interpolate_pos_encoding:
+            raise InputError(
+                "A NaFlex model (model_type siglip2) needs spatial_shapes, (B, 2) rows and columns of patches, "
+                "and always fits its position table to them: interpolate_pos_encoding has no meaning here."
+            )
+        x = self.embeddings(pixel_values, spatial_shapes)
+        return self.encode(x, key_mask(pixel_attention_mask), output_hidden_states, output_attentions)

@@ -1,0 +1,184 @@
+"""Which layer is quantised, with how many bits, and why another is not."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_mm.errors import QuantizationError, WeightsError
+
+# mode -> (bits, group sizes) that we convert to
+MODES = {"affine": ((4, 8), (32, 64, 128))}
+
+Recipe = Mapping[str, Mapping[str, Any] | bool]
+# name -> recipe: the first pattern that matches a layer's path decides, no match means the default
+RECIPES: dict[str, Recipe] = {
+    "text-only": {"vision_model.*": False, "audio_model.*": False},
+    "embeddings-8bit": {"*token_embedding": {"bits": 8}},
+}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a layer's weight is stored."""
+
+    bits: int
+    group_size: int
+    mode: str = "affine"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise QuantizationError(f"mode is {self.mode!r}; expected one of {', '.join(MODES)}.")
+        bits, group_sizes = MODES[self.mode]
+        for name, value, known in (("bits", self.bits, bits), ("group_size", self.group_size, group_sizes)):
+            if isinstance(value, bool) or value not in known:
+                raise QuantizationError(f"{name} is {value!r}; {self.mode} takes {', '.join(map(str, known))}.")
+
+    def quantize(self, weight: mx.array) -> list[mx.array]:
+        """(out, in) -> packed uint32 weight, scales and biases."""
+        return list(mx.quantize(weight, self.group_size, self.bits, self.mode))
+
+    def sizes(self, shape: tuple[int, ...], dtype: mx.Dtype) -> dict[str, tuple[mx.Dtype, tuple[int, ...]]]:
+        """Dtype and shape of what `quantize` gives for a weight, by the name of the parameter."""
+        *rows, width = shape
+        groups = (*rows, width // self.group_size)
+        return {
+            "weight": (mx.uint32, (*rows, width * self.bits // 32)),
+            "scales": (dtype, groups),
+            "biases": (dtype, groups),
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What happens to one layer: quantised by `scheme`, or left as it is for `reason`."""
+
+    path: str
+    shape: tuple[int, ...]
+    scheme: Scheme | None
+    reason: str = ""
+
+
+def plan(model: Any, scheme: Scheme | None, recipe: str | Recipe | None = None) -> list[Choice]:
+    """Decide for every layer of `model` with a weight matrix. scheme None: nothing is quantised.
+
+    Asked in order: has the layer a quantised form, does the model agree, what says the recipe, does the group
+    size divide its width. Raises QuantizationError for an unknown or unfitting recipe.
+    """
+    if scheme is None:
+        if recipe is not None:
+            raise QuantizationError("A recipe was given with bits=None. Give bits, or leave the recipe out.")
+        return []
+    named = isinstance(recipe, str)
+    rules = _find_recipe(recipe)
+    used: set[str] = set()
+    choices = []
+    for path, module in model.named_modules():
+        weight = module.get("weight")
+        if not isinstance(weight, mx.array) or weight.ndim < 2:
+            continue
+        decision = scheme if hasattr(module, "to_quantized") else "no quantised form"
+        if isinstance(decision, Scheme) and not model.quant_predicate(path, module):
+            decision = "the model keeps it exact"
+        pattern = next((pattern for pattern in rules if fnmatchcase(path, pattern)), None)
+        if pattern is not None:
+            used.add(pattern)
+            if isinstance(decision, Scheme):
+                decision = _apply_rule(rules[pattern], scheme, pattern)
+        if isinstance(decision, Scheme) and weight.shape[-1] % decision.group_size:
+            decision = f"width {weight.shape[-1]} is no multiple of {decision.group_size}"
+        quantised = isinstance(decision, Scheme)
+        choices.append(
+            Choice(path, weight.shape, decision if quantised else None, "" if quantised else str(decision))
+        )
+    if not named and (idle := [pattern for pattern in rules if pattern not in used]):
+        raise QuantizationError(
+            f"The recipe's pattern {idle[0]!r} matches no layer, or only layers that an earlier pattern matches. "
+            f"Layers are named like {choices[0].path}."
+        )
+    return choices
+
+
+def _find_recipe(recipe: str | Recipe | None) -> Recipe:
+    if not isinstance(recipe, str):
+        return recipe or {}
+    if recipe not in RECIPES:
+        raise QuantizationError(f"There is no recipe {recipe!r}; expected one of {', '.join(RECIPES)}, or a dict.")
+    return RECIPES[recipe]
+
+
+def _apply_rule(rule: Mapping[str, Any] | bool, scheme: Scheme, pattern: str) -> Scheme | str:
+    if rule is False:
+        return "the recipe excludes it"
+    if rule is True:
+        return scheme
+    if not isinstance(rule, Mapping) or (unknown := set(rule) - {"bits", "group_size", "mode"}):
+        found = repr(rule) if not isinstance(rule, Mapping) else f"the key {min(unknown)!r}"
+        raise QuantizationError(
+            f"The recipe's pattern {pattern!r} has {found}; expected False, or a dict of bits, group_size and mode."
+        )
+    return Scheme(**{**asdict(scheme), **rule})
+
+
+def to_config(choices: list[Choice], scheme: Scheme) -> dict[str, Any]:
+    """The `quantization` block of config.json: the default scheme, and each layer that differs from it."""
+    block: dict[str, Any] = asdict(scheme)
+    for choice in choices:
+        if choice.scheme is None:
+            block[choice.path] = False
+        elif choice.scheme != scheme:
+            block[choice.path] = asdict(choice.scheme)
+    return block
+
+
+def apply_config(model: nn.Module, block: Mapping[str, Any], names: Mapping[str, Any]) -> None:
+    """Give `model` the quantised layers of a `quantization` block; `names` are the tensors of the files.
+
+    A layer is quantised when `<path>.scales` is among them. Raises QuantizationError for a block we cannot read
+    and WeightsError where no layer has scales.
+    """
+    if not any(name.endswith(".scales") for name in names):
+        raise WeightsError(
+            "config.json says that the model is quantised, but its files hold no .scales tensors. "
+            "Use the config.json that belongs to the weights, or convert the original again."
+        )
+    default = {"bits": block.get("bits"), "group_size": block.get("group_size"), "mode": block.get("mode", "affine")}
+
+    def choose(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if f"{path}.scales" not in names or not hasattr(module, "to_quantized"):
+            return False
+        own = block.get(path, {})
+        return asdict(Scheme(**{**default, **(own if isinstance(own, Mapping) else {})}))
+
+    nn.quantize(model, class_predicate=choose)
+
+
+def dequantize_linears(model: nn.Module, dtype: mx.Dtype) -> None:
+    """Replace quantised Linear layers by plain ones; embeddings stay, they look up few rows at a time."""
+
+    def dequantize(path: str, module: nn.Module) -> nn.Module:
+        if not isinstance(module, nn.QuantizedLinear):
+            return module
+        linear = nn.Linear(1, 1, bias="bias" in module)
+        linear.weight = mx.dequantize(
+            module.weight,
+            module.scales.astype(dtype),
+            None if module.biases is None else module.biases.astype(dtype),
+            module.group_size,
+            module.bits,
+            module.mode,
+        )
+        if "bias" in module:
+            linear.bias = module.bias
+        return linear
+
+    _replace_leaves(model, dequantize)
+
+
+def _replace_leaves(model: nn.Module, replace: Callable[[str, nn.Module], nn.Module]) -> None:
+    from mlx.utils import tree_map_with_path
+
+    model.update_modules(tree_map_with_path(replace, model.leaf_modules(), is_leaf=nn.Module.is_module))

@@ -1,0 +1,493 @@
+"""Vectors and scores: order, batches, normalisation, the score formulas, and what is refused."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import (
+    classification_shapes,
+    golden_weights,
+    hashed,
+    siglip_shapes,
+    tiny_config,
+    tiny_weights,
+    write_checkpoint,
+)
+
+from mlx_mm import classify, embed, encode_image, encode_text, load, to_mlx
+from mlx_mm.errors import InputError, MediaError, MlxMmError, ModalityError
+
+# Heights and widths that give NaFlex batches of very different lengths, the longest first and last.
+SIZES = [(60, 60), (8, 90), (33, 40), (200, 21), (12, 12), (90, 8), (30, 64), (64, 30), (48, 48)]
+TEXTS = ["a cat", "dog", "hello, dog!", "a", "", "cat cat cat", "Katze", "猫", "a dog a cat a dog a cat a dog a cat"]
+EQUAL = 1e-6
+LABELS = ["cat", "dog", "hello"]
+
+
+def picture(height: int, width: int, k: int) -> Image.Image:
+    return Image.fromarray((np.abs(hashed((height, width, 3), k)) * 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    return [picture(height, width, k) for k, (height, width) in enumerate(SIZES)]
+
+
+@pytest.fixture(scope="module")
+def naflex(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    config = tiny_config("siglip2")
+    return load(write_checkpoint(tmp_path_factory.mktemp("naflex"), config, tiny_weights(config)))
+
+
+@pytest.fixture(scope="module")
+def fixres(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    config = tiny_config("siglip")
+    return load(write_checkpoint(tmp_path_factory.mktemp("fixres"), config, tiny_weights(config)))
+
+
+@pytest.fixture(scope="module", params=["siglip", "siglip2"])
+def joint(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    return request.getfixturevalue({"siglip": "fixres", "siglip2": "naflex"}[request.param])
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    return load(classifier_folder(tmp_path_factory.mktemp("classifier")))
+
+
+def classifier_folder(folder: Path, **extra: Any) -> Path:
+    config = {**tiny_config("siglip2"), "architectures": ["Siglip2ForImageClassification"]}
+    config |= {"id2label": {str(i): label for i, label in enumerate(LABELS)}, **extra}
+    return write_checkpoint(folder, config, golden_weights(classification_shapes(config, len(LABELS))))
+
+
+def tower(folder: Path, kind: str) -> tuple[Any, Any]:
+    """A checkpoint of one tower: "text" or "vision"."""
+    joint_config = tiny_config("siglip")
+    config = {**joint_config[f"{kind}_config"], "architectures": [f"Siglip{kind.title()}Model"]}
+    shapes = [pair for pair in siglip_shapes(joint_config) if pair[0].startswith(f"{kind}_model.")]
+    return load(write_checkpoint(folder, config, golden_weights(shapes)))
+
+
+# --- vectors ----------------------------------------------------------------------------------------------------
+
+
+def test_pictures_in_any_batch_equal_singles_in_input_order(
+    joint: tuple[Any, Any], pictures: list[Image.Image]
+) -> None:
+    singles = np.stack([encode_image(*joint, item) for item in pictures])
+    apart = np.abs(singles[:, None] - singles[None]).max(-1) + np.eye(len(singles))
+    assert apart.min() > 100 * EQUAL  # otherwise a wrong order could not be seen
+    for batch_size in (1, 2, 8):
+        together = encode_image(*joint, pictures, batch_size=batch_size)
+        assert np.abs(together - singles).max() <= EQUAL
+
+
+def test_texts_in_any_batch_equal_singles_in_input_order(joint: tuple[Any, Any]) -> None:
+    singles = np.stack([encode_text(*joint, text) for text in TEXTS])
+    apart = np.abs(singles[:, None] - singles[None]).max(-1) + np.eye(len(singles))
+    assert apart.min() > 100 * EQUAL
+    for batch_size in (1, 2, 8):
+        assert np.abs(encode_text(*joint, TEXTS, batch_size=batch_size) - singles).max() <= EQUAL
+
+
+def test_order_holds_over_many_windows(naflex: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    """More pictures than one window of prepared batches, so that the sorting by size starts anew."""
+    many = pictures * 3
+    assert len(many) > 2 * embed.WINDOW
+    expected = np.tile(encode_image(*naflex, pictures), (3, 1))
+    assert np.abs(encode_image(*naflex, many, batch_size=1) - expected).max() <= EQUAL
+
+
+def test_batches_hold_pictures_of_like_size(naflex: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small pictures must not be padded to the length of a large one when another order avoids it."""
+    model, processor = naflex
+    sizes: list[list[int]] = []
+    collate = processor.collate
+
+    def watch(items: list[Any]) -> Any:
+        sizes.append([item["pixel_values"].shape[1] for item in items])
+        return collate(items)
+
+    monkeypatch.setattr(processor, "collate", watch)
+    long, short = picture(60, 60, 1), picture(4, 200, 2)  # different numbers of patches within the budget
+    encode_image(model, processor, [long, short] * 4, batch_size=4)
+    assert [len(set(batch)) for batch in sizes] == [1, 1]
+    assert sizes[0] != sizes[1]
+
+
+def test_shapes_and_dtypes(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    for encode, one, several in ((encode_text, "a cat", TEXTS), (encode_image, pictures[0], pictures)):
+        single, batch, list_of_one = encode(*joint, one), encode(*joint, several), encode(*joint, [one])
+        assert single.dtype == batch.dtype == np.float32
+        assert single.shape == (128,)
+        assert batch.shape == (len(several), 128)
+        assert list_of_one.shape == (1, 128)
+        assert np.array_equal(list_of_one[0], single)
+
+
+def test_iterators_and_tuples_are_lists(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    texts = encode_text(*joint, TEXTS)
+    assert np.array_equal(encode_text(*joint, (text for text in TEXTS)), texts)
+    assert np.array_equal(encode_text(*joint, tuple(TEXTS)), texts)
+    assert np.array_equal(encode_image(*joint, iter(pictures)), encode_image(*joint, pictures))
+
+
+def test_every_kind_of_picture_gives_the_same_vector(joint: tuple[Any, Any], tmp_path: Path) -> None:
+    image = picture(30, 50, 3)
+    path = tmp_path / "picture.png"
+    image.save(path)
+    kinds: list[Any] = [image, np.asarray(image), path, str(path), path.read_bytes()]
+    vectors = encode_image(*joint, kinds)
+    assert np.abs(vectors - vectors[0]).max() <= EQUAL
+
+
+def test_unit_length_unless_normalize_is_off(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    model, processor = joint
+    for encode, items, features, prepare in (
+        (encode_text, TEXTS, model.get_text_features, processor.text),
+        (encode_image, pictures, model.get_image_features, processor.images),
+    ):
+        raw = np.array(features(**to_mlx(prepare(items))))
+        lengths = np.linalg.norm(raw, axis=-1, keepdims=True)
+        assert np.abs(lengths - 1).min() > 0.01
+        assert np.abs(encode(model, processor, items, normalize=False) - raw).max() <= 1e-5
+        unit = encode(model, processor, items)
+        assert np.abs(unit - raw / lengths).max() <= EQUAL
+        assert np.abs(np.linalg.norm(unit, axis=-1) - 1).max() <= EQUAL
+
+
+@pytest.mark.parametrize("dim", [1, 7, 127, 128])
+def test_dim_cuts_first_and_normalises_then(joint: tuple[Any, Any], dim: int) -> None:
+    raw = encode_text(*joint, TEXTS, normalize=False)[:, :dim]
+    cut = encode_text(*joint, TEXTS, dim=dim)
+    assert cut.shape == (len(TEXTS), dim)
+    assert np.abs(cut - raw / np.linalg.norm(raw, axis=-1, keepdims=True)).max() <= EQUAL
+    assert np.array_equal(encode_text(*joint, TEXTS, dim=dim, normalize=False), raw)
+    assert encode_text(*joint, "a cat", dim=dim).shape == (dim,)
+
+
+@pytest.mark.parametrize("dim", [0, 129, -1, 10**9])
+def test_dim_out_of_range(joint: tuple[Any, Any], pictures: list[Image.Image], dim: int) -> None:
+    with pytest.raises(InputError, match=rf"dim is {dim}; .*128"):
+        encode_text(*joint, TEXTS, dim=dim)
+    with pytest.raises(InputError, match=rf"dim is {dim}; .*128"):
+        encode_image(*joint, pictures[0], dim=dim)
+
+
+@pytest.mark.parametrize("batch_size", [0, -3])
+def test_batch_size_out_of_range(joint: tuple[Any, Any], pictures: list[Image.Image], batch_size: int) -> None:
+    with pytest.raises(InputError, match=f"batch_size is {batch_size}"):
+        encode_text(*joint, TEXTS, batch_size=batch_size)
+    with pytest.raises(InputError, match=f"batch_size is {batch_size}"):
+        encode_image(*joint, pictures, batch_size=batch_size)
+    with pytest.raises(InputError, match=f"batch_size is {batch_size}"):
+        classify(*joint, pictures, LABELS, batch_size=batch_size)
+
+
+def test_nothing_in_nothing_out(joint: tuple[Any, Any]) -> None:
+    assert len(encode_text(*joint, [])) == 0
+    assert len(encode_image(*joint, [])) == 0
+    assert classify(*joint, [], LABELS) == []
+
+
+def test_a_text_of_100_000_characters(joint: tuple[Any, Any]) -> None:
+    """Cut to the model's length, so what follows the cut changes nothing."""
+    long = "cat " * 25_000
+    assert np.array_equal(encode_text(*joint, long), encode_text(*joint, long + "dog"))
+
+
+def test_a_text_that_is_none_is_named_by_its_place(joint: tuple[Any, Any]) -> None:
+    with pytest.raises(InputError, match=r"number 2 is int"):
+        encode_text(*joint, ["a", "b", 3], batch_size=2)
+
+
+def test_task_is_refused_where_the_family_has_none(joint: tuple[Any, Any]) -> None:
+    with pytest.raises(InputError, match="task"):
+        encode_text(*joint, "a cat", task="retrieval.query")
+
+
+def test_max_num_patches(naflex: tuple[Any, Any], fixres: tuple[Any, Any]) -> None:
+    model, processor = naflex
+    image = picture(100, 100, 4)
+    for budget in (4, 64):
+        batch = processor.images([image], max_num_patches=budget)
+        assert batch["pixel_attention_mask"].sum() <= budget
+        raw = np.array(model.get_image_features(**to_mlx(batch)))[0]
+        got = encode_image(model, processor, image, max_num_patches=budget, normalize=False)
+        assert np.abs(got - raw).max() <= 1e-5
+    assert np.abs(got - encode_image(model, processor, image, normalize=False)).max() > 1e-3
+    with pytest.raises(InputError, match="max_num_patches"):
+        encode_image(*fixres, image, max_num_patches=16)
+    with pytest.raises(InputError, match="max_num_patches"):
+        encode_image(model, processor, image, max_num_patches=0)
+
+
+def test_progress_bar_is_off_by_default(
+    naflex: tuple[Any, Any], pictures: list[Image.Image], capsys: pytest.CaptureFixture[str]
+) -> None:
+    encode_image(*naflex, pictures)
+    assert capsys.readouterr() == ("", "")
+    encode_image(*naflex, pictures, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"{len(pictures)}/{len(pictures)}" in err
+
+
+# --- pictures that cannot be read -------------------------------------------------------------------------------
+
+
+def test_a_bad_picture_raises(naflex: tuple[Any, Any], pictures: list[Image.Image], tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    for bad in (tmp_path / "empty.png", tmp_path / "missing.png", b"no picture", np.zeros((3, 0, 3), np.uint8)):
+        with pytest.raises(MediaError):
+            encode_image(*naflex, [pictures[0], bad, pictures[1]])
+        with pytest.raises(MediaError):
+            classify(*naflex, [pictures[0], bad], LABELS)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_on_error_skips_and_names_the_right_ones(
+    naflex: tuple[Any, Any], pictures: list[Image.Image], batch_size: int
+) -> None:
+    items: list[Any] = list(pictures)
+    for index in (0, 4, 10):  # at both ends and inside
+        items.insert(index, b"no picture")
+    seen: list[tuple[int, type[Exception]]] = []
+    vectors = encode_image(
+        *naflex, items, batch_size=batch_size, on_error=lambda index, error: seen.append((index, type(error)))
+    )
+    assert seen == [(0, MediaError), (4, MediaError), (10, MediaError)]
+    assert np.abs(vectors - encode_image(*naflex, pictures)).max() <= EQUAL
+
+
+def test_classify_skips_too(naflex: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    seen: list[int] = []
+    items = [b"", pictures[0], b"no picture", pictures[1]]
+    rows = classify(*naflex, items, LABELS, on_error=lambda index, _: seen.append(index))
+    assert seen == [0, 2]
+    assert_scores(rows, classify(*naflex, pictures[:2], LABELS))
+
+
+def test_nothing_readable(naflex: tuple[Any, Any], classifier: tuple[Any, Any]) -> None:
+    seen: list[int] = []
+    assert len(encode_image(*naflex, [b"x", b"y"], on_error=lambda index, _: seen.append(index))) == 0
+    assert classify(*naflex, [b"x", b"y"], LABELS, on_error=lambda index, _: seen.append(index)) == []
+    assert classify(*classifier, [b"x", b"y"], on_error=lambda index, _: seen.append(index)) == []
+    assert seen == [0, 1] * 3
+
+
+def test_on_error_with_a_single_picture(naflex: tuple[Any, Any]) -> None:
+    """There is no row to leave out of one vector, so the error is raised or nothing comes back: no IndexError."""
+    try:
+        result = encode_image(*naflex, b"no picture", on_error=lambda *_: None)
+    except MlxMmError:
+        return
+    assert np.size(result) == 0
+
+
+def test_errors_of_the_caller_are_not_swallowed(naflex: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_image(*naflex, [pictures[0], b"no picture"], on_error=stop)
+
+
+# --- modalities -------------------------------------------------------------------------------------------------
+
+
+def test_a_text_tower_takes_no_pictures(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    model, processor = tower(tmp_path, "text")
+    assert encode_text(model, processor, TEXTS).shape == (len(TEXTS), 128)
+    with pytest.raises(ModalityError, match=r"no image encoder; it takes text\."):
+        encode_image(model, processor, pictures)
+    with pytest.raises(ModalityError):
+        classify(model, processor, pictures, LABELS)
+
+
+def test_a_vision_tower_takes_no_texts(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    model, processor = tower(tmp_path, "vision")
+    assert encode_image(model, processor, pictures).shape == (len(pictures), 128)
+    with pytest.raises(ModalityError, match=r"no text encoder; it takes image\."):
+        encode_text(model, processor, TEXTS)
+    with pytest.raises(ModalityError):
+        classify(model, processor, pictures, LABELS)
+
+
+def test_a_classifier_gives_no_vectors(classifier: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    with pytest.raises(ModalityError):
+        encode_image(*classifier, pictures)
+    with pytest.raises(ModalityError):
+        encode_text(*classifier, TEXTS)
+
+
+# --- scores -----------------------------------------------------------------------------------------------------
+
+
+def assert_scores(rows: list[Any], expected: list[Any], tolerance: float = 1e-6) -> None:
+    assert len(rows) == len(expected)
+    for row, want in zip(rows, expected, strict=True):
+        assert [name for name, _ in row] == [name for name, _ in want]
+        assert [score for _, score in row] == pytest.approx([score for _, score in want], abs=tolerance)
+
+
+def best_first(labels: list[str], scores: np.ndarray) -> list[tuple[str, float]]:
+    return [(labels[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
+
+
+def by_hand(joint: tuple[Any, Any], images: list[Image.Image], labels: list[str], template: str) -> list[Any]:
+    """σ(e^scale · cosine + bias), in float64 from the vectors."""
+    vectors = encode_image(*joint, images).astype(np.float64)
+    targets = encode_text(*joint, [template.replace("{}", label) for label in labels]).astype(np.float64)
+    scale, bias = float(joint[0].logit_scale.item()), float(joint[0].logit_bias.item())
+    assert (scale, bias) == (2.5, -3.0)
+    logits = vectors @ targets.T * np.exp(scale) + bias
+    return [best_first(labels, row) for row in 1 / (1 + np.exp(-logits))]
+
+
+def test_scores_are_sigmoids_of_scaled_cosines(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    rows = classify(*joint, pictures, LABELS)
+    assert_scores(rows, by_hand(joint, pictures, LABELS, "This is a photo of {}."))
+    assert all(isinstance(score, float) and 0 < score < 1 for row in rows for _, score in row)
+    assert max(abs(sum(score for _, score in row) - 1) for row in rows) > 0.01  # no softmax
+
+
+def test_best_label_comes_first(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    labels = ["a", "cat", "dog", "hello", "猫", "hello dog", "cat cat cat cat"]
+    rows = classify(*joint, pictures, labels, template="{}")
+    for row in rows:
+        scores = [score for _, score in row]
+        assert scores == sorted(scores, reverse=True)
+        assert sorted(name for name, _ in row) == sorted(labels)
+    assert len({row[0][0] for row in rows} | {row[-1][0] for row in rows}) > 1
+
+
+def test_one_picture_gives_one_list_of_pairs(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    single = classify(*joint, pictures[0], LABELS)
+    assert isinstance(single[0], tuple)
+    assert_scores([single], classify(*joint, [pictures[0]], LABELS))
+    assert_scores([single], classify(*joint, pictures, LABELS)[:1])
+
+
+def test_one_label(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    assert_scores([classify(*joint, pictures[0], ["cat"])], by_hand(joint, pictures[:1], ["cat"], "This is a photo of {}."))
+
+
+def test_template(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    rows = classify(*joint, pictures, LABELS, template="hello {}, a {}!")
+    assert_scores(rows, by_hand(joint, pictures, LABELS, "hello {}, a {}!"))
+    default = classify(*joint, pictures, LABELS, template=joint[0].prompt_template)
+    assert_scores(default, classify(*joint, pictures, LABELS))
+
+
+def test_labels_with_braces_are_plain_text(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    labels = ["{}", "{0}", "{cat}", "%s"]
+    rows = classify(*joint, pictures[:2], labels, template="a {}")
+    assert {name for name, _ in rows[0]} == set(labels)
+    assert_scores(rows, by_hand(joint, pictures[:2], labels, "a {}"))
+
+
+def test_several_templates_are_averaged(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    templates = ["a {}", "hello {}, cat", "{}"]
+    parts = [encode_text(*joint, [template.replace("{}", label) for label in LABELS]) for template in templates]
+    mean = np.mean(np.stack(parts).astype(np.float64), axis=0)
+    mean /= np.linalg.norm(mean, axis=-1, keepdims=True)
+    targets = embed.encode_labels(*joint, LABELS, templates)
+    assert np.abs(targets - mean).max() <= EQUAL
+    assert np.abs(targets - parts[0]).max() > 100 * EQUAL
+    logits = encode_image(*joint, pictures).astype(np.float64) @ mean.T * np.exp(2.5) - 3.0
+    expected = [best_first(LABELS, row) for row in 1 / (1 + np.exp(-logits))]
+    assert_scores(classify(*joint, pictures, LABELS, template=templates), expected)
+
+
+@pytest.mark.parametrize("template", ["a photo", "", "{ }", "{0}", ["a {}", "no place"]])
+def test_a_template_without_a_place_for_the_label(joint: tuple[Any, Any], template: Any) -> None:
+    with pytest.raises(InputError, match=r"has no \{\}"):
+        classify(*joint, picture(9, 9, 0), LABELS, template=template)
+
+
+def test_no_templates(joint: tuple[Any, Any]) -> None:
+    with pytest.raises(InputError, match="templates is empty"):
+        classify(*joint, picture(9, 9, 0), LABELS, template=[])
+
+
+@pytest.mark.parametrize("labels", [[], (), "cat"])
+def test_no_labels_or_a_word_in_place_of_a_list(joint: tuple[Any, Any], labels: Any) -> None:
+    """A word would be taken for the list of its letters."""
+    with pytest.raises(InputError, match="labels"):
+        classify(*joint, picture(9, 9, 0), labels)
+
+
+def test_no_labels_and_no_head(joint: tuple[Any, Any]) -> None:
+    with pytest.raises(InputError, match="no classification head"):
+        classify(*joint, picture(9, 9, 0))
+
+
+# --- classification heads ---------------------------------------------------------------------------------------
+
+
+def test_head_scores_are_a_softmax(classifier: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    model, processor = classifier
+    logits = np.concatenate(
+        [np.array(model(**to_mlx(processor.images([item]))).logits, dtype=np.float64) for item in pictures]
+    )
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    expected = [best_first(LABELS, row) for row in powers / powers.sum(axis=-1, keepdims=True)]
+    for batch_size in (1, 4):
+        rows = classify(model, processor, pictures, batch_size=batch_size)
+        assert_scores(rows, expected)
+        assert [sum(score for _, score in row) for row in rows] == pytest.approx([1] * len(rows), abs=1e-6)
+    assert_scores([classify(model, processor, pictures[3])], expected[3:4])
+
+
+def test_head_of_independent_labels_is_a_sigmoid(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    model, processor = load(classifier_folder(tmp_path, problem_type="multi_label_classification"))
+    logits = np.array(model(**to_mlx(processor.images([pictures[0]]))).logits, dtype=np.float64)[0]
+    assert_scores([classify(model, processor, pictures[0])], [best_first(LABELS, 1 / (1 + np.exp(-logits)))])
+
+
+def test_a_head_takes_neither_labels_nor_a_template(classifier: tuple[Any, Any]) -> None:
+    with pytest.raises(ModalityError, match="labels of its own"):
+        classify(*classifier, picture(9, 9, 0), LABELS)
+    with pytest.raises(InputError, match="takes no template"):
+        classify(*classifier, picture(9, 9, 0), template="a {}")
+
+
+# --- the border -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (np.int64, mx.int32),
+        (np.int32, mx.int32),
+        (np.float64, mx.float32),
+        (np.float32, mx.float32),
+        (np.bool_, mx.bool_),
+    ],
+)
+def test_to_mlx(given: Any, expected: mx.Dtype) -> None:
+    batch = to_mlx({"input_ids": np.array([[1, 0, 1]], dtype=given)})
+    assert list(batch) == ["input_ids"]
+    assert batch["input_ids"].dtype == expected
+    assert batch["input_ids"].tolist() == [[1, 0, 1]]
+
+
+def test_to_mlx_copies() -> None:
+    values = np.ones((2, 2), np.float32)
+    array = to_mlx({"x": values})["x"]
+    values[:] = 7
+    assert array.tolist() == [[1, 1], [1, 1]]
+
+
+def test_encoded_bytes_need_no_file(naflex: tuple[Any, Any]) -> None:
+    file = io.BytesIO()
+    picture(20, 30, 5).save(file, "PNG")
+    assert np.abs(encode_image(*naflex, file.getvalue()) - encode_image(*naflex, picture(20, 30, 5))).max() <= EQUAL
