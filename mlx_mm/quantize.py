@@ -151,7 +151,15 @@ def apply_config(model: nn.Module, block: Mapping[str, Any], names: Mapping[str,
         if f"{path}.scales" not in names or not hasattr(module, "to_quantized"):
             return False
         own = block.get(path, {})
-        return asdict(Scheme(**{**default, **(own if isinstance(own, Mapping) else {})}))
+        own = {key: own[key] for key in default if key in own} if isinstance(own, Mapping) else {}
+        scheme = Scheme(**{**default, **own})
+        width = module["weight"].shape[-1]
+        if width % scheme.group_size:
+            raise QuantizationError(
+                f"config.json says that {path} is quantised in groups of {scheme.group_size}, which do not divide its "
+                f"width {width}. Use the config.json that belongs to the weights."
+            )
+        return asdict(scheme)
 
     nn.quantize(model, class_predicate=choose)
 

@@ -19,6 +19,8 @@ from mlx.utils import tree_flatten
 from tiny import (
     classification_shapes,
     golden_weights,
+    layer_of,
+    requantised,
     tiny_batch,
     tiny_config,
     tiny_weights,
@@ -83,17 +85,6 @@ def as_checkpoint(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> dic
         kernel, p = "vision_model.embeddings.patch_embedding.weight", config["vision_config"]["patch_size"]
         w[kernel] = w[kernel].reshape(-1, p, p, 3).transpose(0, 3, 1, 2)
     return w
-
-
-def requantised(array: np.ndarray, bits: int, group_size: int) -> np.ndarray:
-    """A weight in PyTorch layout, quantised and dequantised by mlx along its last MLX axis."""
-    flat = array.transpose(0, 2, 3, 1).reshape(len(array), -1) if array.ndim == 4 else array
-    width = -(-flat.shape[1] // group_size) * group_size
-    parts = mx.quantize(mx.array(np.pad(flat, [(0, 0), (0, width - flat.shape[1])])), group_size, bits)
-    full = np.array(mx.dequantize(*parts, group_size, bits))[:, : flat.shape[1]]
-    if array.ndim == 4:
-        full = full.reshape(len(array), *array.shape[2:], -1).transpose(0, 3, 1, 2)
-    return full
 
 
 # --- the files ----------------------------------------------------------------------------------------------------
@@ -221,7 +212,7 @@ def test_quantised_model(family: str, bits: int, group_size: int, tiny_checkpoin
     quantised = {choice.path for choice in report.choices if choice.scheme is not None}
     kept = {choice.path for choice in report.choices if choice.scheme is None}
     for name, array in original.items():
-        path = name.removesuffix(".weight").replace("attention.in_proj_weight", "attention.q_proj")
+        path = layer_of(name)
         assert array.ndim < 2 or "probe" in name or path in quantised | kept, name
         right = requantised(array, bits, group_size) if path in quantised else array
         assert np.array_equal(hand[name], right), name

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -218,6 +219,22 @@ def write_checkpoint(folder: Path, config: dict[str, Any], weights: dict[str, np
 
 def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def layer_of(name: str) -> str:
+    """The path of our layer that holds a Hugging Face tensor; of the packed projection, one of three."""
+    return name.removesuffix(".weight").replace("attention.in_proj_weight", "attention.q_proj")
+
+
+def requantised(array: np.ndarray, bits: int, group_size: int) -> np.ndarray:
+    """A weight in PyTorch layout after mlx's quantisation, the last axis filled up with zeros to whole groups."""
+    flat = array.transpose(0, 2, 3, 1).reshape(len(array), -1) if array.ndim == 4 else array
+    width = -(-flat.shape[1] // group_size) * group_size
+    parts = mx.quantize(mx.array(np.pad(flat, [(0, 0), (0, width - flat.shape[1])])), group_size, bits)
+    full = np.array(mx.dequantize(*parts, group_size, bits))[:, : flat.shape[1]]
+    if array.ndim == 4:
+        full = full.reshape(len(array), *array.shape[2:], -1).transpose(0, 3, 1, 2)
+    return full
 
 
 def tiny_batch(family: str) -> dict[str, np.ndarray]:

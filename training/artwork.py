@@ -47,8 +47,9 @@ def square(picture: Image.Image, size: int, margin: float = 0.04) -> Image.Image
     """`picture` scaled to fit a transparent square of `size` pixels, leaving `margin` free on each side."""
     inner = size * (1 - 2 * margin)
     scale = inner / max(picture.size)
-    scaled = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))),
-                            Image.Resampling.LANCZOS)
+    scaled = picture.resize(
+        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.LANCZOS
+    )
     canvas = Image.new("RGBA", (size, size))
     canvas.paste(scaled, ((size - scaled.width) // 2, (size - scaled.height) // 2))
     return canvas

@@ -11,7 +11,6 @@ Run by hand (README.md here); it needs torch and transformers, which the package
 """
 
 import argparse
-import copy
 import math
 import sys
 import time
@@ -304,7 +303,7 @@ def main() -> None:
     print(f"{len(concepts)} concepts, {len(pool.labels)} pictures, {model.num_parameters():,} parameters", flush=True)
 
     def save() -> None:
-        write_folder(copy.deepcopy(model), tokenizer, options.out, TEXT_LENGTH)
+        write_folder(model, tokenizer, options.out, TEXT_LENGTH)
 
     words, pictures, together = options.minutes
     learn_words(model, captions, words, rng)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import Siglip2Model
 
@@ -22,15 +23,44 @@ PREPROCESSOR = {
 }
 
 
+TOWER_KEYS = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_act",
+    "layer_norm_eps",
+    "attention_dropout",
+)
+TEXT_KEYS = (
+    *TOWER_KEYS,
+    "vocab_size",
+    "max_position_embeddings",
+    "projection_size",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
+VISION_KEYS = (*TOWER_KEYS, "num_channels", "patch_size", "num_patches", "vision_use_head")
+
+
 def write_folder(model: Siglip2Model, tokenizer: Tokenizer, folder: Path, text_length: int) -> None:
-    """`save_pretrained` alone would omit every value that equals a class default; ours are all written out."""
+    """Everything a loader reads. All sizes are explicit, also those that equal a class default."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.to(torch.float16).save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    for part in ("text_config", "vision_config"):
-        config[part] = {**getattr(model.config, part).to_dict(), **config[part], "dtype": "float16"}
-        config[part].pop("_name_or_path", None)
-    write_json(folder / "config.json", {**config, "architectures": ["Siglip2Model"], "dtype": "float16"})
+    weights = {name: tensor.detach().to(torch.float16).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # the writer makes it private
+    text, vision = model.config.text_config.to_dict(), model.config.vision_config.to_dict()
+    config = {
+        "architectures": ["Siglip2Model"],
+        "model_type": "siglip2",
+        "dtype": "float16",
+        "initializer_factor": 1.0,
+        "text_config": {key: text[key] for key in TEXT_KEYS},
+        "vision_config": {key: vision[key] for key in VISION_KEYS},
+    }
+    write_json(folder / "config.json", config)
     write_json(folder / "preprocessor_config.json", PREPROCESSOR)
     write_json(folder / "tokenizer_config.json", tokenizer_config(text_length))
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)

@@ -246,7 +246,7 @@ def _to_rgb(image: Image.Image, name: str, do_convert_rgb: bool) -> Image.Image:
         return image.convert("RGB")
     except _DECODE_ERRORS as error:
         raise MediaError(
-            f"{name} of mode {image.mode} cannot be converted to RGB ({error}); expected a greyscale, "
+            f"{name} of mode {image.mode} cannot be read as RGB ({error}); expected a complete greyscale, "
             "palette, RGB, CMYK, YCbCr or HSV picture. Save it as a PNG in RGB."
         ) from error
 
@@ -263,9 +263,9 @@ def _from_16_bit(values: npt.NDArray[Any], name: str) -> Image.Image:
 
 
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:
-    """uint8 or float 0..1; where both ends could be channels, the first is taken, as transformers does."""
+    """uint8 or float 0..1; channels are last where both ends could be (transformers takes the first)."""
     found = f"An image array of shape {array.shape} and dtype {array.dtype}"
-    if array.ndim == 3 and array.shape[0] in (1, 3, 4):
+    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]

@@ -52,18 +52,19 @@ def read_image_settings(folder: Path, known: Collection[str]) -> dict[str, Any]:
 def check_setting(key: str, value: Any, error: type[InputError] | type[ConfigError]) -> Any:
     """The value in the form ImageSettings keeps it."""
     number = isinstance(value, Real) and not isinstance(value, bool)
-    whole = number and isinstance(value, Integral)
     if key == "size":
-        sides = (value.get("height"), value.get("width")) if isinstance(value, dict) else (value, value)
-        if all(isinstance(side, Integral) and not isinstance(side, bool) and side >= 1 for side in sides):
-            return sides
+        sides: tuple[Any, Any] = (value, value)
+        if isinstance(value, dict):
+            sides = value.get("height"), value.get("width")
+        if all(_whole(side) and side >= 1 for side in sides):
+            return int(sides[0]), int(sides[1])
         expected = '{"height": H, "width": W} or one whole number, at least 1'
     elif key in ("patch_size", "max_num_patches"):
-        if whole and value >= 1:
+        if _whole(value) and value >= 1:
             return int(value)
         expected = "a whole number of at least 1"
     elif key == "resample":
-        if whole and 0 <= value <= 5:
+        if _whole(value) and 0 <= value <= 5:
             return int(value)
         expected = "0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box or 5 hamming"
     elif key == "rescale_factor":
@@ -81,6 +82,11 @@ def check_setting(key: str, value: Any, error: type[InputError] | type[ConfigErr
             return value
         expected = "true or false"
     raise error(f"{key} is {value!r}; expected {expected}. Correct it, or leave it out for the default.")
+
+
+def _whole(value: Any) -> bool:
+    """NumPy's integers too; True and 2.0 are more likely slips than numbers."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def read_json(path: Path) -> dict[str, Any]:
