@@ -1,6 +1,7 @@
 """Command line: arguments -> a call of the API -> print. Progress and warnings go to stderr."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -26,6 +27,9 @@ class Command(NamedTuple):
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; the exit status is 0, 1 for an error the user can mend, 2 for wrong usage."""
     args = build_parser().parse_args(argv)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # file names may be any bytes
     try:
         status = COMMANDS[args.command].run(args)
         sys.stdout.flush()
@@ -132,7 +136,7 @@ def _embed(args: argparse.Namespace) -> int:
 
     if args.out:
         export.check_export(args.out)
-    if args.text and args.max_num_patches:
+    if args.text and args.max_num_patches is not None:
         raise InputError("--max-num-patches is about pictures and --text gives texts. Leave one of them out.")
     options = {
         "dim": args.dim,
@@ -142,20 +146,19 @@ def _embed(args: argparse.Namespace) -> int:
     }
     skipped = console.Skipped()
     if args.text:
-        ids = _lines(args.inputs)
+        ids = _require_some(_lines(args.inputs))
         vectors = encode_text(*_load(args), ids, **options)
     else:
-        files = skipped.find(_lines(args.inputs))
+        files = _require_some(skipped.find(_lines(args.inputs)))
         vectors = encode_image(
             *_load(args), files, max_num_patches=args.max_num_patches, on_error=skipped.on_error(files), **options
         )
         ids = skipped.remaining(files)
-    if not ids:
-        raise MediaError("Nothing could be read, so nothing was written. See the warnings above.")
+    _require_some(ids)
     if args.out:
         export.write_vectors(args.out, ids, vectors, args.model or DEFAULT_MODEL)
         summary = {"out": str(args.out), "vectors": len(ids), "dim": vectors.shape[1], "skipped": skipped.count}
-        line = f"{len(ids)} vectors of {vectors.shape[1]} numbers -> {args.out}"
+        line = f"{console.plural(len(ids), 'vector')} of {vectors.shape[1]} numbers -> {args.out}"
         print(json.dumps(summary) if args.json else line)
     else:
         for line in export.json_lines(ids, vectors):
@@ -184,15 +187,14 @@ def _classify(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise InputError(f"--top is {args.top}; expected 1 or more.")
     skipped = console.Skipped()
-    files = skipped.find(_lines(args.inputs))
+    files = _require_some(skipped.find(_lines(args.inputs)))
     model, processor = _load(args)
     options = {"batch_size": args.batch_size, "progress": console.is_terminal()}
     results = classify(
         model, processor, files, labels, template=args.template, on_error=skipped.on_error(files), **options
     )
     names = skipped.remaining(files)
-    if not names:
-        raise MediaError("Nothing could be read. See the warnings above.")
+    _require_some(names)
     rows = [(name, result[: args.top]) for name, result in zip(names, results, strict=True)]
     print(console.scores_json(rows) if args.json else console.scores_table(rows))
     skipped.report()
@@ -211,10 +213,16 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
 
 def _lines(inputs: list[str]) -> list[str]:
     """The inputs, with - replaced by the lines of stdin; empty lines are left out."""
-    result = []
+    result: list[str] = []
     for item in inputs:
         result += [line for line in sys.stdin.read().splitlines() if line.strip()] if item == "-" else [item]
     return result
+
+
+def _require_some(items: list[str]) -> list[str]:
+    if not items:
+        raise MediaError("Nothing could be read, so there is no result. Name pictures, or texts with --text.")
+    return items
 
 
 def _read_labels(args: argparse.Namespace) -> list[str] | None:

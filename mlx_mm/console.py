@@ -24,6 +24,11 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def plural(count: int, noun: str) -> str:
+    """ "1 layer", "2 layers"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 class Skipped:
     """Counts inputs that could not be read, with one warning line each."""
 
@@ -56,7 +61,7 @@ class Skipped:
     def report(self) -> None:
         """Say at the end how many were skipped."""
         if self.count:
-            note(f"{self.count} input{'s' if self.count > 1 else ''} skipped, see the warnings above")
+            note(f"{plural(self.count, 'input')} skipped, see the warnings above")
 
     def _warn(self, text: str) -> None:
         self.count += 1
@@ -79,7 +84,8 @@ def table(rows: Sequence[Sequence[str]], align: str) -> str:
 def _columns(text: str) -> int:
     """Columns a terminal takes for `text`: two for wide characters, none for combining ones."""
     return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+        0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
     )
 
 
@@ -115,7 +121,7 @@ def report_table(report: "ConvertReport") -> str:
     for (tower, what), choices in groups.items():
         kinds = ", ".join(sorted({choice.path.split(".")[-1] for choice in choices}))
         parameters = sum(math.prod(choice.shape) for choice in choices)
-        rows.append((tower, what, f"{len(choices)} layers", f"{parameters:,} weights", kinds))
+        rows.append((tower, what, plural(len(choices), "layer"), f"{parameters:,} weights", kinds))
     lines = [table(sorted(rows), "<<>><")] if rows else ["nothing quantised"]
     for key, (old, new) in report.padded.items():
         lines.append(f"{key} {old} -> {new}: zeros added so that the group size divides it; exact")

@@ -79,8 +79,8 @@ def convert(
     out = Path(out).expanduser()
     _check_output(out, overwrite)
     folder = hub.resolve(source, revision)
-    if out.exists() and out.samefile(folder):
-        raise OutputError(f"{out} is the source itself. Name another folder for the result.")
+    if folder.resolve().is_relative_to(out.resolve()):
+        raise OutputError(f"{out} is the source, or holds it. Name another folder for the result.")
     values = hub.read_config(folder)
     if "quantization" in values:
         raise WeightsError(f"{folder} is quantised already. Convert the original checkpoint instead.")
@@ -102,7 +102,7 @@ def convert(
     del model
 
     values.pop("quantization_config", None)
-    if scheme is not None:
+    if any(choice.scheme for choice in choices) and scheme is not None:
         values["quantization"] = values["quantization_config"] = quantize.to_config(choices, scheme)
     if padded:
         values["padded"] = padded

@@ -1,6 +1,5 @@
 """Texts and pictures in, NumPy vectors or named scores out."""
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -43,6 +42,9 @@ def encode_text(
     _require(model, "text")
     _check_batch_size(batch_size)
     items, single = _as_list(texts)
+    if strangers := [index for index, item in enumerate(items) if not isinstance(item, str)]:
+        kind = type(items[strangers[0]]).__name__
+        raise InputError(f"Text number {strangers[0]} is {kind}; expected str. Convert it or leave it out.")
 
     def prepare(index: int) -> Batch:
         batch: Batch = processor.text([items[index]], task=task)
@@ -106,14 +108,14 @@ def classify(
     if labels is None:
         scores, names = _head_scores(model, processor, items, template, batch_size, progress, on_error)
     else:
+        targets = encode_labels(model, processor, labels, template)
         names = list(labels)
-        targets = encode_labels(model, processor, names, template)
         vectors = encode_image(
             model, processor, items, batch_size=batch_size, progress=progress, on_error=on_error
         )
-        scores = np.array(model.score(mx.array(vectors), mx.array(targets)))
+        scores = np.array(model.score(mx.array(vectors), mx.array(targets))) if len(vectors) else vectors
     rows = [sorted(zip(names, row.tolist(), strict=True), key=lambda pair: -pair[1]) for row in scores]
-    return rows[0] if single else rows
+    return rows[0] if single and rows else rows
 
 
 def encode_labels(
@@ -198,18 +200,20 @@ def _windows(
     """Windows of prepared items; the next one is in preparation while the caller uses the last."""
     pool = ThreadPoolExecutor(WORKERS)
     try:
-        indices = iter(range(count))
-        take = lambda: [(i, pool.submit(prepare, i)) for i in itertools.islice(indices, size)]  # noqa: E731
-        window = take()
-        while window:
-            following = take()
-            yield window
+        window: list[tuple[int, Future[Batch]]] = []
+        for start in range(0, count, size):
+            following = [(i, pool.submit(prepare, i)) for i in range(start, min(start + size, count))]
+            if window:
+                yield window
             window = following
+        if window:
+            yield window
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _finish(vectors: np.ndarray, single: bool, dim: int | None, normalize: bool) -> np.ndarray:
+    single = single and len(vectors) > 0  # a single picture that on_error let pass gives no row
     if dim is not None and vectors.size:
         if not 1 <= dim <= vectors.shape[1]:
             raise InputError(f"dim is {dim}; the vectors have {vectors.shape[1]} numbers, so expected 1 to that.")
@@ -227,6 +231,10 @@ def _as_list(items: Any) -> tuple[list[Any], bool]:
 
 
 def _require(model: Any, modality: str) -> None:
+    if not hasattr(model, f"get_{modality}_features") and modality in model.modalities:
+        raise ModalityError(
+            f"This checkpoint is a classifier and gives no {modality} vectors. Use classify, or a joint checkpoint."
+        )
     if modality not in model.modalities:
         raise ModalityError(
             f"This checkpoint has no {modality} encoder; it takes {' and '.join(model.modalities)}. "

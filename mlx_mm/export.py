@@ -48,14 +48,15 @@ def _write_npz(path: str, ids: list[str], vectors: np.ndarray, model: str) -> No
 
 
 def _write_jsonl(path: str, ids: list[str], vectors: np.ndarray, _model: str) -> None:
-    with open(path, "w", encoding="utf-8") as f:
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as f:  # file names may be any bytes
         f.writelines(f"{line}\n" for line in json_lines(ids, vectors))
 
 
 def _write_parquet(path: str, ids: list[str], vectors: np.ndarray, model: str) -> None:
     pyarrow, parquet = _pyarrow()
     values = pyarrow.array(vectors.reshape(-1), type=pyarrow.float32())
-    columns = {"id": ids, "vector": pyarrow.FixedSizeListArray.from_arrays(values, vectors.shape[1])}
+    names = [name.encode(errors="surrogateescape").decode(errors="replace") for name in ids]
+    columns = {"id": names, "vector": pyarrow.FixedSizeListArray.from_arrays(values, vectors.shape[1])}
     table = pyarrow.table(columns).replace_schema_metadata({"model": model})
     parquet.write_table(table, path)
 
@@ -77,14 +78,16 @@ WRITERS: dict[str, Callable[[str, list[str], np.ndarray, str], None]] = {
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[str]:
     """A temporary file beside `path` that replaces it when the block succeeds."""
-    handle, new = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.resolve().parent)
-    os.close(handle)
+    new = None
     try:
+        handle, new = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.resolve().parent)
+        os.close(handle)
         yield new
         os.chmod(new, 0o644)
         os.replace(new, path)
+        new = None
     except OSError as error:
         raise OutputError(f"Writing {path} failed: {error.strerror or error}. Nothing was kept.") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        if new is not None:
             os.unlink(new)

@@ -8,6 +8,7 @@ from mlx_mm.errors import ConfigError, ModelNotFoundError
 
 BUNDLED = Path(__file__).parent / "bundled"
 FILES = ["*.json", "*.safetensors", "*.jinja", "README.md"]  # weights, settings, tokenizer, chat template, card
+NESTED = ["*/*"]  # files in sub-folders are other exports of the model, such as ONNX
 
 
 def bundled_names() -> list[str]:
@@ -21,6 +22,8 @@ def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
     path_or_repo: a folder, a bundled name, or a hub id "owner/name". revision: branch, tag or commit on the hub.
     huggingface_hub's settings (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, …) hold. Raises ModelNotFoundError.
     """
+    if not str(path_or_repo):
+        raise ModelNotFoundError("The name of the model is empty; expected a folder or a hub id.")
     folder = Path(path_or_repo).expanduser()
     if not folder.is_dir() and str(path_or_repo) in bundled_names():
         folder = BUNDLED / str(path_or_repo)
@@ -51,7 +54,7 @@ def _download(repo: str, revision: str | None) -> Path:
     if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
         raise ModelNotFoundError(f"There is no folder {repo}; {hint}")
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=FILES))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=FILES, ignore_patterns=NESTED))
     except RevisionNotFoundError as error:
         raise ModelNotFoundError(f"The hub has {repo}, but no revision {revision!r} of it.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -63,8 +66,9 @@ def _download(repo: str, revision: str | None) -> Path:
             f"There is no folder {repo}; the hub cannot be reached (or offline mode is on) and its cache does not "
             "hold this model. Go online once, or name a local folder."
         ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise ModelNotFoundError(f"Downloading {repo} failed: {error}. Try again; finished files are kept.") from error
+    except (*HfHubHTTPError.__bases__, OSError) as error:  # the first is the error of whichever HTTP package it uses
+        reason = " ".join(str(error).split())
+        raise ModelNotFoundError(f"Downloading {repo} failed: {reason}. Try again; finished files are kept.") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -76,6 +80,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}). Download it again.") from error
-    if not isinstance(config, dict) or "model_type" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ConfigError(f"{path} has no model_type; expected the config.json of a Hugging Face checkpoint.")
     return config

@@ -1,21 +1,20 @@
 """What runs here, and what a checkpoint is."""
 
+import math
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
-from mlx_mm import card, hub, weights
+from mlx_mm import __version__, card, hub, quantize, weights
 from mlx_mm.layers import blas, device
 from mlx_mm.models import MODEL_TYPES, find_family
 
 
 def describe_machine() -> dict[str, Any]:
     """Versions, device, and on a CPU the matrix library in use with its measured speed."""
-    status = blas.use_fast_blas()
-    versions = {name: metadata.version(name) for name in ("mlx_mm", "mlx", "numpy", "tokenizers", "pillow")}
+    status = device.prepare()
+    versions = {"mlx_mm": __version__}
+    versions |= {name: metadata.version(name) for name in ("mlx", "numpy", "tokenizers", "pillow")}
     result: dict[str, Any] = {
         "versions": versions,
         "python": platform.python_version(),
@@ -41,23 +40,16 @@ def describe_model(path_or_repo: str, revision: str | None = None) -> dict[str, 
     config = family.config.ModelConfig.from_dict(values)
     model = family.model_class(values.get("architectures"))(config)
     checkpoint = weights.Checkpoint(folder)
-    block = values.get("quantization")
+    block = quantize.read_config(values)
     return {
-        "folder": str(Path(folder)),
+        "folder": str(folder),
         "family": family.name,
         "model_type": values["model_type"],
         "modalities": list(model.modalities),
-        "parameters": sum(array.size for array in _logical(model)),
+        "parameters": sum(math.prod(shape) for shape in weights.parameter_shapes(model).values()),
         "bytes": checkpoint.num_bytes,
         "format": "mlx" if checkpoint.is_mlx else "hugging face",
         "quantization": {key: block[key] for key in ("bits", "group_size", "mode")} if block else None,
         "padded": values.get("padded"),
         "licence": card.read_licence(folder),
     }
-
-
-def _logical(model: Any) -> list[mx.array]:
-    """The parameters as the model sees them; nothing is evaluated."""
-    from mlx.utils import tree_flatten
-
-    return [array for _, array in tree_flatten(model.parameters())]

@@ -6,8 +6,8 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_mm import hub, quantize, weights
-from mlx_mm.errors import ConfigError, InputError
-from mlx_mm.layers import blas, device
+from mlx_mm.errors import InputError
+from mlx_mm.layers import device
 from mlx_mm.models import find_family
 
 FLOATS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -23,7 +23,7 @@ def load(
     checkpoint's own on a GPU. lazy: leave the weights on disk until they are used.
     Returns (model, processor). Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
-    blas.use_fast_blas()
+    device.prepare()
     folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)
     family = find_family(values["model_type"])
@@ -44,10 +44,8 @@ def load_weights(
 ) -> None:
     """Fill `model` with the tensors of `checkpoint`, strictly; values is its config.json."""
     arrays = checkpoint.arrays if checkpoint.is_mlx else model.sanitize(checkpoint.arrays)
-    block = values.get("quantization")
+    block = quantize.read_config(values)
     if block is not None:
-        if not isinstance(block, dict):
-            raise ConfigError(f"config.json has quantization = {block!r}; expected a group of keys.")
         quantize.apply_config(model, block, arrays)
     weights.check_match(weights.parameter_shapes(model), arrays, folder)
     if not lazy:

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.errors import QuantizationError, WeightsError
+from mlx_mm.errors import ConfigError, QuantizationError, WeightsError
 
 # mode -> (bits, group sizes) that we convert to
 MODES = {"affine": ((4, 8), (32, 64, 128))}
@@ -80,20 +80,10 @@ def plan(model: Any, scheme: Scheme | None, recipe: str | Recipe | None = None) 
         weight = module.get("weight")
         if not isinstance(weight, mx.array) or weight.ndim < 2:
             continue
-        decision = scheme if hasattr(module, "to_quantized") else "no quantised form"
-        if isinstance(decision, Scheme) and not model.quant_predicate(path, module):
-            decision = "the model keeps it exact"
         pattern = next((pattern for pattern in rules if fnmatchcase(path, pattern)), None)
         if pattern is not None:
             used.add(pattern)
-            if isinstance(decision, Scheme):
-                decision = _apply_rule(rules[pattern], scheme, pattern)
-        if isinstance(decision, Scheme) and weight.shape[-1] % decision.group_size:
-            decision = f"width {weight.shape[-1]} is no multiple of {decision.group_size}"
-        quantised = isinstance(decision, Scheme)
-        choices.append(
-            Choice(path, weight.shape, decision if quantised else None, "" if quantised else str(decision))
-        )
+        choices.append(_choose(model, path, module, scheme, None if pattern is None else (pattern, rules[pattern])))
     if not named and (idle := [pattern for pattern in rules if pattern not in used]):
         raise QuantizationError(
             f"The recipe's pattern {idle[0]!r} matches no layer, or only layers that an earlier pattern matches. "
@@ -102,19 +92,42 @@ def plan(model: Any, scheme: Scheme | None, recipe: str | Recipe | None = None) 
     return choices
 
 
-def _find_recipe(recipe: str | Recipe | None) -> Recipe:
+def _choose(
+    model: Any, path: str, module: Any, scheme: Scheme, rule: tuple[str, Mapping[str, Any] | bool] | None
+) -> Choice:
+    shape = module.weight.shape
+    if not hasattr(module, "to_quantized"):
+        return Choice(path, shape, None, "no quantised form")
+    if not model.quant_predicate(path, module):
+        return Choice(path, shape, None, "the model keeps it exact")
+    if rule is not None:
+        own = _apply_rule(*rule, scheme)
+        if own is None:
+            return Choice(path, shape, None, "the recipe excludes it")
+        scheme = own
+    if shape[-1] % scheme.group_size:
+        return Choice(path, shape, None, f"width {shape[-1]} is no multiple of {scheme.group_size}")
+    return Choice(path, shape, scheme)
+
+
+def _find_recipe(recipe: Any) -> Recipe:
+    if recipe is None:
+        return {}
+    if isinstance(recipe, Mapping):
+        if strangers := [pattern for pattern in recipe if not isinstance(pattern, str)]:
+            raise QuantizationError(f"The recipe has the pattern {strangers[0]!r}; expected text such as '*.fc1'.")
+        return recipe
     if not isinstance(recipe, str):
-        return recipe or {}
+        raise QuantizationError(f"The recipe is {recipe!r}; expected a name, or a dict of path patterns.")
     if recipe not in RECIPES:
         raise QuantizationError(f"There is no recipe {recipe!r}; expected one of {', '.join(RECIPES)}, or a dict.")
     return RECIPES[recipe]
 
 
-def _apply_rule(rule: Mapping[str, Any] | bool, scheme: Scheme, pattern: str) -> Scheme | str:
-    if rule is False:
-        return "the recipe excludes it"
-    if rule is True:
-        return scheme
+def _apply_rule(pattern: str, rule: Mapping[str, Any] | bool, scheme: Scheme) -> Scheme | None:
+    """The scheme a recipe asks for; None: it excludes the layer."""
+    if isinstance(rule, bool):
+        return scheme if rule else None
     if not isinstance(rule, Mapping) or (unknown := set(rule) - {"bits", "group_size", "mode"}):
         found = repr(rule) if not isinstance(rule, Mapping) else f"the key {min(unknown)!r}"
         raise QuantizationError(
@@ -134,8 +147,18 @@ def to_config(choices: list[Choice], scheme: Scheme) -> dict[str, Any]:
     return block
 
 
+def read_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The `quantization` block of a config.json, with its mode; None where there is none. Raises ConfigError."""
+    block = values.get("quantization")
+    if block is None:
+        return None
+    if not isinstance(block, dict):
+        raise ConfigError(f"config.json has quantization = {block!r}; expected bits, group_size and mode.")
+    return {"bits": None, "group_size": None, "mode": "affine", **block}
+
+
 def apply_config(model: nn.Module, block: Mapping[str, Any], names: Mapping[str, Any]) -> None:
-    """Give `model` the quantised layers of a `quantization` block; `names` are the tensors of the files.
+    """Give `model` the quantised layers of a block from `read_config`; `names` are the tensors of the files.
 
     A layer is quantised when `<path>.scales` is among them. Raises QuantizationError for a block we cannot read
     and WeightsError where no layer has scales.
@@ -145,7 +168,7 @@ def apply_config(model: nn.Module, block: Mapping[str, Any], names: Mapping[str,
             "config.json says that the model is quantised, but its files hold no .scales tensors. "
             "Use the config.json that belongs to the weights, or convert the original again."
         )
-    default = {"bits": block.get("bits"), "group_size": block.get("group_size"), "mode": block.get("mode", "affine")}
+    default = {key: block[key] for key in ("bits", "group_size", "mode")}
 
     def choose(path: str, module: nn.Module) -> bool | dict[str, Any]:
         if f"{path}.scales" not in names or not hasattr(module, "to_quantized"):

@@ -66,7 +66,8 @@ class Checkpoint:
             self.is_mlx |= (header.pop("__metadata__", None) or {}).get("format") == "mlx"
             self.num_bytes += file.stat().st_size
             start = _data_start(file)
-            for name, array in mx.load(str(file)).items():
+            loaded: Any = mx.load(str(file))
+            for name, array in loaded.items():
                 entry = header[name]
                 if name in self.arrays:
                     raise WeightsError(f"{folder} holds the tensor {name} in more than one file; expected it once.")
@@ -76,10 +77,11 @@ class Checkpoint:
 
     def blocks(self, array: mx.array) -> Iterator[mx.array]:
         """`array` in blocks of rows. One that comes unchanged from a file is never whole in memory."""
-        reference, stored = self._stored.get(id(array), (None, None))
-        if stored is None or reference() is not array or array.nbytes <= BLOCK_BYTES or array.ndim < 2:
+        entry = self._stored.get(id(array))
+        if entry is None or entry[0]() is not array or array.nbytes <= BLOCK_BYTES or array.ndim < 2:
             yield array
             return
+        stored = entry[1]
         row_bytes = array.nbytes // array.shape[0]
         step = max(1, BLOCK_BYTES // row_bytes)
         with stored.file.open("rb") as f:
@@ -201,8 +203,7 @@ class ShardWriter:
         for block in blocks:
             if block.dtype != dtype:
                 raise AssertionError(f"{name} is {block.dtype}, announced as {dtype}")
-            data = np.array(mx.contiguous(block).reshape(-1).view(mx.uint8), copy=False)
-            self._file.write(memoryview(data))
+            self._file.write(np.array(mx.contiguous(block).reshape(-1).view(mx.uint8), copy=False).data)
             written += block.nbytes
         if written != _num_bytes(dtype, shape):
             raise AssertionError(f"{name} has {written} bytes, announced as {dtype} {shape}")

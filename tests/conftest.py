@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: tiny checkpoints written once per session."""
+"""Fixtures for all tests: tiny checkpoints, written afresh for each test."""
 
 from __future__ import annotations
 

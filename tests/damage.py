@@ -100,6 +100,25 @@ DAMAGE = {
     "hidden_act is a number": Damage(
         edit_config(lambda c: c["vision_config"].update(hidden_act=7)), ConfigError, ("hidden_act",)
     ),
+    "hidden_act is a list": Damage(
+        edit_config(lambda c: c["vision_config"].update(hidden_act=["gelu"])), ConfigError, ("hidden_act",)
+    ),
+    "projection_size is text": Damage(
+        edit_config(lambda c: c["text_config"].update(projection_size="128")), ConfigError, ("projection_size",)
+    ),
+    "epsilon is null": Damage(
+        edit_config(lambda c: c["text_config"].update(layer_norm_eps=None)), ConfigError, ("layer_norm_eps",)
+    ),
+    "vision_use_head is text": Damage(
+        edit_config(lambda c: c["vision_config"].update(vision_use_head="no")), ConfigError, ("vision_use_head",)
+    ),
+    "model_type is a list": Damage(
+        edit_config(lambda c: c.update(model_type=["siglip"])), UnsupportedModelError, ("siglip",)
+    ),
+    "architectures is a number": Damage(
+        edit_config(lambda c: c.update(architectures=[7])), UnsupportedModelError, ("7", "SiglipModel")
+    ),
+    "num_labels is text": Damage(edit_config(lambda c: c.update(num_labels="2")), ConfigError, ("num_labels",)),
     "heads do not divide": Damage(
         edit_config(lambda c: c["vision_config"].update(num_attention_heads=5)), ConfigError, ("5", "128")
     ),

@@ -66,7 +66,15 @@ def mlx_mm(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 def process(*arguments: object, stdin: bytes = b"", **options: Any) -> subprocess.CompletedProcess[bytes]:
     """`python -m mlx_mm …` as its own process."""
     command = [sys.executable, "-m", "mlx_mm", *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False, **options)
+    return subprocess.run(
+        command, input=stdin, capture_output=True, timeout=120, check=False, env=environment(), **options
+    )
+
+
+def environment() -> dict[str, str]:
+    """The package is found from any folder, installed or not; text is strict UTF-8, as in most people's locale."""
+    path = str(Path(cli.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8:strict"}
 
 
 def assert_one_error(result: Result, *parts: str, status: int = 1) -> None:
@@ -170,7 +178,9 @@ def test_help_and_import_load_nothing_heavy() -> None:
         "        main(words)\n"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=environment()
+    )
     assert not set(run.stdout.split()) & HEAVY
     assert "mlx_mm" in run.stdout.split()
 
@@ -652,7 +662,8 @@ def test_a_bug_keeps_its_traceback(photos: Path, model: Path, monkeypatch: pytes
 def test_a_reader_that_goes_away(model: Path) -> None:
     """`mlx_mm embed … | head -1`."""
     command = [sys.executable, "-m", "mlx_mm", "embed", "--text", "-", "-m", str(model)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment()) as run:
         assert run.stdin is not None
         assert run.stdout is not None
         assert run.stderr is not None
@@ -671,7 +682,9 @@ def test_a_reader_that_was_never_there(model: Path, arguments: list[str]) -> Non
     os.close(reader)
     command = [sys.executable, "-m", "mlx_mm", *(str(model) if word == "MODEL" else word for word in arguments)]
     try:
-        run = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False)
+        run = subprocess.run(
+            command, stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False, env=environment()
+        )
     finally:
         os.close(writer)
     assert run.stderr == b""

@@ -43,6 +43,15 @@ def test_a_folder_is_searched_to_the_bottom(tree: Path) -> None:
     assert found.problems == []
 
 
+def test_folders_are_sorted(tree: Path) -> None:
+    """Otherwise two runs on two machines would number the pictures differently."""
+    names = [f"years/{year}/{month}/a.png" for year in (2023, 2024, 2025) for month in ("01", "02", "10")]
+    for name in reversed(names):
+        (tree / name).parent.mkdir(parents=True)
+        (tree / name).touch()
+    assert find_files(["years"]).files == names
+
+
 def test_names_keep_their_order(tree: Path) -> None:
     assert find_files(["other/z.gif", "photos/deep", "photos/b.jpg"]).files == [
         "other/z.gif",

@@ -92,8 +92,8 @@ def test_report_table() -> None:
     lines = console.report_table(make_report()).split("\n")
     assert [re.split("  +", line) for line in lines[:3]] == [
         ["text_model", "4 bit, group 64", "2 layers", "128,000 weights", "fc1"],
-        ["text_model", "8 bit, group 64", "1 layers", "19,200 weights", "token_embedding"],
-        ["vision_model", "kept, the model keeps it exact", "1 layers", "1,024 weights", "position_embedding"],
+        ["text_model", "8 bit, group 64", "1 layer", "19,200 weights", "token_embedding"],
+        ["vision_model", "kept, the model keeps it exact", "1 layer", "1,024 weights", "position_embedding"],
     ]
     assert lines[3:] == [
         "vision_config.intermediate_size 4304 -> 4352: zeros added so that the group size divides it; exact",

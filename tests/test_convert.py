@@ -30,6 +30,7 @@ from tiny import (
 import mlx_mm
 from mlx_mm import weights
 from mlx_mm.errors import MlxMmError, OutputError, QuantizationError
+from mlx_mm.layers import device
 
 Checkpoint = Callable[..., Path]
 FAMILIES = ["siglip", "siglip2"]
@@ -274,6 +275,46 @@ def test_every_layer_is_quantised_and_padding_recorded(
         assert not hand[f"{section}_model.encoder.layers.0.mlp.fc1.bias"][old:].any()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_gpu_keeps_layers_quantised(
+    family: str, bits: int, tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every modality runs on quantised layers too, pooling head and patch projection included."""
+    out = tmp_path / "out"
+    mlx_mm.convert(tiny_checkpoint(family), out, bits=bits, group_size=32)
+    dequantised = outputs(out, family)
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    model, _ = mlx_mm.load(out)
+    kinds = [type(module) for _, module in model.named_modules()]
+    assert nn.Linear not in kinds or family == "siglip2"  # NaFlex's patches are 48 wide
+    assert kinds.count(nn.QuantizedLinear) >= 2 * 2 * 6 + 1 + 6
+    quantised = outputs(out, family)
+    assert np.abs(quantised["text_embeds"] - dequantised["text_embeds"]).max() < 1e-5
+    assert np.abs(quantised["image_embeds"] - dequantised["image_embeds"]).max() < 1e-5
+    assert np.abs(quantised["logits_per_text"] - dequantised["logits_per_text"]).max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_quantised_model_in_another_dtype(dtype: str, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    mlx_mm.convert(tiny_checkpoint("siglip2"), tmp_path / "out", group_size=32)
+    full = outputs(tmp_path / "out", "siglip2")
+    model, _ = mlx_mm.load(tmp_path / "out", dtype=dtype)
+    floats = {array.dtype for _, array in tree_flatten(model.parameters())} - {mx.uint32}
+    assert floats == {getattr(mx, dtype)}
+    out = model(**{name: mx.array(value) for name, value in tiny_batch("siglip2").items()})
+    for name in ("text_embeds", "image_embeds"):
+        low = np.array(getattr(out, name).astype(mx.float32))
+        assert ((low * full[name]).sum(-1) / np.linalg.norm(low, axis=-1)).min() > 0.9995
+
+
+def test_quantised_model_lazily(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    mlx_mm.convert(tiny_checkpoint("siglip"), tmp_path / "out", group_size=32)
+    batch = {name: mx.array(value) for name, value in tiny_batch("siglip").items()}
+    eager, lazy = (mlx_mm.load(tmp_path / "out", lazy=lazy)[0](**batch) for lazy in (False, True))
+    assert mx.array_equal(eager.logits_per_text, lazy.logits_per_text).item()
+
+
 def test_nothing_is_padded_that_divides(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     source = tmp_path / "even"
     config = tiny_config("siglip")
@@ -478,6 +519,14 @@ def test_source_as_output(overwrite: bool, tiny_checkpoint: Checkpoint, tmp_path
     refused(lambda: mlx_mm.convert(source, source, overwrite=overwrite), OutputError, tmp_path)
     (tmp_path / "link").symlink_to(source)
     refused(lambda: mlx_mm.convert(source, tmp_path / "link", overwrite=overwrite), OutputError, tmp_path)
+
+
+def test_source_inside_the_output(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Overwriting the folder around the source would delete the source."""
+    outer = tmp_path / "outer"
+    mlx_mm.convert(tiny_checkpoint("siglip"), outer, bits=None)
+    shutil.copytree(tmp_path / "tiny-siglip", outer / "source")
+    refused(lambda: mlx_mm.convert(outer / "source", outer, overwrite=True), OutputError, tmp_path)
 
 
 def stop_at(number: int, error: BaseException) -> Callable[..., None]:

@@ -96,7 +96,9 @@ def test_the_ending_counts_in_any_case(tmp_path: Path, vectors: np.ndarray) -> N
 def test_a_file_is_replaced(tmp_path: Path, vectors: np.ndarray) -> None:
     path = tmp_path / "v.jsonl"
     path.write_text("old")
-    export.write_vectors(path, IDS, vectors, "m")
+    with path.open() as reader:  # who reads the old file meanwhile keeps it
+        export.write_vectors(path, IDS, vectors, "m")
+        assert reader.read() == "old"
     assert read(path)[0] == IDS
 
 

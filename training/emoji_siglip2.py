@@ -12,16 +12,14 @@ Run by hand (README.md here); it needs torch and transformers, which the package
 
 import argparse
 import math
-import sys
 import time
 from pathlib import Path
-
-sys.modules["torchvision"] = None  # transformers would import it when present; nothing here uses it
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from concepts import FAMILY_TEMPLATE, LANGUAGES, TEMPLATES, Concept, is_held_out, load_concepts
+from muon import Muon
 from quantised import rounded_weights
 from release import write_folder
 from tokenizer import EOS_ID, PAD_ID, RESERVED_IDS, encode, train_tokenizer, with_dropout
@@ -33,6 +31,7 @@ TEXT_LENGTH = 16  # holds the family template around 99 % of the names
 VOCABULARY = 8192
 WIDTH, MLP_WIDTH, HEADS = 128, 512, 4  # all divide by 64, the quantisation group
 TEMPERATURE = 30.0
+MATRIX_RATE = 2.0  # Muon's rate in units of AdamW's
 SAVE_SECONDS = 300  # a long run that is interrupted should leave something
 
 
@@ -169,18 +168,25 @@ def start_from_word_counts(model: Siglip2Model, captions: Captions, anchors: tor
 class Schedule:
     """Steps until the stage's minutes are over; the rate warms up, then falls to zero along a cosine."""
 
-    def __init__(self, name: str, minutes: float, parameters, rate: float, weight_decay: float = 0.02, save=None):
-        self.name, self.seconds, self.rate, self.save = name, minutes * 60, rate, save
-        self.optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, betas=(0.9, 0.98))
+    def __init__(self, name: str, minutes: float, modules: list[torch.nn.Module], rate: float, save=None):
+        self.name, self.seconds, self.save = name, minutes * 60, save
+        named = [item for module in modules for item in module.named_parameters()]
+        matrices = [p for name, p in named if p.ndim == 2 and "embedding" not in name]
+        others = [p for name, p in named if p.ndim != 2 or "embedding" in name]
+        self.parameters = [*matrices, *others]
+        self.optimizers = [torch.optim.AdamW(others, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))]
+        if matrices:
+            self.optimizers.append(Muon(matrices, lr=MATRIX_RATE * rate, weight_decay=0.02))
         self.step_count, self.average = 0, None
 
     def __iter__(self):
         start = report = saved = time.monotonic()
+        full_rates = [group["lr"] for group in self.groups()]
         while (now := time.monotonic()) - start < self.seconds:
             progress = (now - start) / self.seconds
-            warm = min(1.0, (self.step_count + 1) / 60)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * warm * (0.5 + 0.5 * math.cos(math.pi * progress))
+            factor = min(1.0, (self.step_count + 1) / 60) * (0.5 + 0.5 * math.cos(math.pi * progress))
+            for group, rate in zip(self.groups(), full_rates, strict=True):
+                group["lr"] = rate * factor
             yield progress
             self.step_count += 1
             if now - report > 30:
@@ -190,25 +196,53 @@ class Schedule:
                 saved = now
                 self.save()
 
+    def groups(self) -> list[dict]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
     def descend(self, loss: torch.Tensor) -> None:
-        self.optimizer.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
-        self.optimizer.step()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
         value = loss.item()
         self.average = value if self.average is None else 0.98 * self.average + 0.02 * value
 
 
 def learn_words(model: Siglip2Model, captions: Captions, minutes: float, rng: np.random.Generator) -> None:
     count = len(captions.words)
-    anchors = torch.nn.Parameter(F.normalize(torch.randn(count, WIDTH), dim=-1))
-    start_from_word_counts(model, captions, anchors.detach())
-    schedule = Schedule("words", minutes, [*model.text_model.parameters(), anchors], 2e-3)
+    anchors = torch.nn.Embedding.from_pretrained(F.normalize(torch.randn(count, WIDTH), dim=-1), freeze=False)
+    start_from_word_counts(model, captions, anchors.weight.detach())
+    schedule = Schedule("words", minutes, [model.text_model, torch.nn.ModuleDict({"embedding": anchors})], 2e-3)
     for _ in schedule:
         concepts = rng.integers(count, size=128)
         ids, _ = captions.draw(concepts, rng)
-        logits = TEMPERATURE * text_vectors(model, ids) @ F.normalize(anchors, dim=-1).T
+        logits = TEMPERATURE * text_vectors(model, ids) @ F.normalize(anchors.weight, dim=-1).T
         schedule.descend(F.cross_entropy(logits, torch.from_numpy(concepts)))
+
+
+def start_from_patch_statistics(model: Siglip2Model, pool: PicturePool, rng: np.random.Generator) -> None:
+    """Patch embedding: the principal components of patches, equally strong; positions: waves of rows and columns.
+
+    Random projections would show the tower little but the mean colour, which carries most of the variance.
+    """
+    concepts = torch.from_numpy(rng.integers(len(pool.members), size=1024))
+    patches = to_patches(random_views(pool.pixels[pool.choose(concepts)], (4, 4), strength=0.3), (4, 4)).flatten(0, 1)
+    mean = patches.mean(0)
+    variance, directions = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+    directions, variance = directions[:, -WIDTH:], variance[-WIDTH:]
+    mixing = torch.linalg.qr(torch.randn(WIDTH, WIDTH))[0]  # so that no channel is special
+    projection = mixing @ (directions / (variance + 0.1).sqrt()).T
+    side = torch.arange(6.0)
+    waves = side[:, None] * torch.linspace(0.05, 1.5, WIDTH // 4)
+    waves = torch.cat([waves.sin(), waves.cos()], dim=1)
+    table = torch.cat([waves[:, None].expand(6, 6, -1), waves[None].expand(6, 6, -1)], dim=2).reshape(36, WIDTH)
+    embeddings = model.vision_model.embeddings
+    with torch.no_grad():
+        embeddings.patch_embedding.weight.copy_(projection)
+        embeddings.patch_embedding.bias.copy_(-projection @ mean)
+        embeddings.position_embedding.weight.copy_(0.5 * table @ torch.linalg.qr(torch.randn(WIDTH, WIDTH))[0])
 
 
 def learn_pictures(
@@ -219,25 +253,30 @@ def learn_pictures(
         names = torch.cat([text_vectors(model, part) for part in ids.split(512)])
     count = len(captions.words)
     by_concept = [names[numbers == number] for number in range(count)]
-    schedule = Schedule("pictures", minutes, model.vision_model.parameters(), 2e-3, weight_decay=0.05, save=save)
+    start_from_patch_statistics(model, pool, rng)
+    schedule = Schedule("pictures", minutes, [model.vision_model], 1.5e-3, save)
     for progress in schedule:
         targets = torch.stack([vectors[rng.integers(len(vectors))] for vectors in by_concept])
-        coarse = progress < 0.5
-        concepts = torch.from_numpy(rng.permutation(count)[: 192 if coarse else 144])
-        grid = choose_grid(rng, coarse)
-        views = random_views(pool.pixels[pool.choose(concepts)], grid, strength=min(1.0, 0.2 + 2 * progress))
+        concepts = torch.from_numpy(rng.permutation(count)[:192])
+        grid = choose_grid(rng, progress)
+        views = random_views(pool.pixels[pool.choose(concepts)], grid, strength=min(1.0, 0.2 + 1.5 * progress))
         vectors = image_vectors(model, to_patches(views, grid), grid)
-        schedule.descend(F.cross_entropy(TEMPERATURE * vectors @ targets.T, concepts, label_smoothing=0.05))
+        # At full temperature the untrained tower would first learn to answer every picture with one mean vector,
+        # which is the safest answer there, and hardly leaves that plateau.
+        temperature = TEMPERATURE * (0.27 + 0.4 * progress)
+        schedule.descend(F.cross_entropy(temperature * vectors @ targets.T, concepts))
 
 
 def learn_together(
     model: Siglip2Model, captions: Captions, pool: PicturePool, minutes: float, rng: np.random.Generator, save
 ) -> None:
     count = len(captions.words)
-    schedule = Schedule("together", minutes, model.parameters(), 8e-4, save=save)
+    level = torch.nn.ParameterList([model.logit_scale, model.logit_bias])
+    modules = [model.text_model, model.vision_model, level]
+    schedule = Schedule("together", minutes, modules, 6e-4, save)
     for _ in schedule:
         concepts = rng.permutation(count)[:192]
-        grid = choose_grid(rng)
+        grid = choose_grid(rng, progress=1.0)
         views = random_views(pool.pixels[pool.choose(torch.from_numpy(concepts))], grid, strength=1.0)
         ids, meanings = captions.draw(concepts, rng)
         truth = torch.zeros(len(concepts), count)
@@ -263,7 +302,7 @@ def calibrate(model: Siglip2Model, captions: Captions, pool: PicturePool, rng: n
     with torch.no_grad():
         for _ in range(12):
             concepts = rng.permutation(count)
-            grid = choose_grid(rng)
+            grid = choose_grid(rng, progress=1.0)
             views = random_views(pool.pixels[pool.choose(torch.from_numpy(concepts))], grid, strength=0.7)
             ids, meanings = captions.draw(concepts, rng)
             truth = torch.zeros(count, count)
@@ -289,6 +328,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--artwork", type=Path, default=Path("artwork"), help="folder of unpacked icon packages")
     parser.add_argument("--out", type=Path, default=Path("emoji-siglip2"), help="folder to write")
+    parser.add_argument("--text-from", type=Path, help="an earlier run whose text tower replaces the first stage")
     parser.add_argument("--minutes", type=float, nargs=3, default=(5, 25, 12), help="of the three stages")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
@@ -297,16 +337,22 @@ def main() -> None:
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
 
-    concepts = load_concepts()
-    tokenizer = learn_vocabulary(concepts)
-    captions, pool, model = Captions(concepts, tokenizer), PicturePool(concepts, options.artwork), build_model()
+    concepts, model = load_concepts(), build_model()
+    if options.text_from:
+        model.text_model = Siglip2Model.from_pretrained(options.text_from, dtype=torch.float32).text_model
+        model.set_attn_implementation("eager")
+        tokenizer = Tokenizer.from_file(str(options.text_from / "tokenizer.json"))
+    else:
+        tokenizer = learn_vocabulary(concepts)
+    captions, pool = Captions(concepts, tokenizer), PicturePool(concepts, options.artwork)
     print(f"{len(concepts)} concepts, {len(pool.labels)} pictures, {model.num_parameters():,} parameters", flush=True)
 
     def save() -> None:
         write_folder(model, tokenizer, options.out, TEXT_LENGTH)
 
     words, pictures, together = options.minutes
-    learn_words(model, captions, words, rng)
+    if not options.text_from:
+        learn_words(model, captions, words, rng)
     learn_pictures(model, captions, pool, pictures, rng, save)
     learn_together(model, captions, pool, together, rng, save)
     calibrate(model, captions, pool, rng)

@@ -5,10 +5,7 @@ It reads the written folder back, so float16 rounding, names and configs are par
 
 import argparse
 import math
-import sys
 from pathlib import Path
-
-sys.modules["torchvision"] = None
 
 import numpy as np
 import torch

@@ -1,10 +1,10 @@
 """Matrix products on a Linux CPU: point MLX at OpenBLAS instead of the reference BLAS of its wheel.
 
 The `mlx-cpu` wheel links netlib's BLAS, one thread of scalar code: about 4 GFLOP/s where OpenBLAS reaches
-hundreds. `libmlx.so` calls `cblas_{s,d,c}gemm` through its global offset table. Those three entries stay writable
-after loading (they are bound lazily), so they can be pointed at `scipy_openblas32`'s functions, which take the
-same arguments. The layout of the file is that of the ELF-64 specification with its x86-64 and AArch64 supplements.
-No page's protection is changed, and anything unexpected leaves MLX as it is, with the reason recorded.
+hundreds. `libmlx.so` calls `cblas_{s,d,c}gemm` through its global offset table. Those three entries stay
+writable after loading (they are bound lazily), so they can be pointed at `scipy_openblas32`'s functions, which
+take the same arguments. The file's layout is that of the ELF-64 specification with its x86-64 and AArch64
+supplements. No page's protection is changed, and anything unexpected leaves MLX as it is and is recorded.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _find_slots(path: str, mappings: list[_Mapping], machine: int, jump_slot: in
         raise _LeftAloneError("the start of libmlx.so is not mapped")
     try:
         offsets = _jump_slots(path, machine, jump_slot)
-    except (OSError, ValueError, struct.error, IndexError, KeyError) as error:
+    except (OSError, ValueError, struct.error, LookupError, StopIteration) as error:
         raise _LeftAloneError(f"libmlx.so cannot be read as expected: {error!r}") from None
     missing = [name for name in FUNCTIONS if name not in offsets]
     if missing:
@@ -201,9 +201,7 @@ def _jump_slots(path: str, machine: int, jump_slot: int) -> dict[str, int]:
         (table,) = struct.unpack_from("<Q", data, 32)
         size, count = struct.unpack_from("<HH", data, 54)
         segments = [struct.unpack_from("<IIQQQQ", data, table + i * size) for i in range(count)]
-        loaded = sorted(
-            (vaddr, offset, length) for kind, _, offset, vaddr, _, length in segments if kind == PT_LOAD
-        )
+        loaded = sorted((vaddr, offset, length) for kind, _, offset, vaddr, _, length in segments if kind == PT_LOAD)
         if loaded[0][0] != 0:
             raise ValueError("the first segment does not start at address 0")
 
@@ -211,20 +209,16 @@ def _jump_slots(path: str, machine: int, jump_slot: int) -> dict[str, int]:
             vaddr, offset, length = loaded[bisect.bisect(loaded, address, key=lambda item: item[0]) - 1]
             if address >= vaddr + length:
                 raise ValueError(f"address {address:#x} is not in the file")
-            return offset + address - vaddr
+            return int(offset + address - vaddr)
 
-        start, length = next(
-            (offset, length) for kind, _, offset, _, _, length in segments if kind == PT_DYNAMIC
-        )
+        start, length = next((offset, length) for kind, _, offset, _, _, length in segments if kind == PT_DYNAMIC)
         dynamic = dict(struct.iter_unpack("<qQ", data[start : start + length]))
         if dynamic[DT_PLTREL] != DT_RELA:
             raise ValueError("relocations without addends")
         symbols, strings, relocations = (at(dynamic[tag]) for tag in (DT_SYMTAB, DT_STRTAB, DT_JMPREL))
         wanted = {name.encode(): name for name in FUNCTIONS}
         slots = {}
-        for address, info, _ in struct.iter_unpack(
-            "<QQq", data[relocations : relocations + dynamic[DT_PLTRELSZ]]
-        ):
+        for address, info, _ in struct.iter_unpack("<QQq", data[relocations : relocations + dynamic[DT_PLTRELSZ]]):
             if info & 0xFFFFFFFF != jump_slot:
                 continue
             (name_at,) = struct.unpack_from("<I", data, symbols + 24 * (info >> 32))

@@ -4,21 +4,29 @@ MLX's elementwise functions on an x86 CPU are scalar loops around libm: exp, tan
 as long as torch's. The CPU forms below only add, multiply, divide and take absolute values, which compilers
 turn into SIMD code, and `mx.compile` merges them into a few loops (with g++; they are faster without, too).
 
-They rest on one idea: exp(t) = p(t)^n for t >= 0, with n a power of two and p a short polynomial, p(0) = 1, whose
-coefficients are all positive. Nothing needs clamping: for large t the power overflows to infinity and its
-reciprocal is an exact zero. `benchmarks/fit_polynomials.py` computes the coefficients and prints their errors.
+They rest on one idea: exp(t) = p(t)^n for t >= 0, with n a power of two and p a short polynomial, p(0) = 1,
+whose coefficients are all positive. Nothing needs clamping: for large t the power overflows to infinity and its
+reciprocal is an exact zero. `benchmarks/fit_polynomials.py` computes the coefficients (minimax fits by Lawson's
+algorithm) and prints their errors. Inputs must be finite and below 1e38.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
+import os
+import sys
 from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
 
-# exp(t) = p(t)^4, degree 7: error of exp(-t) 2.5e-8, in float32 4.2e-7. Few squarings round least: for softmax.
+from mlx_mm.layers.blas import BlasStatus, use_fast_blas
+
+Function = Callable[[mx.array], mx.array]
+
+# exp(t) = p(t)^4: error of exp(-t) 2.5e-8, in float32 4.2e-7. For softmax: fewer squarings round less.
 SOFTMAX_EXP = (
     0.2500001581425116,
     0.031248931141854088,
@@ -28,7 +36,7 @@ SOFTMAX_EXP = (
     1.7315245916782778e-07,
     2.7481930509513742e-08,
 )
-# exp(t) = p(t)^8, degree 6: error of exp(-t) 5.4e-9, in float32 7.7e-7, at most a sixth of it reaches a GELU.
+# exp(t) = p(t)^8: error of exp(-t) 5.4e-9, in float32 7.7e-7, of which GELU sees a third. Fewer loops.
 EXP = (
     0.12499998644979249,
     0.00781257113777558,
@@ -37,7 +45,7 @@ EXP = (
     2.3442243013686597e-07,
     7.770440485273236e-09,
 )
-# 1 / erfc(t / sqrt 2) = p(t)^16, p of degree 6: minimax fit of the absolute error of GELU, 2.5e-7 (4.8e-7).
+# 1 / erfc(t / √2) = p(t)^16: error of GELU 2.5e-7, in float32 5.0e-7.
 ERFC = (
     0.04986413916744105,
     0.021157288793341417,
@@ -47,8 +55,36 @@ ERFC = (
     6.332422109278916e-06,
 )
 TANH_SCALE = 2 * math.sqrt(2 / math.pi)
+# glibc's mallopt: parameter number -> bytes (malloc.h). The second is the free memory kept for the next layer.
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+MALLOC = {M_MMAP_THRESHOLD: 256 << 20, M_TRIM_THRESHOLD: 512 << 20}
+MALLOC_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+
 # A masked score: finite, so that a row without any key gives a mean and not NaN.
 MASKED = -1e30
+
+
+def prepare() -> BlasStatus:
+    """Get ready to run a model: on a Linux CPU the fast BLAS and memory that is used again. Cheap when repeated.
+
+    Raises InputError if MLX_MM_BLAS has an unknown value.
+    """
+    if on_cpu():
+        _keep_freed_memory()
+    return use_fast_blas()
+
+
+@functools.cache
+def _keep_freed_memory() -> bool:
+    """Let glibc keep freed arrays, up to MALLOC's limits, instead of returning them to the system at once.
+
+    Without it each layer's arrays are mapped and zeroed anew: a quarter of a ViT's time. Settings that the user
+    made win. Returns whether anything was set.
+    """
+    if sys.platform != "linux" or any(os.environ.get(name) for name in MALLOC_SETTINGS):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    return mallopt is not None and all(mallopt(*setting) for setting in MALLOC.items())
 
 
 def on_cpu() -> bool:
@@ -117,9 +153,7 @@ def _quick_gelu(x: mx.array) -> mx.array:
     return 0.5 * (x + t) - t / (1.0 + _exp(1.702 * t))
 
 
-def _choose(
-    fast: Callable[[mx.array], mx.array], own: Callable[[mx.array], mx.array], x: mx.array
-) -> mx.array:
+def _choose(fast: Function, own: Function, x: mx.array) -> mx.array:
     return fast(x) if x.dtype == mx.float32 and on_cpu() else own(x)
 
 
@@ -148,9 +182,9 @@ def scaled_dot_product_attention(
 ) -> mx.array:
     """softmax(q kᵀ scale + mask) v of shape (B, H, L, D).
 
-    q is (B, H, L, D); k and v are (B, H or a divisor of H, S, D). mask is None, "causal" (the last query sees the
-    last key), a boolean array (True = keep) or a float array to be added, either broadcastable to (B, H, L, S).
-    A key that is masked out has a weight of exactly zero; every query needs at least one key.
+    q is (B, H, L, D); k and v are (B, H or a divisor of H, S, D). mask is None, "causal" (the last query sees
+    the last key), a boolean array (True = keep) or a float array to be added, either broadcastable to
+    (B, H, L, S). A masked key weighs exactly zero; every query needs at least one key that is not masked.
     """
     if q.dtype != mx.float32 or not on_cpu():
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)

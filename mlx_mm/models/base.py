@@ -48,11 +48,20 @@ class BaseConfig:
 
 
 def _check_type(name: str, value: Any, annotation: Any) -> None:
-    """Hold JSON's numbers against the annotation; other types are left to `validate`."""
-    if annotation is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ConfigError(f"config.json has {name} = {value!r}; expected a whole number above 0.")
-    if annotation is float and (not isinstance(value, int | float) or isinstance(value, bool)):
-        raise ConfigError(f"config.json has {name} = {value!r}; expected a number.")
+    """Hold a value of JSON against the annotation of its field."""
+    if annotation == int | None:
+        if value is None:
+            return
+        annotation = int
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits, expected = {
+        int: (number and isinstance(value, int) and value > 0, "a whole number above 0"),
+        float: (number, "a number"),
+        str: (isinstance(value, str), "text"),
+        bool: (isinstance(value, bool), "true or false"),
+    }[annotation]
+    if not fits:
+        raise ConfigError(f"config.json has {name} = {value!r}; expected {expected}.")
 
 
 def require_divisible(dims: int, heads: int, where: str) -> None:

@@ -20,6 +20,7 @@ from tiny import (
 )
 
 from mlx_mm.errors import MlxMmError
+from mlx_mm.layers import blas, device
 from mlx_mm.models import find_family
 
 FIXRES, NAFLEX = "siglip_fixres", "siglip2_naflex"
@@ -46,6 +47,12 @@ TOLERANCE = {
 
 def full_config(spec: dict[str, Any], **extra: Any) -> dict[str, Any]:
     return {"model_type": spec["model_type"], **spec["config"], **extra}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def arithmetic_of_load() -> None:
+    """The matrix library that `load` chooses, whichever test runs first."""
+    blas.use_fast_blas()
 
 
 def build(config: dict[str, Any], weights: dict[str, np.ndarray]) -> Any:
@@ -251,6 +258,14 @@ def test_model_gives_every_golden_number(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", [FIXRES, NAFLEX])
+def test_gpu_arithmetic_gives_every_golden_number(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU other functions compute attention and GELU; MLX runs them on a CPU as well."""
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    over = {name: x for name, x in excess(observe_model(variant), variant).items() if x > 1}
+    assert not over, f"difference as a multiple of the tolerance: {over}"
+
+
+@pytest.mark.parametrize("variant", [FIXRES, NAFLEX])
 def test_plain_reading_gives_every_golden_number(variant: str) -> None:
     assert max(excess(observe_reading(variant), variant).values()) <= 1
 
@@ -315,8 +330,15 @@ def images_of(batch: dict[str, mx.array]) -> dict[str, mx.array]:
     return {name: value for name, value in batch.items() if name != "input_ids"}
 
 
-def close(a: Any, b: Any, tolerance: float = 2e-6) -> bool:
+def close(a: Any, b: Any, tolerance: float) -> bool:
     return float(np.abs(np.array(a) - np.array(b)).max()) <= tolerance
+
+
+def same_direction(a: Any, b: Any, tolerance: float = 1e-6) -> bool:
+    """Whether the vectors agree once they have unit length: matrix sizes change the order of float32 sums."""
+    a, b = (np.array(x, dtype=np.float64) for x in (a, b))
+    units = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b)]
+    return close(*units, tolerance)
 
 
 def test_batch_equals_singles(tiny: tuple[Any, dict[str, mx.array]]) -> None:
@@ -324,8 +346,8 @@ def test_batch_equals_singles(tiny: tuple[Any, dict[str, mx.array]]) -> None:
     whole = model(**batch)
     for i in range(3):
         single = model(**{name: value[i : i + 1] for name, value in batch.items()})
-        assert close(single.text_embeds[0], whole.text_embeds[i])
-        assert close(single.image_embeds[0], whole.image_embeds[i])
+        assert close(single.text_embeds[0], whole.text_embeds[i], 1e-6)
+        assert close(single.image_embeds[0], whole.image_embeds[i], 1e-6)
         assert close(single.logits_per_text[0, 0], whole.logits_per_text[i, i], 2e-5)
 
 
@@ -342,7 +364,7 @@ def test_padding_to_more_patches_changes_nothing(naflex: tuple[Any, dict[str, mx
     wider = dict(batch)
     wider["pixel_values"] = mx.pad(batch["pixel_values"], [(0, 0), (0, 13), (0, 0)])
     wider["pixel_attention_mask"] = mx.pad(batch["pixel_attention_mask"], [(0, 0), (0, 13)])
-    assert close(model.get_image_features(**wider), model.get_image_features(**batch))
+    assert same_direction(model.get_image_features(**wider), model.get_image_features(**batch))
 
 
 @pytest.mark.parametrize("i", range(3))
@@ -352,7 +374,7 @@ def test_unpadded_image_needs_no_mask(naflex: tuple[Any, dict[str, mx.array]], i
     alone = model.get_image_features(
         pixel_values=batch["pixel_values"][i : i + 1, :n], spatial_shapes=batch["spatial_shapes"][i : i + 1]
     )
-    assert close(alone[0], model.get_image_features(**batch)[i])
+    assert same_direction(alone[0], model.get_image_features(**batch)[i])
 
 
 @pytest.mark.parametrize("dtype", [mx.bool_, mx.int32, mx.int64, mx.uint8, mx.float32])
@@ -366,7 +388,7 @@ def test_order_of_the_batch_does_not_matter(naflex: tuple[Any, dict[str, mx.arra
     model, batch = naflex
     order = mx.array([2, 0, 1])
     shuffled = model.get_image_features(**{name: value[order] for name, value in batch.items()})
-    assert close(shuffled, model.get_image_features(**batch)[order])
+    assert same_direction(shuffled, model.get_image_features(**batch)[order])
 
 
 def test_text_mask_hides_the_padding(tiny: tuple[Any, dict[str, mx.array]]) -> None:

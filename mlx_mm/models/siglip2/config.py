@@ -120,7 +120,10 @@ def _label_names(values: dict[str, Any]) -> tuple[str, ...]:
     """`id2label` in the order of its ids; transformers' default is two labels, LABEL_0 and LABEL_1."""
     names = values.get("id2label")
     if names is None:
-        return tuple(f"LABEL_{i}" for i in range(values.get("num_labels", 2)))
+        count = values.get("num_labels", 2)
+        if not isinstance(count, int) or count < 1:
+            raise ConfigError(f"config.json has num_labels = {count!r}; expected a whole number above 0.")
+        return tuple(f"LABEL_{i}" for i in range(count))
     if not isinstance(names, dict) or sorted(map(str, names)) != sorted(map(str, range(len(names)))):
         raise ConfigError("config.json has an id2label that does not name every label from 0 on, each once.")
     return tuple(str(names[key]) for key in sorted(names, key=int))

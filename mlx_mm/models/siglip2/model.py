@@ -10,11 +10,11 @@ Unusual here:
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.errors import InputError, ModalityError
+from mlx_mm.errors import ConfigError, InputError, ModalityError
 from mlx_mm.layers.losses import classification_loss
 from mlx_mm.layers.outputs import ImageClassifierOutput, ImageTextOutput, TowerOutput
 from mlx_mm.layers.similarity import unit_length
-from mlx_mm.models.siglip2.config import ModelConfig
+from mlx_mm.models.siglip2.config import ModelConfig, NaflexVisionConfig, VisionConfig
 from mlx_mm.models.siglip2.text import TextTower
 from mlx_mm.models.siglip2.vision import FixResVisionTower, NaflexVisionTower
 
@@ -23,11 +23,9 @@ PATCH_KERNEL = "vision_model.embeddings.patch_embedding.weight"
 PACKED = "vision_model.head.attention.in_proj_"
 
 
-def vision_tower(config: ModelConfig) -> FixResVisionTower | NaflexVisionTower | None:
-    """The vision tower of `config.model_type`, None where the checkpoint has none."""
-    if config.vision_config is None:
-        return None
-    return (NaflexVisionTower if config.model_type == "siglip2" else FixResVisionTower)(config.vision_config)
+def vision_tower(config: VisionConfig | NaflexVisionConfig) -> FixResVisionTower | NaflexVisionTower:
+    """The tower of one size of picture, or of any."""
+    return NaflexVisionTower(config) if isinstance(config, NaflexVisionConfig) else FixResVisionTower(config)
 
 
 def sanitize(weights: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.array]:
@@ -81,7 +79,7 @@ class Model(nn.Module):
         super().__init__()
         self._config = config
         self.text_model = None if config.text_config is None else TextTower(config.text_config)
-        self.vision_model = vision_tower(config)
+        self.vision_model = None if config.vision_config is None else vision_tower(config.vision_config)
         if self.text_model is not None and self.vision_model is not None:
             self.logit_scale = mx.zeros((1,))
             self.logit_bias = mx.zeros((1,))
@@ -193,9 +191,11 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        if config.vision_config is None:
+            raise ConfigError("config.json names an image classifier but has no vision_config. Use the complete file.")
         self._config = config
         self.labels = config.labels
-        self.vision_model = vision_tower(config)
+        self.vision_model = vision_tower(config.vision_config)
         self.classifier = nn.Linear(config.vision_config.hidden_size, len(config.labels))
 
     def __call__(

@@ -4,6 +4,8 @@ FixRes sees one size of picture; NaFlex sees any grid of patches and resizes its
 Everything after the embeddings is the same: encoder, norm, attention pooling.
 """
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -76,7 +78,8 @@ class NaflexEmbeddings(PatchEmbeddings):
                 f"pixel_values hold {width} numbers per patch; this model has patches of {self.patch_size}×"
                 f"{self.patch_size} pixels, {expected} numbers. Process with patch_size={self.patch_size}."
             )
-        grids = [tuple(grid) for grid in spatial_shapes.tolist()]
+        shapes: Any = spatial_shapes.tolist()
+        grids = [(rows, cols) for rows, cols in shapes]
         tables = {grid: self._positions(grid, budget) for grid in set(grids)}
         return self.project(pixel_values) + mx.stack([tables[grid] for grid in grids])
 

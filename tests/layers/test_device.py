@@ -1,0 +1,157 @@
+"""Attention against plain NumPy under every kind of mask, and the choices that depend on the device."""
+
+import subprocess
+import sys
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from mlx_mm.layers import device
+
+SCALE = 0.3
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def reference(q, k, v, keep=None, bias=None) -> np.ndarray:
+    """Attention in float64; k and v are repeated for grouped heads."""
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    k, v = (np.repeat(x, q.shape[1] // x.shape[1], axis=1) for x in (k, v))
+    scores = q @ k.swapaxes(-1, -2) * SCALE + (0 if bias is None else bias)
+    if keep is not None:
+        scores = np.where(keep, scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v
+
+
+def attend(q, k, v, mask=None) -> np.ndarray:
+    mask = mx.array(mask) if isinstance(mask, np.ndarray) else mask
+    q, k, v = map(mx.array, (q, k, v))
+    return np.array(device.scaled_dot_product_attention(q, k, v, scale=SCALE, mask=mask))
+
+
+@pytest.fixture
+def qkv():
+    return 3 * draw(2, 4, 7, 8), 3 * draw(2, 4, 9, 8, seed=1), draw(2, 4, 9, 8, seed=2)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1, 9), (1, 1, 7, 9), (2, 4, 7, 9), (7, 9)])
+def test_boolean_masks(qkv, shape):
+    keep = draw(*shape, seed=3) > -0.5
+    keep[..., 0] = True
+    np.testing.assert_allclose(attend(*qkv, keep), reference(*qkv, keep), rtol=0, atol=2e-6)
+    assert np.abs(attend(*qkv) - reference(*qkv, keep)).max() > 1e-2
+
+
+def test_additive_masks(qkv):
+    bias = draw(1, 4, 7, 9, seed=4)
+    np.testing.assert_allclose(attend(*qkv, bias), reference(*qkv, bias=bias), rtol=0, atol=2e-6)
+    assert np.abs(attend(*qkv) - reference(*qkv, bias=bias)).max() > 1e-2
+
+
+@pytest.mark.parametrize(("length", "keys"), [(7, 7), (1, 7), (3, 7)])
+def test_causal_aligns_the_last_query_with_the_last_key(length, keys):
+    q, k, v = draw(1, 2, length, 8), draw(1, 2, keys, 8, seed=1), draw(1, 2, keys, 8, seed=2)
+    keep = np.arange(keys) <= np.arange(keys - length, keys)[:, None]
+    np.testing.assert_allclose(attend(q, k, v, "causal"), reference(q, k, v, keep), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("masked", [False, True])
+def test_grouped_heads(groups, masked):
+    q, k, v = draw(2, 4, 7, 8), draw(2, groups, 9, 8, seed=1), draw(2, groups, 9, 6, seed=2)
+    keep = (draw(2, 1, 7, 9, seed=3) > -1) if masked else None
+    np.testing.assert_allclose(attend(q, k, v, keep), reference(q, k, v, keep), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_masked_content_changes_nothing_at_all(qkv, additive):
+    q, k, v = qkv
+    keep = np.arange(9)[None, None, None] < np.array([9, 5])[:, None, None, None]
+    mask = np.where(keep, 0, -np.inf).astype(np.float32) if additive else keep
+    before = attend(q, k, v, mask)
+    k[1, :, 5:], v[1, :, 5:] = 1e3, -1e6
+    np.testing.assert_array_equal(attend(q, k, v, mask), before)
+
+
+def test_a_row_without_keys_is_finite(qkv):
+    assert np.isfinite(attend(*qkv, np.zeros((2, 1, 1, 9), bool))).all()
+
+
+def test_large_scores_do_not_overflow(qkv):
+    q, k, v = qkv
+    np.testing.assert_allclose(attend(100 * q, 100 * k, v), reference(100 * q, 100 * k, v), rtol=0, atol=2e-5)
+
+
+def test_softmax_exponential_is_accurate_and_vanishes():
+    t = np.linspace(0, 90, 200_001).astype(np.float32)
+    y = np.array(device._exp_of_minus(mx.array(t)))
+    assert np.abs(y - np.exp(-t.astype(np.float64))).max() <= 5e-7
+    assert y[0] == 1
+    assert device._exp_of_minus(mx.array([1e10, 1e30, np.inf])).tolist() == [0, 0, 0]
+
+
+def test_half_precision_uses_mlx(qkv):
+    q, k, v = (mx.array(x).astype(mx.bfloat16) for x in qkv)
+    y = device.scaled_dot_product_attention(q, k, v, scale=SCALE)
+    assert y.dtype == mx.bfloat16
+    np.testing.assert_allclose(np.array(y.astype(mx.float32)), reference(*qkv), rtol=0, atol=0.1)
+
+
+def test_choices_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(device, "on_cpu", lambda: True)
+    assert device.compute_dtype(mx.bfloat16) == mx.float32
+    assert device.dequantize_encoders()
+
+
+def test_choices_on_metal(monkeypatch, qkv):
+    """With the check turned off everything is MLX's own, to the last bit."""
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    assert device.compute_dtype(mx.bfloat16) == mx.bfloat16
+    assert not device.dequantize_encoders()
+    q, k, v = map(mx.array, qkv)
+    own = mx.fast.scaled_dot_product_attention(q, k, v, scale=SCALE)
+    assert mx.array_equal(device.scaled_dot_product_attention(q, k, v, scale=SCALE), own)
+    pairs = {
+        device.gelu_erf: nn.gelu,
+        device.gelu_tanh: nn.gelu_approx,
+        device.quick_gelu: nn.gelu_fast_approx,
+        device.silu: nn.silu,
+    }
+    for ours, theirs in pairs.items():
+        assert mx.array_equal(ours(q), theirs(q))
+
+
+def test_on_cpu_follows_the_default_device():
+    assert device.on_cpu() == (mx.default_device() == mx.Device(mx.cpu))
+
+
+def test_prepare_is_repeatable():
+    assert device.prepare() is device.prepare()
+
+
+@pytest.mark.parametrize(("variable", "expected"), [("", "True"), ("MALLOC_TRIM_THRESHOLD_", "False")])
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_the_users_malloc_settings_win(variable, expected):
+    code = "from mlx_mm.layers import device; print(device._keep_freed_memory())"
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)} | (
+        {variable: "1000000"} if variable else {}
+    )
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == expected
+
+
+def test_without_a_compiler_the_numbers_are_the_same(qkv):
+    """mx.compile needs g++ on a CPU; where there is none, or it is turned off, the same formulas run op by op."""
+    compiled = attend(*qkv), np.array(device.gelu_tanh(mx.array(qkv[0])))
+    mx.disable_compile()
+    try:
+        plain = attend(*qkv), np.array(device.gelu_tanh(mx.array(qkv[0])))
+    finally:
+        mx.enable_compile()
+    for a, b in zip(compiled, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)

@@ -1,0 +1,237 @@
+"""What README.md and examples/ promise, run as a newcomer would."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import mlx_mm
+from mlx_mm import cli, hub
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PICTURES = hub.BUNDLED / "pictures"
+PLAN = json.loads((hub.BUNDLED / "demo.json").read_text("utf-8"))
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def command_lines() -> list[str]:
+    """Every line of a bash block that runs mlx_mm, with continued lines joined."""
+    text = "".join(blocks("bash")).replace("\\\n", " ")
+    return [line for line in text.splitlines() if re.search(r"(^|[|=;&\s])mlx_mm\s", line)]
+
+
+def needs_the_world(line: str) -> bool:
+    """Whether a line installs something, or names a checkpoint of the hub ("owner/name")."""
+    words = shlex.split(line, comments=True)
+    models = [after for word, after in itertools.pairwise(words) if word in ("-m", "--model", "convert", "info")]
+    return "pip" in words or any(re.fullmatch(r"[\w-]+/[\w.-]+", name) for name in models)
+
+
+RUNNABLE = [line for line in command_lines() if not needs_the_world(line)]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which all command lines run one after another: `photos/` with some pictures."""
+    folder = tmp_path_factory.mktemp("readme")
+    lay_out(folder)
+    return folder
+
+
+def lay_out(folder: Path) -> None:
+    (folder / "photos").mkdir()
+    names = {Path(item["picture"]).stem for item in PLAN["classify"]}
+    names |= {search["expected"] for search in PLAN["searches"]}
+    for picture in sorted(PICTURES.glob("*.png")):
+        if picture.stem in names:
+            shutil.copy(picture, folder / "photos" / picture.name)
+
+
+@pytest.fixture
+def run_line(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
+    """Run one line: in this process, or by the shell where it uses the shell's own signs."""
+    monkeypatch.chdir(desk)
+    monkeypatch.setenv("MLX_MM_CACHE", str(desk / "cache"))
+
+    def run(line: str) -> int:
+        words = shlex.split(line, comments=True)
+        if words[0] == "mlx_mm" and not set(line) & set("|<>&;$`"):
+            with pytest.raises(SystemExit) as stop:
+                cli.main(words[1:])
+            return int(str(stop.value.code or 0))
+        script = f'mlx_mm() {{ {shlex.quote(sys.executable)} -m mlx_mm "$@"; }}\n{line}\n'
+        environment = {**os.environ, "PYTHONPATH": str(Path(mlx_mm.__file__).parents[1])}
+        return subprocess.run(["bash", "-ec", script], env=environment, timeout=120, check=False).returncode
+
+    return run
+
+
+# --- README -------------------------------------------------------------------------------------------------------
+
+
+def test_quick_start() -> None:
+    """One block of exactly two lines: install and see it work; install the tests and run them."""
+    sections = re.split(r"^## ", README, flags=re.MULTILINE)
+    title, _, body = sections[1].partition("\n")
+    assert title == "Quick start"
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", body, re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in fences] == ["bash"]
+    first, second = fences[0][1].splitlines()
+    assert first == "pip install . && mlx_mm demo"
+    assert "[test]" in second
+    assert "pytest" in second
+
+
+def test_there_is_something_to_run() -> None:
+    assert len(blocks("python")) >= 1
+    assert len(RUNNABLE) >= 3
+
+
+def test_every_command_is_shown() -> None:
+    shown = " ".join(command_lines())
+    for name in cli.COMMANDS:
+        assert re.search(rf"mlx_mm {name}\b", shown), f"README shows no `mlx_mm {name}`"
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_block(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay_out(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code = compile(blocks("python")[number], f"README.md, python block {number + 1}", "exec")
+    exec(code, {"__name__": "__main__"})
+    out = capsys.readouterr().out
+    for word in re.findall(r'encode_text\([^)]*"(\w+)"\)', blocks("python")[number]):
+        assert re.findall(r"[\w-]+\.png", out)[0] == f"{word}.png"  # what README searches for is found first
+
+
+@pytest.mark.parametrize("line", RUNNABLE)
+def test_command_line(line: str, run_line: Callable[[str], int]) -> None:
+    assert run_line(line) == 0
+
+
+@pytest.mark.parametrize("line", [line for line in command_lines() if needs_the_world(line)])
+def test_other_command_lines_parse(line: str) -> None:
+    """Their options exist, although the checkpoint is not fetched here."""
+    for part in re.split(r"&&|;|\|", line):
+        words = shlex.split(part, comments=True)
+        if words and words[0] == "mlx_mm":
+            cli.build_parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README))))
+def test_links_inside_the_repository(target: str) -> None:
+    if "://" not in target:
+        assert (ROOT / target).exists()
+
+
+# --- examples -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., list[str]]:
+    """`run_example("search_photos", "cat")` gives the lines it prints."""
+
+    def run(name: str, *arguments: object) -> list[str]:
+        script = ROOT / "examples" / f"{name}.py"
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        capsys.readouterr()
+        runpy.run_path(str(script), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_there_are_five_examples() -> None:
+    assert len(EXAMPLES) == 5
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_are_short_and_say_what_they_do(script: Path) -> None:
+    text = script.read_text("utf-8")
+    assert len(text.splitlines()) <= 30
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    assert f"python examples/{script.name}" in docstring
+
+
+@pytest.mark.parametrize("name", ["search_photos", "tag_photos", "similar_photos", "embed_text_languages"])
+def test_examples_run_as_they_are(name: str, run_example: Callable[..., list[str]], tmp_path: Path) -> None:
+    """The fifth one is run by `test_four_bits_cost_little`."""
+    assert run_example(name)
+    assert os.listdir(tmp_path) == []
+
+
+def test_search_photos_finds_them(run_example: Callable[..., list[str]]) -> None:
+    lines = run_example("search_photos", *(search["query"] for search in PLAN["searches"]))
+    assert len(lines) == 4 * len(PLAN["searches"])
+    for i, search in enumerate(PLAN["searches"]):
+        assert lines[4 * i] == search["query"]
+        assert lines[4 * i + 1].split()[1] == f"{search['expected']}.png"
+
+
+def test_search_photos_takes_a_folder(run_example: Callable[..., list[str]], tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    expected = PLAN["searches"][0]["expected"]
+    (tmp_path / "photos" / "deep").mkdir()
+    (tmp_path / "photos" / f"{expected}.png").rename(tmp_path / "photos" / "deep" / "renamed.png")
+    lines = run_example("search_photos", "--folder", tmp_path / "photos", PLAN["searches"][0]["query"])
+    assert lines[1].split()[1] == "renamed.png"
+
+
+def test_tag_photos_gives_the_expected_tags(run_example: Callable[..., list[str]]) -> None:
+    for item in PLAN["classify"]:
+        lines = run_example("tag_photos", "--tags", ",".join(item["labels"]))
+        tags = dict(re.split(r"\s{1,}", line, maxsplit=1) for line in lines)
+        assert len(tags) == len(list(PICTURES.glob("*.png")))
+        assert re.match(rf"{item['expected']} [01]\.\d\d", tags[Path(item["picture"]).name])
+
+
+def test_similar_photos_finds_a_copy(run_example: Callable[..., list[str]], tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    original = sorted((tmp_path / "photos").glob("*.png"))[0]
+    with Image.open(original) as image:
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        white.convert("RGB").resize((80, 80)).save(tmp_path / "photos" / "copy.jpg", quality=90)
+    lines = run_example("similar_photos", tmp_path / "photos", "--pairs", 3)
+    assert len(lines) == 3
+    cosine, *pair = lines[0].split()
+    assert sorted(pair) == sorted(["copy.jpg", original.name])
+    assert 0.8 < float(cosine) <= 1
+
+
+def test_languages_agree(run_example: Callable[..., list[str]]) -> None:
+    words = [search["query"] for search in PLAN["searches"]]
+    lines = run_example("embed_text_languages", *words)[1:]
+    assert float(lines[0].split()[0]) == pytest.approx(1, abs=1e-3)
+    assert [line.split()[1] for line in lines] == [search["expected"] for search in PLAN["searches"]]
+
+
+def test_four_bits_cost_little(run_example: Callable[..., list[str]]) -> None:
+    eight, four = run_example("convert_and_compare")
+    cosines = {bits: [float(x) for x in re.findall(r"[01]\.\d{4}", line)] for bits, line in ((8, eight), (4, four))}
+    assert all(0.999 <= cosine <= 1.0001 for cosine in cosines[8])
+    assert all(0.95 <= low < high for low, high in zip(cosines[4], cosines[8], strict=True))
