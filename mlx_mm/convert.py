@@ -18,7 +18,7 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from mlx_mm import card, hub, quantize, weights
-from mlx_mm.errors import OutputError, WeightsError
+from mlx_mm.errors import InputError, OutputError, WeightsError
 from mlx_mm.load import parse_dtype
 from mlx_mm.models import find_family
 from mlx_mm.models.base import widen_mlps
@@ -76,6 +76,7 @@ def convert(
     """
     start = time.perf_counter()
     scheme = None if bits is None else Scheme(bits, group_size, mode)
+    target = parse_dtype(dtype)
     out = Path(out).expanduser()
     _check_output(out, overwrite)
     folder = hub.resolve(source, revision)
@@ -91,6 +92,8 @@ def convert(
         values, padded = widen_mlps(values, config, scheme.group_size)
         config = family.config.ModelConfig.from_dict(values)
     model = family.model_class(values.get("architectures"))(config)
+    if check and model.labels is not None:
+        raise InputError("check compares vectors, and this checkpoint is a classifier. Leave check out.")
     checkpoint = weights.Checkpoint(folder)
     shapes = weights.parameter_shapes(model)
     arrays = dict(checkpoint.arrays) if checkpoint.is_mlx else model.sanitize(checkpoint.arrays)
@@ -108,7 +111,7 @@ def convert(
         values["padded"] = padded
     licence = card.read_licence(folder)
     with _new_folder(out, overwrite) as new:
-        job = _Job(folder, checkpoint, arrays, shapes, choices, parse_dtype(dtype))
+        job = _Job(folder, checkpoint, arrays, shapes, choices, target)
         total = job.write(new, progress)
         _carry_files(folder, new)
         (new / "config.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -243,7 +246,7 @@ def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
             out.rename(old)
         new.rename(out)
     except OSError as error:
-        raise OutputError(f"Writing {out} failed: {error.strerror or error}. Nothing was kept.") from error
+        raise OutputError(f"Converting to {out} failed ({error}). Nothing was kept.") from error
     finally:
         if old.exists() and not out.exists():
             old.rename(out)

@@ -122,7 +122,7 @@ def encode_labels(
     model: Any, processor: Any, labels: Sequence[str], template: str | Sequence[str] | None = None
 ) -> np.ndarray:
     """Unit vectors of labels inside their template(s), float32 (N, D)."""
-    if not hasattr(model, "score"):
+    if model.labels is not None:
         raise ModalityError("This checkpoint is a classifier with labels of its own. Leave the labels out.")
     if isinstance(labels, str) or not labels:
         raise InputError("There are no labels to choose from. Give a list of one or more words.")
@@ -146,7 +146,7 @@ def _head_scores(
     progress: bool,
     on_error: OnError | None,
 ) -> tuple[np.ndarray, list[str]]:
-    if not hasattr(model, "class_scores"):
+    if model.labels is None:
         raise InputError("This checkpoint has no classification head. Give the labels to choose from.")
     if template is not None:
         raise InputError("A classification head takes no template. Leave it out.")
@@ -231,14 +231,14 @@ def _as_list(items: Any) -> tuple[list[Any], bool]:
 
 
 def _require(model: Any, modality: str) -> None:
-    if not hasattr(model, f"get_{modality}_features") and modality in model.modalities:
-        raise ModalityError(
-            f"This checkpoint is a classifier and gives no {modality} vectors. Use classify, or a joint checkpoint."
-        )
     if modality not in model.modalities:
         raise ModalityError(
             f"This checkpoint has no {modality} encoder; it takes {' and '.join(model.modalities)}. "
             f"Use one that takes {modality}."
+        )
+    if model.labels is not None:
+        raise ModalityError(
+            f"This checkpoint is a classifier and gives no {modality} vectors. Use classify, or a joint checkpoint."
         )
 
 

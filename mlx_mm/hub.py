@@ -53,6 +53,8 @@ def _download(repo: str, revision: str | None) -> Path:
     )
     if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
         raise ModelNotFoundError(f"There is no folder {repo}; {hint}")
+    # Connections fail with errors of whichever HTTP package it uses, which its own error builds on.
+    failures: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=FILES, ignore_patterns=NESTED))
     except RevisionNotFoundError as error:
@@ -66,7 +68,7 @@ def _download(repo: str, revision: str | None) -> Path:
             f"There is no folder {repo}; the hub cannot be reached (or offline mode is on) and its cache does not "
             "hold this model. Go online once, or name a local folder."
         ) from error
-    except (*HfHubHTTPError.__bases__, OSError) as error:  # the first is the error of whichever HTTP package it uses
+    except failures as error:
         reason = " ".join(str(error).split())
         raise ModelNotFoundError(f"Downloading {repo} failed: {reason}. Try again; finished files are kept.") from error
 
@@ -80,6 +82,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}). Download it again.") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+    if not isinstance(config, dict) or "model_type" not in config:
         raise ConfigError(f"{path} has no model_type; expected the config.json of a Hugging Face checkpoint.")
     return config

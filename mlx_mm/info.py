@@ -49,7 +49,7 @@ def describe_model(path_or_repo: str, revision: str | None = None) -> dict[str, 
         "parameters": sum(math.prod(shape) for shape in weights.parameter_shapes(model).values()),
         "bytes": checkpoint.num_bytes,
         "format": "mlx" if checkpoint.is_mlx else "hugging face",
-        "quantization": {key: block[key] for key in ("bits", "group_size", "mode")} if block else None,
+        "quantization": quantize.default_scheme(block) if block else None,
         "padded": values.get("padded"),
         "licence": card.read_licence(folder),
     }

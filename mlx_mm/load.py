@@ -23,13 +23,14 @@ def load(
     checkpoint's own on a GPU. lazy: leave the weights on disk until they are used.
     Returns (model, processor). Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
+    target = parse_dtype(dtype)
     device.prepare()
     folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)
     family = find_family(values["model_type"])
     config = family.config.ModelConfig.from_dict(values)
     model = family.model_class(values.get("architectures"))(config)
-    load_weights(model, weights.Checkpoint(folder), values, folder, dtype=parse_dtype(dtype), lazy=lazy)
+    load_weights(model, weights.Checkpoint(folder), values, folder, dtype=target, lazy=lazy)
     return model, family.processor.Processor.from_folder(folder, config)
 
 

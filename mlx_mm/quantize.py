@@ -148,17 +148,22 @@ def to_config(choices: list[Choice], scheme: Scheme) -> dict[str, Any]:
 
 
 def read_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The `quantization` block of a config.json, with its mode; None where there is none. Raises ConfigError."""
+    """The `quantization` block of a config.json, None where there is none. Raises ConfigError."""
     block = values.get("quantization")
     if block is None:
         return None
     if not isinstance(block, dict):
         raise ConfigError(f"config.json has quantization = {block!r}; expected bits, group_size and mode.")
-    return {"bits": None, "group_size": None, "mode": "affine", **block}
+    return block
+
+
+def default_scheme(block: Mapping[str, Any]) -> dict[str, Any]:
+    """bits, group_size and mode of the layers that a `quantization` block does not name."""
+    return {"bits": block.get("bits"), "group_size": block.get("group_size"), "mode": block.get("mode", "affine")}
 
 
 def apply_config(model: nn.Module, block: Mapping[str, Any], names: Mapping[str, Any]) -> None:
-    """Give `model` the quantised layers of a block from `read_config`; `names` are the tensors of the files.
+    """Give `model` the quantised layers of a `quantization` block; `names` are the tensors of the files.
 
     A layer is quantised when `<path>.scales` is among them. Raises QuantizationError for a block we cannot read
     and WeightsError where no layer has scales.
@@ -168,7 +173,7 @@ def apply_config(model: nn.Module, block: Mapping[str, Any], names: Mapping[str,
             "config.json says that the model is quantised, but its files hold no .scales tensors. "
             "Use the config.json that belongs to the weights, or convert the original again."
         )
-    default = {key: block[key] for key in ("bits", "group_size", "mode")}
+    default = default_scheme(block)
 
     def choose(path: str, module: nn.Module) -> bool | dict[str, Any]:
         if f"{path}.scales" not in names or not hasattr(module, "to_quantized"):

@@ -210,16 +210,24 @@ class Schedule:
         self.average = value if self.average is None else 0.98 * self.average + 0.02 * value
 
 
-def learn_words(model: Siglip2Model, captions: Captions, minutes: float, rng: np.random.Generator) -> None:
+def learn_words(model: Siglip2Model, captions: Captions, minutes: float, rng: np.random.Generator) -> torch.Tensor:
+    """Fit the text tower to one free vector per concept, and return those vectors."""
     count = len(captions.words)
     anchors = torch.nn.Embedding.from_pretrained(F.normalize(torch.randn(count, WIDTH), dim=-1), freeze=False)
     start_from_word_counts(model, captions, anchors.weight.detach())
-    schedule = Schedule("words", minutes, [model.text_model, torch.nn.ModuleDict({"embedding": anchors})], 2e-3)
+    schedule = Schedule("words", minutes, [model.text_model, torch.nn.ModuleDict({"embedding": anchors})], 1.5e-3)
     for _ in schedule:
-        concepts = rng.integers(count, size=128)
-        ids, _ = captions.draw(concepts, rng)
-        logits = TEMPERATURE * text_vectors(model, ids) @ F.normalize(anchors.weight, dim=-1).T
-        schedule.descend(F.cross_entropy(logits, torch.from_numpy(concepts)))
+        schedule.descend(word_loss(model, captions, anchors.weight, rng))
+    return anchors.weight.detach()
+
+
+def word_loss(
+    model: Siglip2Model, captions: Captions, anchors: torch.Tensor, rng: np.random.Generator
+) -> torch.Tensor:
+    concepts = rng.integers(len(anchors), size=128)
+    ids, _ = captions.draw(concepts, rng)
+    logits = TEMPERATURE * text_vectors(model, ids) @ F.normalize(anchors, dim=-1).T
+    return F.cross_entropy(logits, torch.from_numpy(concepts))
 
 
 def start_from_patch_statistics(model: Siglip2Model, pool: PicturePool, rng: np.random.Generator) -> None:
@@ -246,25 +254,29 @@ def start_from_patch_statistics(model: Siglip2Model, pool: PicturePool, rng: np.
 
 
 def learn_pictures(
-    model: Siglip2Model, captions: Captions, pool: PicturePool, minutes: float, rng: np.random.Generator, save
+    model: Siglip2Model,
+    anchors: torch.Tensor,
+    captions: Captions,
+    pool: PicturePool,
+    minutes: float,
+    rng: np.random.Generator,
+    save,
 ) -> None:
-    ids, numbers = captions.plain_names()
-    with torch.no_grad():
-        names = torch.cat([text_vectors(model, part) for part in ids.split(512)])
-    count = len(captions.words)
-    by_concept = [names[numbers == number] for number in range(count)]
+    """Fit the vision tower to the same vectors, while the text tower goes on with its words."""
     start_from_patch_statistics(model, pool, rng)
-    schedule = Schedule("pictures", minutes, [model.vision_model], 1.5e-3, save)
+    anchors = torch.nn.Embedding.from_pretrained(anchors, freeze=False)
+    modules = [model.vision_model, model.text_model, torch.nn.ModuleDict({"embedding": anchors})]
+    schedule = Schedule("pictures", minutes, modules, 1.5e-3, save)
     for progress in schedule:
-        targets = torch.stack([vectors[rng.integers(len(vectors))] for vectors in by_concept])
-        concepts = torch.from_numpy(rng.permutation(count)[:192])
+        concepts = torch.from_numpy(rng.permutation(len(pool.members))[:192])
         grid = choose_grid(rng, progress)
         views = random_views(pool.pixels[pool.choose(concepts)], grid, strength=min(1.0, 0.2 + 1.5 * progress))
         vectors = image_vectors(model, to_patches(views, grid), grid)
         # At full temperature the untrained tower would first learn to answer every picture with one mean vector,
         # which is the safest answer there, and hardly leaves that plateau.
         temperature = TEMPERATURE * (0.27 + 0.4 * progress)
-        schedule.descend(F.cross_entropy(temperature * vectors @ targets.T, concepts))
+        logits = temperature * vectors @ F.normalize(anchors.weight, dim=-1).T
+        schedule.descend(F.cross_entropy(logits, concepts) + word_loss(model, captions, anchors.weight, rng))
 
 
 def learn_together(
@@ -328,7 +340,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--artwork", type=Path, default=Path("artwork"), help="folder of unpacked icon packages")
     parser.add_argument("--out", type=Path, default=Path("emoji-siglip2"), help="folder to write")
-    parser.add_argument("--text-from", type=Path, help="an earlier run whose text tower replaces the first stage")
     parser.add_argument("--minutes", type=float, nargs=3, default=(5, 25, 12), help="of the three stages")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
@@ -338,12 +349,7 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
 
     concepts, model = load_concepts(), build_model()
-    if options.text_from:
-        model.text_model = Siglip2Model.from_pretrained(options.text_from, dtype=torch.float32).text_model
-        model.set_attn_implementation("eager")
-        tokenizer = Tokenizer.from_file(str(options.text_from / "tokenizer.json"))
-    else:
-        tokenizer = learn_vocabulary(concepts)
+    tokenizer = learn_vocabulary(concepts)
     captions, pool = Captions(concepts, tokenizer), PicturePool(concepts, options.artwork)
     print(f"{len(concepts)} concepts, {len(pool.labels)} pictures, {model.num_parameters():,} parameters", flush=True)
 
@@ -351,9 +357,8 @@ def main() -> None:
         write_folder(model, tokenizer, options.out, TEXT_LENGTH)
 
     words, pictures, together = options.minutes
-    if not options.text_from:
-        learn_words(model, captions, words, rng)
-    learn_pictures(model, captions, pool, pictures, rng, save)
+    anchors = learn_words(model, captions, words, rng)
+    learn_pictures(model, anchors, captions, pool, pictures, rng, save)
     learn_together(model, captions, pool, together, rng, save)
     calibrate(model, captions, pool, rng)
     save()

@@ -38,9 +38,9 @@ class Family:
         return known[wanted]
 
 
-def find_family(model_type: str | None) -> Family:
+def find_family(model_type: Any) -> Family:
     """The family that runs `model_type`; UnsupportedModelError lists the known ones."""
-    if model_type not in MODEL_TYPES:
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise UnsupportedModelError(
             f"config.json has model_type {model_type!r}; mlx_mm runs {', '.join(sorted(MODEL_TYPES))}."
         )

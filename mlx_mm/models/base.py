@@ -5,7 +5,8 @@ A family is a folder of `models/` with these files and names:
     config.py     ModelConfig.from_dict(config.json) -> ModelConfig
     model.py      ARCHITECTURES: `architectures[0]` of config.json -> model class; "" is the default. A class has
                   modalities, score_function, prompt_template, sanitize(weights), quant_predicate(path, module)
-                  and get_{text,image,audio}_features(**batch) -> (B, D), not normalised
+                  and get_{text,image,audio}_features(**batch) -> (B, D), not normalised; a classifier has
+                  class_scores(logits) and the names of its classes in `labels`, which is None elsewhere
     processor.py  Processor.from_folder(folder, config) with .text(), .images(), .audio() and .collate(),
                   whose keys are the arguments of the model
 

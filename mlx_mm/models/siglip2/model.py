@@ -72,6 +72,7 @@ def quant_predicate(path: str, _module: nn.Module) -> bool:
 class Model(nn.Module):
     """Both towers with a scale and a bias, or one tower alone: the absent one is None."""
 
+    labels = None
     score_function = "sigmoid"
     prompt_template = "This is a photo of {}."  # transformers' zero-shot pipeline
 

@@ -31,9 +31,10 @@ class PatchEmbeddings(nn.Module):
 
     def __init__(self, config: VisionConfig | NaflexVisionConfig):
         super().__init__()
-        dims, self.patch_size = config.hidden_size, config.patch_size
-        self.patch_embedding = nn.Linear(config.patch_size**2 * config.num_channels, dims)
-        self.position_embedding = nn.Embedding(config.num_patches, dims)
+        self.patch_size = config.patch_size
+        self.patch_numbers = config.patch_size**2 * config.num_channels
+        self.patch_embedding = nn.Linear(self.patch_numbers, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.num_patches, config.hidden_size)
 
     def project(self, patches: mx.array) -> mx.array:
         """(B, N, size·size·C) -> (B, N, D) in the tower's dtype."""
@@ -72,11 +73,10 @@ class NaflexEmbeddings(PatchEmbeddings):
         Raises InputError where a grid has more patches than P or the patches have another size.
         """
         budget, width = pixel_values.shape[1:]
-        expected = self.patch_size**2 * 3
-        if width != expected:
+        if width != self.patch_numbers:
             raise InputError(
                 f"pixel_values hold {width} numbers per patch; this model has patches of {self.patch_size}×"
-                f"{self.patch_size} pixels, {expected} numbers. Process with patch_size={self.patch_size}."
+                f"{self.patch_size} pixels, {self.patch_numbers} numbers. Process with patch_size={self.patch_size}."
             )
         shapes: Any = spatial_shapes.tolist()
         grids = [(rows, cols) for rows, cols in shapes]
