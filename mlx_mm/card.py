@@ -2,12 +2,8 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlx_mm.quantize import Scheme
-
-if TYPE_CHECKING:
-    from mlx_mm.convert import ConvertReport
 
 # Keys of a card's front matter that say under which terms the weights may be used
 LICENCE_KEYS = ("license", "license_name", "license_link")
@@ -31,30 +27,33 @@ def read_licence(folder: Path) -> str | None:
     return values.get("license_name", licence) if licence == "other" else licence
 
 
-def write_card(source: str, folder: Path, report: "ConvertReport", scheme: Scheme | None) -> str:
-    """The text of the card."""
-    base = source if not Path(source).expanduser().is_dir() else folder.resolve().name
-    licence = {key: value for key, value in front_matter(folder).items() if key in LICENCE_KEYS}
+def write_card(
+    name: str,
+    base: str,
+    folder: Path,
+    scheme: Scheme | None,
+    sizes: tuple[int, int],
+    cosines: dict[str, tuple[float, float]] | None,
+) -> str:
+    """The text of the card.
+
+    name: of the converted checkpoint. base: of its source, and folder where that lies. sizes: bytes before and
+    after. cosines: {kind: (mean, lowest)} of converted against source vectors, where they were compared.
+    """
+    terms = {key: value for key, value in front_matter(folder).items() if key in LICENCE_KEYS}
+    head = ["---", "library_name: mlx", f"base_model: {base}", *(f"{key}: {value}" for key, value in terms.items())]
     how = "without quantisation" if scheme is None else f"to {scheme.bits} bit, group size {scheme.group_size}"
-    head = ["---", "library_name: mlx", f"base_model: {base}"]
-    head += [f"{key}: {value}" for key, value in licence.items()] + ["---"]
+    before, after = (size / 1e6 for size in sizes)
     body = [
-        "",
-        f"# {report.out.name}",
-        "",
-        f"[{base}] converted with mlx_mm {how}: {report.source_bytes / 1e6:.1f} MB became "
-        f"{report.bytes / 1e6:.1f} MB.",
-        "",
-        f"Licence of the weights: {report.licence or 'not named by the source; see the base model'}.",
+        f"# {name}",
+        f"{base} converted with mlx_mm {how}: {before:.1f} MB became {after:.1f} MB.",
+        f"Licence of the weights: {read_licence(folder) or 'not named by the source; see the base model'}.",
     ]
-    if report.cosines:
+    if cosines:
+        rows = [f"| {kind} | {mean:.4f} | {low:.4f} |" for kind, (mean, low) in cosines.items()]
         body += [
-            "",
             "Cosine between the vectors of the converted and of the base model, over the pictures and names that "
             "mlx_mm bundles:",
-            "",
-            "| | mean | lowest |",
-            "|---|---|---|",
-            *(f"| {kind} | {mean:.4f} | {low:.4f} |" for kind, (mean, low) in report.cosines.items()),
+            "\n".join(["| | mean | lowest |", "|---|---|---|", *rows]),
         ]
-    return "\n".join([*head, *body]) + "\n"
+    return "\n".join([*head, "---", ""]) + "\n" + "\n\n".join(body) + "\n"

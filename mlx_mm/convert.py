@@ -131,7 +131,9 @@ def convert(
             licence=licence,
             cosines=cosines,
         )
-        (new / "README.md").write_text(card.write_card(str(source), folder, report, scheme), "utf-8")
+        base = folder.resolve().name if Path(source).expanduser().is_dir() else str(source)
+        text = card.write_card(out.name, base, folder, scheme, (report.source_bytes, report.bytes), cosines)
+        (new / "README.md").write_text(text, "utf-8")
     return report
 
 

@@ -211,11 +211,11 @@ def test_no_exception_is_swallowed(room: str) -> None:
 
 
 def test_inheritance_is_flat() -> None:
-    """No class of ours derives from a class that derives from another of ours."""
+    """No module derives from one of ours; configs may, they hold fields and no behaviour."""
     parents: dict[str, set[str]] = {}
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.ClassDef) and path.name != "errors.py":
+            if isinstance(node, ast.ClassDef) and path.name not in ("errors.py", "config.py"):
                 parents[node.name] = {ast.unparse(base) for base in node.bases}
     for name, bases in parents.items():
         for base in bases & set(parents):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mlx_mm import ConvertReport, card, convert
+from mlx_mm import card, convert
 from mlx_mm.quantize import Scheme
 
 SOURCE_CARD = """---
@@ -27,18 +26,7 @@ license: not this line
 """
 
 
-@pytest.fixture
-def report() -> ConvertReport:
-    return ConvertReport(
-        out=Path("photos-4bit"),
-        source_bytes=5_040_000,
-        bytes=1_416_000,
-        seconds=1.0,
-        parameters=2_500_000,
-        choices=[],
-        padded={},
-        licence="apache-2.0",
-    )
+SIZES = 5_040_000, 1_416_000  # bytes before and after
 
 
 @pytest.mark.parametrize(
@@ -79,9 +67,9 @@ def test_front_matter(tmp_path: Path) -> None:
     assert "language" not in values
 
 
-def test_card(tmp_path: Path, report: ConvertReport) -> None:
+def test_card(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(SOURCE_CARD)
-    text = card.write_card("owner/name", tmp_path, replace(report, licence="cc-by-nc-4.0"), Scheme(4, 32))
+    text = card.write_card("photos-4bit", "owner/name", tmp_path, Scheme(4, 32), SIZES, None)
     head = text.split("---\n")[1].splitlines()
     assert head == [
         "library_name: mlx",
@@ -97,10 +85,10 @@ def test_card(tmp_path: Path, report: ConvertReport) -> None:
     assert "Cosine" not in text
 
 
-def test_card_of_a_folder_names_no_path_of_this_machine(tmp_path: Path, report: ConvertReport) -> None:
-    folder = tmp_path / "my-model"
-    folder.mkdir()
-    text = card.write_card(str(folder), folder, replace(report, licence=None), None)
+def test_card_of_a_folder_names_no_path_of_this_machine(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) -> None:
+    folder = tiny_checkpoint("siglip2").rename(tmp_path / "my-model")
+    convert(folder, tmp_path / "out", bits=None)
+    text = (tmp_path / "out" / "README.md").read_text()
     assert "base_model: my-model\n" in text
     assert str(tmp_path) not in text
     assert "without quantisation" in text
@@ -108,9 +96,9 @@ def test_card_of_a_folder_names_no_path_of_this_machine(tmp_path: Path, report: 
     assert "None" not in text
 
 
-def test_card_with_cosines(tmp_path: Path, report: ConvertReport) -> None:
-    checked = replace(report, cosines={"text": (0.99876, 0.95), "image": (0.9, 0.8)})
-    text = card.write_card("owner/name", tmp_path, checked, Scheme(8, 64))
+def test_card_with_cosines(tmp_path: Path) -> None:
+    cosines = {"text": (0.99876, 0.95), "image": (0.9, 0.8)}
+    text = card.write_card("photos-8bit", "owner/name", tmp_path, Scheme(8, 64), SIZES, cosines)
     assert text.endswith("|---|---|---|\n| text | 0.9988 | 0.9500 |\n| image | 0.9000 | 0.8000 |\n")
 
 

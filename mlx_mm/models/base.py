@@ -65,11 +65,12 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
         raise ConfigError(f"config.json has {name} = {value!r}; expected {expected}.")
 
 
-def require_divisible(dims: int, heads: int, where: str) -> None:
+def require_divisible(dims: int, heads: int) -> None:
     """Raise ConfigError unless `heads` divides `dims`."""
     if dims % heads:
         raise ConfigError(
-            f"{where} has hidden_size {dims} and num_attention_heads {heads}; the heads must divide the size."
+            f"config.json has hidden_size {dims} and num_attention_heads {heads}; the heads must divide the size. "
+            "Use the complete config.json of the checkpoint."
         )
 
 

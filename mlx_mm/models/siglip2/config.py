@@ -13,36 +13,36 @@ from mlx_mm.models.base import BaseConfig, require_divisible
 
 
 @dataclass(frozen=True)
-class TextConfig(BaseConfig):
-    """Text tower. projection_size None means hidden_size."""
+class TowerConfig(BaseConfig):
+    """What the encoders of all towers have."""
 
-    vocab_size: int = 32000
     hidden_size: int = 768
     intermediate_size: int = 3072
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
-    max_position_embeddings: int = 64
     hidden_act: str = "gelu_pytorch_tanh"
     layer_norm_eps: float = 1e-6
-    projection_size: int | None = None
 
     def validate(self) -> None:
-        require_divisible(self.hidden_size, self.num_attention_heads, "text_config")
+        require_divisible(self.hidden_size, self.num_attention_heads)
 
 
 @dataclass(frozen=True)
-class VisionConfig(BaseConfig):
+class TextConfig(TowerConfig):
+    """Text tower. projection_size None means hidden_size."""
+
+    vocab_size: int = 32000
+    max_position_embeddings: int = 64
+    projection_size: int | None = None
+
+
+@dataclass(frozen=True)
+class VisionConfig(TowerConfig):
     """Vision tower for pictures of one size (`model_type` siglip)."""
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
     num_channels: int = 3
     image_size: int = 224
     patch_size: int = 16
-    hidden_act: str = "gelu_pytorch_tanh"
-    layer_norm_eps: float = 1e-6
     vision_use_head: bool = True
 
     @property
@@ -50,27 +50,18 @@ class VisionConfig(BaseConfig):
         """Rows of the position table; pixels beyond the last whole patch are dropped."""
         return (self.image_size // self.patch_size) ** 2
 
-    def validate(self) -> None:
-        require_divisible(self.hidden_size, self.num_attention_heads, "vision_config")
-
 
 @dataclass(frozen=True)
-class NaflexVisionConfig(BaseConfig):
+class NaflexVisionConfig(TowerConfig):
     """Vision tower for pictures of any aspect ratio (`model_type` siglip2)."""
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
     num_channels: int = 3
     num_patches: int = 256
     patch_size: int = 16
-    hidden_act: str = "gelu_pytorch_tanh"
-    layer_norm_eps: float = 1e-6
     vision_use_head: bool = True
 
     def validate(self) -> None:
-        require_divisible(self.hidden_size, self.num_attention_heads, "vision_config")
+        super().validate()
         if math.isqrt(self.num_patches) ** 2 != self.num_patches:
             raise ConfigError(
                 f"vision_config has num_patches {self.num_patches}; the position table is a square grid, "

@@ -14,18 +14,13 @@ from mlx_mm.errors import ConfigError, InputError, ModalityError
 from mlx_mm.layers.losses import classification_loss
 from mlx_mm.layers.outputs import ImageClassifierOutput, ImageTextOutput, TowerOutput
 from mlx_mm.layers.similarity import unit_length
-from mlx_mm.models.siglip2.config import ModelConfig, NaflexVisionConfig, VisionConfig
+from mlx_mm.models.siglip2.config import ModelConfig
 from mlx_mm.models.siglip2.text import TextTower
-from mlx_mm.models.siglip2.vision import FixResVisionTower, NaflexVisionTower
+from mlx_mm.models.siglip2.vision import VisionTower
 
 DROPPED = "position_ids"  # a buffer that transformers before 4.31 saved
 PATCH_KERNEL = "vision_model.embeddings.patch_embedding.weight"
 PACKED = "vision_model.head.attention.in_proj_"
-
-
-def vision_tower(config: VisionConfig | NaflexVisionConfig) -> FixResVisionTower | NaflexVisionTower:
-    """The tower of one size of picture, or of any."""
-    return NaflexVisionTower(config) if isinstance(config, NaflexVisionConfig) else FixResVisionTower(config)
 
 
 def sanitize(weights: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.array]:
@@ -80,7 +75,7 @@ class Model(nn.Module):
         super().__init__()
         self._config = config
         self.text_model = None if config.text_config is None else TextTower(config.text_config)
-        self.vision_model = None if config.vision_config is None else vision_tower(config.vision_config)
+        self.vision_model = None if config.vision_config is None else VisionTower(config.vision_config)
         if self.text_model is not None and self.vision_model is not None:
             self.logit_scale = mx.zeros((1,))
             self.logit_bias = mx.zeros((1,))
@@ -175,7 +170,7 @@ class Model(nn.Module):
             raise ModalityError("This checkpoint has no text tower; it takes images only. Use a joint checkpoint.")
         return self.text_model
 
-    def _vision_tower(self) -> FixResVisionTower | NaflexVisionTower:
+    def _vision_tower(self) -> VisionTower:
         if self.vision_model is None:
             raise ModalityError("This checkpoint has no vision tower; it takes text only. Use a joint checkpoint.")
         return self.vision_model
@@ -196,7 +191,7 @@ class ImageClassifier(nn.Module):
             raise ConfigError("config.json names an image classifier but has no vision_config. Use the complete file.")
         self._config = config
         self.labels = config.labels
-        self.vision_model = vision_tower(config.vision_config)
+        self.vision_model = VisionTower(config.vision_config)
         self.classifier = nn.Linear(config.vision_config.hidden_size, len(config.labels))
 
     def __call__(

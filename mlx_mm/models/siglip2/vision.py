@@ -1,4 +1,4 @@
-"""SigLIP's two vision towers.
+"""SigLIP's vision tower, with two kinds of embeddings.
 
 FixRes sees one size of picture; NaFlex sees any grid of patches and resizes its position table to it.
 Everything after the embeddings is the same: encoder, norm, attention pooling.
@@ -48,8 +48,19 @@ class FixResEmbeddings(PatchEmbeddings):
         super().__init__(config)
         self.image_size = config.image_size
 
-    def __call__(self, pixel_values: mx.array, interpolate_pos_encoding: bool = False) -> mx.array:
-        """(B, H, W, 3) -> (B, patches, D). Raises InputError for another size without interpolation."""
+    def __call__(
+        self,
+        pixel_values: mx.array,
+        pixel_attention_mask: mx.array | None,
+        spatial_shapes: mx.array | None,
+        interpolate_pos_encoding: bool,
+    ) -> mx.array:
+        """(B, H, W, 3) -> (B, patches, D). Raises InputError for NaFlex inputs and sizes that do not fit."""
+        if pixel_attention_mask is not None or spatial_shapes is not None:
+            raise InputError(
+                "pixel_attention_mask and spatial_shapes belong to NaFlex models (model_type siglip2); "
+                "this one (siglip) takes pixel_values of shape (B, H, W, 3) alone."
+            )
         height, width = pixel_values.shape[1:3]
         table = self.position_embedding.weight
         if interpolate_pos_encoding:
@@ -67,11 +78,23 @@ class FixResEmbeddings(PatchEmbeddings):
 class NaflexEmbeddings(PatchEmbeddings):
     """Flat patches of pictures of any grid."""
 
-    def __call__(self, pixel_values: mx.array, spatial_shapes: mx.array) -> mx.array:
+    def __call__(
+        self,
+        pixel_values: mx.array,
+        pixel_attention_mask: mx.array | None,
+        spatial_shapes: mx.array | None,
+        interpolate_pos_encoding: bool,
+    ) -> mx.array:
         """pixel_values (B, P, size·size·3) and spatial_shapes (B, 2) = rows, cols -> (B, P, D).
 
-        Raises InputError where a grid has more patches than P or the patches have another size.
+        Raises InputError without shapes, where a grid has more patches than P, for patches of another size, and
+        for interpolate_pos_encoding, which happens always here.
         """
+        if spatial_shapes is None or interpolate_pos_encoding:
+            raise InputError(
+                "A NaFlex model (model_type siglip2) needs spatial_shapes, (B, 2) rows and columns of patches, "
+                "and always fits its position table to them: interpolate_pos_encoding has no meaning here."
+            )
         budget, width = pixel_values.shape[1:]
         if width != self.patch_numbers:
             raise InputError(
@@ -114,18 +137,34 @@ class AttentionPoolingHead(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """What both towers do after their embeddings."""
+    """`SiglipVisionModel` or `Siglip2VisionModel`, by its config."""
 
     def __init__(self, config: VisionConfig | NaflexVisionConfig):
         super().__init__()
+        self.embeddings = (
+            NaflexEmbeddings(config) if isinstance(config, NaflexVisionConfig) else FixResEmbeddings(config)
+        )
         self.encoder = Encoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.head = AttentionPoolingHead(config) if config.vision_use_head else None
 
-    def encode(
-        self, x: mx.array, mask: mx.array | None, output_hidden_states: bool, output_attentions: bool
+    def __call__(
+        self,
+        pixel_values: mx.array,
+        pixel_attention_mask: mx.array | None = None,
+        spatial_shapes: mx.array | None = None,
+        interpolate_pos_encoding: bool = False,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
     ) -> TowerOutput:
-        """Embeddings (B, N, D) and a key mask (B, 1, 1, N) -> the tower's output."""
+        """FixRes: pixel_values (B, H, W, 3), of the trained size unless interpolate_pos_encoding.
+
+        NaFlex: pixel_values (B, P, size·size·3), pixel_attention_mask (B, P) with 1 = real, spatial_shapes (B, 2)
+        rows and columns of patches. Raises InputError for inputs of the other kind.
+        """
+        x = self.embeddings(pixel_values, pixel_attention_mask, spatial_shapes, interpolate_pos_encoding)
+        mask = key_mask(pixel_attention_mask)
         encoded = self.encoder(
             x, mask, output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
@@ -136,60 +175,3 @@ class VisionTower(nn.Module):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
-
-
-class FixResVisionTower(VisionTower):
-    """`SiglipVisionModel`."""
-
-    def __init__(self, config: VisionConfig):
-        super().__init__(config)
-        self.embeddings = FixResEmbeddings(config)
-
-    def __call__(
-        self,
-        pixel_values: mx.array,
-        pixel_attention_mask: mx.array | None = None,
-        spatial_shapes: mx.array | None = None,
-        interpolate_pos_encoding: bool = False,
-        *,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-    ) -> TowerOutput:
-        """pixel_values: (B, H, W, 3) float. The two NaFlex inputs are refused with InputError."""
-        if pixel_attention_mask is not None or spatial_shapes is not None:
-            raise InputError(
-                "pixel_attention_mask and spatial_shapes belong to NaFlex models (model_type siglip2); "
-                "this one (siglip) takes pixel_values of shape (B, H, W, 3) alone."
-            )
-        x = self.embeddings(pixel_values, interpolate_pos_encoding)
-        return self.encode(x, None, output_hidden_states, output_attentions)
-
-
-class NaflexVisionTower(VisionTower):
-    """`Siglip2VisionModel`."""
-
-    def __init__(self, config: NaflexVisionConfig):
-        super().__init__(config)
-        self.embeddings = NaflexEmbeddings(config)
-
-    def __call__(
-        self,
-        pixel_values: mx.array,
-        pixel_attention_mask: mx.array | None = None,
-        spatial_shapes: mx.array | None = None,
-        interpolate_pos_encoding: bool = False,
-        *,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-    ) -> TowerOutput:
-        """pixel_values (B, P, size·size·3); pixel_attention_mask (B, P), 1 = real; spatial_shapes (B, 2).
-
-        Raises InputError without spatial_shapes; interpolate_pos_encoding is refused, it happens always here.
-        """
-        if spatial_shapes is None or interpolate_pos_encoding:
-            raise InputError(
-                "A NaFlex model (model_type siglip2) needs spatial_shapes, (B, 2) rows and columns of patches, "
-                "and always fits its position table to them: interpolate_pos_encoding has no meaning here."
-            )
-        x = self.embeddings(pixel_values, spatial_shapes)
-        return self.encode(x, key_mask(pixel_attention_mask), output_hidden_states, output_attentions)
