@@ -151,7 +151,7 @@ class _Job:
     def write(self, new: Path, progress: bool) -> int:
         """Write all shards into `new`; returns the bytes of the tensors."""
         schemes = {f"{c.path}.weight": c.scheme for c in self.choices if c.scheme is not None}
-        sizes: dict[str, tuple[mx.Dtype, tuple[int, ...]]] = {}
+        sizes: weights.Sizes = {}
         for name, shape in self.shapes.items():
             dtype = self._target(self.arrays[name].dtype)
             if name in schemes:
@@ -222,7 +222,7 @@ def _check_output(out: Path, overwrite: bool) -> None:
         raise OutputError(f"{out} is no checkpoint, so it is not overwritten. Choose another name.")
 
 
-def _check_space(folder: Path, sizes: dict[str, tuple[mx.Dtype, tuple[int, ...]]]) -> None:
+def _check_space(folder: Path, sizes: weights.Sizes) -> None:
     needed = weights.total_bytes(sizes)
     free = shutil.disk_usage(folder).free
     if needed > free:

@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_mm.errors import ConfigError, QuantizationError, WeightsError
+from mlx_mm.weights import Sizes
 
 # mode -> (bits, group sizes) that we convert to
 MODES = {"affine": ((4, 8), (32, 64, 128))}
@@ -41,7 +42,7 @@ class Scheme:
         """(out, in) -> packed uint32 weight, scales and biases."""
         return list(mx.quantize(weight, self.group_size, self.bits, self.mode))
 
-    def sizes(self, shape: tuple[int, ...], dtype: mx.Dtype) -> dict[str, tuple[mx.Dtype, tuple[int, ...]]]:
+    def sizes(self, shape: tuple[int, ...], dtype: mx.Dtype) -> Sizes:
         """Dtype and shape of what `quantize` gives for a weight, by the name of the parameter."""
         *rows, width = shape
         groups = (*rows, width // self.group_size)

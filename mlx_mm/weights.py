@@ -6,6 +6,7 @@ A file is a little-endian uint64 with the length of a JSON header, the header, t
 
 import json
 import math
+import os
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ DTYPES = {
     "F32": mx.float32,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+Sizes = dict[str, tuple[mx.Dtype, tuple[int, ...]]]  # tensor name -> dtype and shape
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class ShardWriter:
     written at the end.
     """
 
-    def __init__(self, folder: Path, sizes: dict[str, tuple[mx.Dtype, tuple[int, ...]]]):
+    def __init__(self, folder: Path, sizes: Sizes):
         self._folder = folder
         self._shards = _plan_shards(sizes)
         self._todo = [(number, name) for number, shard in enumerate(self._shards) for name in shard]
@@ -188,7 +190,7 @@ class ShardWriter:
 
     def __exit__(self, *_: object) -> None:
         if self._file:
-            self._file.close()
+            self._file.close()  # after an error; a whole file is closed by `_finish_file`
 
     def write(self, name: str, blocks: Iterable[mx.array]) -> None:
         """Append one tensor, given whole or in blocks of rows."""
@@ -212,15 +214,23 @@ class ShardWriter:
         """Write the index; returns the bytes of all tensors."""
         if self._todo:
             raise AssertionError(f"{self._todo[0][1]} was never written")
+        self._finish_file()
         total = total_bytes(self._sizes)
         weight_map = {name: self._name(number) for number, shard in enumerate(self._shards) for name in shard}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
         return total
 
-    def _start(self, number: int) -> None:
+    def _finish_file(self) -> None:
+        """Close the shard, on the disk and not only in the system's memory: a power cut must not leave it empty."""
         if self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
             self._file.close()
+            self._file = None
+
+    def _start(self, number: int) -> None:
+        self._finish_file()
         header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
         offset = 0
         for name in self._shards[number]:
@@ -238,7 +248,7 @@ class ShardWriter:
         return SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
 
-def total_bytes(sizes: dict[str, tuple[mx.Dtype, tuple[int, ...]]]) -> int:
+def total_bytes(sizes: Sizes) -> int:
     """Bytes of tensors with these dtypes and shapes."""
     return sum(_num_bytes(*size) for size in sizes.values())
 
@@ -247,7 +257,7 @@ def _num_bytes(dtype: mx.Dtype, shape: tuple[int, ...]) -> int:
     return dtype.size * math.prod(shape)
 
 
-def _plan_shards(sizes: dict[str, tuple[mx.Dtype, tuple[int, ...]]]) -> list[list[str]]:
+def _plan_shards(sizes: Sizes) -> list[list[str]]:
     shards: list[list[str]] = [[]]
     room = MAX_SHARD_BYTES
     for name, size in sizes.items():
