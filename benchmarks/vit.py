@@ -54,9 +54,10 @@ def mlx_forward(folder: Path):
     import mlx.core as mx
 
     from mlx_mm import load
+    from mlx_mm.layers.device import run_in_parts  # what encode_image calls
 
     model, _ = load(folder)
-    return lambda images: np.array(model.get_image_features(pixel_values=mx.array(images)))
+    return lambda images: np.array(run_in_parts(model.get_image_features, {"pixel_values": mx.array(images)}))
 
 
 def torch_forward(folder: Path):

@@ -91,9 +91,7 @@ def _convert(args: argparse.Namespace) -> int:
 
     names = ("bits", "group_size", "mode", "dtype", "revision", "overwrite", "check")
     options = {name: getattr(args, name) for name in names}
-    report = convert(
-        args.source, args.out, recipe=_read_recipe(args.recipe), progress=console.is_terminal(), **options
-    )
+    report = convert(args.source, args.out, recipe=_read_recipe(args.recipe), progress=console.is_terminal(), **options)
     print(json.dumps(console.report_as_dict(report), indent=2) if args.json else console.report_table(report))
     return 0
 
@@ -112,9 +110,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-m", "--model", help=f"folder, bundled name or hub id (default: the bundled {DEFAULT_MODEL})"
-    )
+    parser.add_argument("-m", "--model", help=f"folder, bundled name or hub id (default: the bundled {DEFAULT_MODEL})")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     parser.add_argument("--batch-size", type=int, default=8, help="items at a time (default: %(default)s)")
 

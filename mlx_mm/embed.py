@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mlx_mm.errors import InputError, MediaError, ModalityError
+from mlx_mm.layers.device import run_in_parts
 
 Batch = dict[str, np.ndarray]
 OnError = Callable[[int, MediaError], None]
@@ -110,9 +111,7 @@ def classify(
     else:
         targets = encode_labels(model, processor, labels, template)
         names = list(labels)
-        vectors = encode_image(
-            model, processor, items, batch_size=batch_size, progress=progress, on_error=on_error
-        )
+        vectors = encode_image(model, processor, items, batch_size=batch_size, progress=progress, on_error=on_error)
         scores = np.array(model.score(mx.array(vectors), mx.array(targets))) if len(vectors) else vectors
     rows = [sorted(zip(names, row.tolist(), strict=True), key=lambda pair: -pair[1]) for row in scores]
     return rows[0] if single and rows else rows
@@ -187,16 +186,14 @@ def _encode(
             ready.sort(key=lambda pair: sum(array.size for array in pair[1].values()))
             for start in range(0, len(ready), batch_size):
                 chunk = ready[start : start + batch_size]
-                output = features(**to_mlx(processor.collate([batch for _, batch in chunk])))
+                output = run_in_parts(features, to_mlx(processor.collate([batch for _, batch in chunk])))
                 vectors = np.array(output.astype(mx.float32))
                 rows.update(zip((index for index, _ in chunk), vectors, strict=True))
                 bar.update(len(chunk))
     return np.stack([rows[index] for index in sorted(rows)]) if rows else np.zeros((0, 0), np.float32)
 
 
-def _windows(
-    count: int, prepare: Callable[[int], Batch], size: int
-) -> Iterator[list[tuple[int, Future[Batch]]]]:
+def _windows(count: int, prepare: Callable[[int], Batch], size: int) -> Iterator[list[tuple[int, Future[Batch]]]]:
     """Windows of prepared items; the next one is in preparation while the caller uses the last."""
     pool = ThreadPoolExecutor(WORKERS)
     try:

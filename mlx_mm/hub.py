@@ -48,9 +48,7 @@ def _download(repo: str, revision: str | None) -> Path:
         RevisionNotFoundError,
     )
 
-    hint = (
-        f"expected a folder, a hub id like google/siglip2-base-patch16-224, or one of {', '.join(bundled_names())}."
-    )
+    hint = f"expected a folder, a hub id like google/siglip2-base-patch16-224, or one of {', '.join(bundled_names())}."
     if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
         raise ModelNotFoundError(f"There is no folder {repo}; {hint}")
     # Connections fail with errors of whichever HTTP package it uses, which its own error builds on.

@@ -145,7 +145,8 @@ def test_load_and_convert(room: str) -> None:
 def test_embed_and_generate(room: str) -> None:
     allowed = {"mlx", "numpy", "tqdm"} | ({"mlx_lm"} if room == "generate" else set())
     assert packages(ROOMS[room]) <= allowed
-    assert neighbours(ROOMS[room]) <= {"errors"}
+    # layers.device divides a batch among the processors of a CPU; the blocks of models are not its business
+    assert neighbours(ROOMS[room]) <= {"errors", "layers/__init__", "layers/device"}
 
 
 def test_command_line() -> None:

@@ -27,15 +27,18 @@ TRAINING_ARTWORK = {
 HELD_OUT_ARTWORK = {"twemoji": "CC-BY-4.0", "openmoji": "CC-BY-SA-4.0"}
 
 
-def noto_picture(emoji: str, size: int = 128) -> Image.Image | None:
-    """The bitmap of Debian's Noto font, centred on a transparent square; None if the font lacks the emoji."""
-    font = _noto_font()
+def noto_bitmap(emoji: str) -> Image.Image | None:
+    """The picture stored in Debian's Noto font, cut to what is drawn; None if the font lacks the emoji."""
     canvas = Image.new("RGBA", (160, 160))
-    ImageDraw.Draw(canvas).text((80, 80), emoji, font=font, anchor="mm", embedded_color=True)
+    ImageDraw.Draw(canvas).text((80, 80), emoji, font=_noto_font(), anchor="mm", embedded_color=True)
     box = canvas.getbbox()
-    if box is None or box[2] - box[0] < 20:
-        return None
-    return square(canvas.crop(box), size)
+    # A missing emoji is drawn as a narrow empty box.
+    return None if box is None or box[2] - box[0] < 20 else canvas.crop(box)
+
+
+def noto_picture(emoji: str, size: int = 128) -> Image.Image | None:
+    bitmap = noto_bitmap(emoji)
+    return None if bitmap is None else square(bitmap, size)
 
 
 @cache

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from artwork import NOTO_FONT, noto_picture, square
+from artwork import NOTO_FONT, noto_bitmap
 from concepts import FAMILY_TEMPLATE
 from PIL import Image
 from release import write_json
@@ -16,7 +16,7 @@ from torch_vectors import TorchVectors
 
 DOCUMENTATION = Path("/usr/share/doc")
 APACHE = Path("/usr/share/common-licenses/Apache-2.0")
-SIZE = 160
+CANVAS = (144, 144)  # the font's bitmaps fit unscaled, and unscaled they compress best
 
 # File name -> emoji. Common English words instead of CLDR names ("automobile"), as users would name files.
 PICTURES = {
@@ -95,14 +95,12 @@ QUESTIONS = (
 def write_pictures(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, emoji in PICTURES.items():
-        picture = noto_picture(emoji, 136)
-        if name in SCENES:
-            size, colour = SCENES[name]
-            canvas = Image.new("RGBA", size, (*colour, 255))
-            canvas.alpha_composite(picture, ((size[0] - picture.width) // 2, (size[1] - picture.height) // 2))
-            picture = canvas.convert("RGB")
-        else:
-            picture = square(picture, SIZE, margin=0.0)
+        bitmap = noto_bitmap(emoji)
+        size, colour = SCENES.get(name, (CANVAS, None))
+        picture = Image.new("RGBA", size, (*colour, 255) if colour else (0, 0, 0, 0))
+        picture.alpha_composite(bitmap, ((size[0] - bitmap.width) // 2, (size[1] - bitmap.height) // 2))
+        if colour:
+            picture = picture.convert("RGB")
         picture.save(folder / f"{name}.png", optimize=True)
     licence = (
         f"The pictures in this folder were rendered from Noto Color Emoji ({NOTO_FONT.name}) as packaged by\n"

@@ -10,6 +10,7 @@ supplements. No page's protection is changed, and anything unexpected leaves MLX
 from __future__ import annotations
 
 import bisect
+import contextlib
 import ctypes
 import functools
 import importlib
@@ -20,6 +21,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -86,6 +88,20 @@ def use_fast_blas() -> BlasStatus:
     """
     with _LOCK:
         return _use_fast_blas_once()
+
+
+@contextlib.contextmanager
+def limited_threads(count: int) -> Iterator[None]:
+    """Inside, each matrix product takes `count` threads; without effect where MLX kept its own BLAS."""
+    library = _load_openblas() if use_fast_blas().active else None
+    before = library.scipy_openblas_get_num_threads() if library else 0
+    if library:
+        library.scipy_openblas_set_num_threads(ctypes.c_int(count))
+    try:
+        yield
+    finally:
+        if library:
+            library.scipy_openblas_set_num_threads(ctypes.c_int(before))
 
 
 def measure_gflops(size: int = 1024) -> float:
@@ -229,6 +245,7 @@ def _jump_slots(path: str, machine: int, jump_slot: int) -> dict[str, int]:
         return slots
 
 
+@functools.cache
 def _load_openblas() -> ctypes.CDLL:
     try:
         package: ModuleType = importlib.import_module("scipy_openblas32")

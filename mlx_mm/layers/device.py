@@ -17,12 +17,13 @@ import functools
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.layers.blas import BlasStatus, use_fast_blas
+from mlx_mm.layers.blas import BlasStatus, limited_threads, usable_cpus, use_fast_blas
 
 Function = Callable[[mx.array], mx.array]
 
@@ -64,6 +65,9 @@ MALLOC_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TU
 MASKED = -1e30
 
 
+_LOCAL = threading.local()
+
+
 def prepare() -> BlasStatus:
     """Get ready to run a model: on a Linux CPU the fast BLAS and memory that is used again. Cheap when repeated.
 
@@ -93,8 +97,12 @@ def on_cpu() -> bool:
 
 
 def compute_dtype(stored: mx.Dtype) -> mx.Dtype:
-    """The dtype to compute in. Half-precision products are 10 to 140 times slower than float32 on a CPU."""
-    return mx.float32 if on_cpu() else stored
+    """The dtype to compute in.
+
+    Half-precision products are 10 to 140 times slower than float32 on a CPU. On a GPU float16 becomes float32 too:
+    text towers of the CLIP kind overflow its range, and bfloat16 would lose digits that the file has.
+    """
+    return mx.float32 if on_cpu() or stored == mx.float16 else stored
 
 
 def dequantize_encoders() -> bool:
@@ -103,6 +111,36 @@ def dequantize_encoders() -> bool:
     MLX's quantised product on a CPU is a scalar loop: for 16 rows or more, float32 is 50 times faster.
     """
     return on_cpu()
+
+
+def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array]) -> mx.array:
+    """function(**batch), evaluated; on a CPU the rows of the batch are divided among the processors.
+
+    MLX computes everything but matrix products on one thread, so each part gets a stream, which is a thread, and
+    its products one BLAS thread. The result is that of one call but for the last digits.
+    """
+    rows = next(iter(batch.values())).shape[0]
+    parts = min(rows, use_fast_blas().threads or usable_cpus()) if on_cpu() else 1
+    if parts < 2:
+        result = function(**batch)
+        mx.eval(result)
+        return result
+    bounds = [rows * part // parts for part in range(parts + 1)]
+    results = []
+    with limited_threads(1):
+        for stream, start, end in zip(_streams(parts), bounds, bounds[1:], strict=False):
+            with mx.stream(stream):
+                results.append(function(**{name: array[start:end] for name, array in batch.items()}))
+            mx.async_eval(results[-1])  # type: ignore[no-untyped-call]
+        mx.eval(results)
+    return mx.concatenate(results)
+
+
+def _streams(count: int) -> list[mx.Stream]:
+    """CPU streams of this thread, made once: another thread's cannot be used, and each is a thread of its own."""
+    streams: list[mx.Stream] = _LOCAL.__dict__.setdefault("streams", [])
+    streams += [mx.new_stream(mx.cpu) for _ in range(count - len(streams))]
+    return streams[:count]
 
 
 def _power_of_polynomial(coefficients: tuple[float, ...], power: int, t: mx.array) -> mx.array:

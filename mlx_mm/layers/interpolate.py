@@ -50,9 +50,7 @@ def _cubic(z: float) -> float:
     return ((a * z - 5.0 * a) * z + 8.0 * a) * z - 4.0 * a if z < 2.0 else 0.0
 
 
-def resize_table(
-    table: mx.array, size: tuple[int, int], matrix: Callable[[int, int], mx.array]
-) -> mx.array:
+def resize_table(table: mx.array, size: tuple[int, int], matrix: Callable[[int, int], mx.array]) -> mx.array:
     """Resize a table (S·S, D) of a square grid to `size` = (rows, cols) -> (rows·cols, D).
 
     Computed in float32 and returned in the table's dtype; both sides are row-major.

@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_mm.layers import device
+from mlx_mm.layers import blas, device
+from mlx_mm.layers.blas import BlasStatus, limited_threads, use_fast_blas
 
 SCALE = 0.3
 
@@ -112,6 +114,7 @@ def test_choices_on_metal(monkeypatch, qkv):
     """With the check turned off everything is MLX's own, to the last bit."""
     monkeypatch.setattr(device, "on_cpu", lambda: False)
     assert device.compute_dtype(mx.bfloat16) == mx.bfloat16
+    assert device.compute_dtype(mx.float16) == mx.float32
     assert not device.dequantize_encoders()
     q, k, v = map(mx.array, qkv)
     own = mx.fast.scaled_dot_product_attention(q, k, v, scale=SCALE)
@@ -155,3 +158,48 @@ def test_without_a_compiler_the_numbers_are_the_same(qkv):
         mx.enable_compile()
     for a, b in zip(compiled, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_parts_keep_the_order_of_rows(monkeypatch, rows, threads):
+    """Every row goes to one part, and comes back at its place; a part sees the same rows of each array."""
+    monkeypatch.setattr(device, "use_fast_blas", lambda: BlasStatus("stand-in", False, "", threads))
+    seen = []
+
+    def function(x, y):
+        seen.append(x.shape[0])
+        return device.gelu_tanh(x) + y[:, None]
+
+    x, y = mx.array(draw(rows, 5)), mx.arange(rows)
+    result = device.run_in_parts(function, {"x": x, "y": y})
+    np.testing.assert_allclose(np.array(result), np.array(device.gelu_tanh(x) + y[:, None]), rtol=0, atol=1e-6)
+    assert len(seen) == min(rows, threads)
+    assert sum(seen) == rows
+    assert max(seen) - min(seen) <= 1
+
+
+def test_parts_on_metal_are_one(monkeypatch):
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    calls = []
+    device.run_in_parts(lambda x: calls.append(x.shape) or x, {"x": mx.zeros((8, 2))})
+    assert calls == [(8, 2)]
+
+
+def test_parts_in_a_second_thread():
+    """A stream belongs to the thread that made it."""
+    x = mx.array(draw(4, 3))
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(2):
+            result = pool.submit(lambda: np.array(device.run_in_parts(lambda x: x * 2, {"x": x}))).result()
+            np.testing.assert_array_equal(result, np.array(x) * 2)
+
+
+def test_threads_of_products_are_limited_and_given_back():
+    status = use_fast_blas()
+    if not status.active:
+        pytest.skip("MLX keeps its own BLAS here, which has no threads to limit")
+    with pytest.raises(KeyError), limited_threads(1):
+        assert blas._load_openblas().scipy_openblas_get_num_threads() == 1
+        raise KeyError
+    assert blas._load_openblas().scipy_openblas_get_num_threads() == status.threads

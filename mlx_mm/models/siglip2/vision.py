@@ -165,9 +165,7 @@ class VisionTower(nn.Module):
         """
         x = self.embeddings(pixel_values, pixel_attention_mask, spatial_shapes, interpolate_pos_encoding)
         mask = key_mask(pixel_attention_mask)
-        encoded = self.encoder(
-            x, mask, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
+        encoded = self.encoder(x, mask, output_hidden_states=output_hidden_states, output_attentions=output_attentions)
         last_hidden_state = self.post_layernorm(encoded.last_hidden_state)
         return TowerOutput(
             last_hidden_state=last_hidden_state,

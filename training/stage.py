@@ -1,0 +1,55 @@
+"""One training stage as a loop over progress: learning rates, optimizers, report, and a save now and then."""
+
+import math
+import time
+
+import torch
+from muon import Muon
+
+MATRIX_RATE = 2.0  # Muon's rate in units of AdamW's
+SAVE_SECONDS = 300  # a long run that is interrupted should leave something
+
+
+class Stage:
+    """Steps until the stage's minutes are over; the rate warms up, then falls to zero along a cosine."""
+
+    def __init__(self, name: str, minutes: float, modules: list[torch.nn.Module], rate: float, save=None):
+        self.name, self.seconds, self.save = name, minutes * 60, save
+        named = [item for module in modules for item in module.named_parameters()]
+        matrices = [p for name, p in named if p.ndim == 2 and "embedding" not in name]
+        others = [p for name, p in named if p.ndim != 2 or "embedding" in name]
+        self.parameters = [*matrices, *others]
+        self.optimizers = [torch.optim.AdamW(others, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))]
+        if matrices:
+            self.optimizers.append(Muon(matrices, lr=MATRIX_RATE * rate, weight_decay=0.02))
+        self.step_count, self.average = 0, None
+
+    def __iter__(self):
+        start = report = saved = time.monotonic()
+        full_rates = [group["lr"] for group in self.groups()]
+        while (now := time.monotonic()) - start < self.seconds:
+            progress = (now - start) / self.seconds
+            factor = min(1.0, (self.step_count + 1) / 60) * (0.5 + 0.5 * math.cos(math.pi * progress))
+            for group, rate in zip(self.groups(), full_rates, strict=True):
+                group["lr"] = rate * factor
+            yield progress
+            self.step_count += 1
+            if now - report > 30:
+                report = now
+                print(f"{self.name} {progress:.0%} step {self.step_count} loss {self.average:.3f}", flush=True)
+            if self.save and now - saved > SAVE_SECONDS:
+                saved = now
+                self.save()
+
+    def groups(self) -> list[dict]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def descend(self, loss: torch.Tensor) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        value = loss.item()
+        self.average = value if self.average is None else 0.98 * self.average + 0.02 * value
