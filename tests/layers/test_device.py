@@ -199,7 +199,7 @@ def test_threads_of_products_are_limited_and_given_back():
     status = use_fast_blas()
     if not status.active:
         pytest.skip("MLX keeps its own BLAS here, which has no threads to limit")
-    with pytest.raises(KeyError), limited_threads(1):
+    with pytest.raises(KeyError), limited_threads(1):  # noqa: PT012 - both lines are the point
         assert blas._load_openblas().scipy_openblas_get_num_threads() == 1
         raise KeyError
     assert blas._load_openblas().scipy_openblas_get_num_threads() == status.threads
