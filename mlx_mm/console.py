@@ -160,10 +160,10 @@ def scores_json(results: Scores) -> str:
 def demo_table(result: Mapping[str, Any]) -> str:
     """The demo's conversion, searches and classifications."""
     made = result["conversion"]
-    rows = [("search", "", "best pictures", "")]
+    rows = [("search", "", "best picture", "")]
     for search in result["searches"]:
         best, *others = (hit["picture"] for hit in search["hits"])
-        rows.append((search["language"], search["query"], best, f"then {', '.join(others)}"))
+        rows.append((search["query"], search["language"], best, f"then {', '.join(others)}"))
     blocks = [
         f"{made['model']}: {made['source_bytes'] / 1e6:.1f} MB -> {made['bytes'] / 1e6:.1f} MB "
         f"({made['bits']} bit) in {made['seconds']:.1f} s",

@@ -49,7 +49,7 @@ def run_demo(sheet: Path) -> dict[str, Any]:
     for search, row in zip(plan["searches"], queries @ vectors.T, strict=True):
         best = np.argsort(-row, kind="stable")[:BEST]
         hits = [{"picture": pictures[i].stem, "cosine": round(float(row[i]), 4)} for i in best]
-        searches.append({"query": search["query"], "language": search["language"], "hits": hits})
+        searches.append({**search, "hits": hits})
 
     classified = []
     for item in plan["classify"]:
@@ -96,13 +96,9 @@ def _draw_sheet(path: Path, searches: list[dict[str, Any]]) -> None:
 
 
 def _drawable(search: dict[str, Any]) -> str:
-    """The query, or where Pillow's own font lacks its script, what it found."""
-    query: str = search["query"]
-    return query if query.isascii() else f"{_latin(query) or '= ' + search['hits'][0]['picture']}"
-
-
-def _latin(query: str) -> str:
-    return query if all(ord(c) < 0x180 for c in query) else ""
+    """The query, or its meaning where Pillow's own font lacks the script."""
+    latin = all(ord(c) < 0x180 for c in search["query"])  # up to Latin Extended-A
+    return search["query"] if latin else f"(means {search['expected'].replace('_', ' ')})"
 
 
 def _font(size: int) -> Any:

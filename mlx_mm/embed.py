@@ -146,7 +146,7 @@ def _head_scores(
     on_error: OnError | None,
 ) -> tuple[np.ndarray, list[str]]:
     if model.labels is None:
-        raise InputError("This checkpoint has no classification head. Give the labels to choose from.")
+        raise InputError("This checkpoint has no classification head. Give the labels to choose from (--labels).")
     if template is not None:
         raise InputError("A classification head takes no template. Leave it out.")
 
