@@ -81,10 +81,10 @@ QUERIES = (
     ("guarda-chuva", "pt", "umbrella"),
     ("farfalla", "it", "butterfly"),
     ("пингвин", "ru", "penguin"),
-    ("تفاحة حمراء", "ar", "red_apple"),
+    ("بومة", "ar", "owl"),
     ("彩虹", "zh", "rainbow"),
     ("タコ", "ja", "octopus"),
-    ("자전거", "ko", "bicycle"),
+    ("빨간 사과", "ko", "red_apple"),
 )
 QUESTIONS = (
     ("cat", ("cat", "dog", "car", "pizza", "house", "tree")),
@@ -161,8 +161,10 @@ def main() -> None:
     if wrong:
         sys.exit("demo.json not written:\n" + "\n".join(wrong))
     demo = {
-        "queries": [[query, language, f"{name}.png"] for query, language, name in QUERIES],
-        "classify": [[f"{name}.png", list(labels)] for name, labels in QUESTIONS],
+        "searches": [{"query": q, "language": language, "expected": name} for q, language, name in QUERIES],
+        "classify": [
+            {"picture": f"{name}.png", "labels": list(labels), "expected": name} for name, labels in QUESTIONS
+        ],
     }
     write_json(options.out / "demo.json", demo)
 

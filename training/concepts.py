@@ -65,7 +65,7 @@ TEMPLATES = {
     "ko": ("{} 사진", "{}의 사진", "{} 그림"),
 }
 
-SHARED_KEYWORD_LIMIT = 3  # a keyword of more concepts than this ("face", "food") says too little to search with
+SHARED_KEYWORD_LIMIT = 8  # a keyword of more concepts than this ("face", "food") says too little to search with
 HELD_OUT_ONE_IN = 16
 
 

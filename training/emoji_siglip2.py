@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--artwork", type=Path, default=Path("artwork"), help="folder of unpacked icon packages")
     parser.add_argument("--out", type=Path, default=Path("emoji-siglip2"), help="folder to write")
-    parser.add_argument("--minutes", type=float, nargs=3, default=(5, 25, 12), help="of the three stages")
+    parser.add_argument("--minutes", type=float, nargs=3, default=(5, 30, 20), help="of the three stages")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
