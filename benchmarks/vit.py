@@ -57,7 +57,7 @@ def mlx_forward(folder: Path):
     from mlx_mm.layers.device import run_in_parts  # what encode_image calls
 
     model, _ = load(folder)
-    return lambda images: np.array(run_in_parts(model.get_image_features, {"pixel_values": mx.array(images)}))
+    return lambda images: np.array(run_in_parts(model.get_image_features, {"pixel_values": mx.array(images)}, model))
 
 
 def torch_forward(folder: Path):

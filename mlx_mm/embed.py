@@ -51,7 +51,7 @@ def encode_text(
         batch: Batch = processor.text([items[index]], task=task)
         return batch
 
-    result = _encode(len(items), prepare, processor, model.get_text_features, batch_size, progress, None)
+    result = _encode(model, model.get_text_features, len(items), prepare, processor, batch_size, progress, None)
     return _finish(result, single, dim, normalize)
 
 
@@ -83,7 +83,7 @@ def encode_image(
         batch: Batch = processor.images([items[index]], **options)
         return batch
 
-    result = _encode(len(items), prepare, processor, model.get_image_features, batch_size, progress, on_error)
+    result = _encode(model, model.get_image_features, len(items), prepare, processor, batch_size, progress, on_error)
     return _finish(result, single, dim, normalize)
 
 
@@ -158,14 +158,16 @@ def _head_scores(
         result: mx.array = model.class_scores(model(**batch).logits)
         return result
 
-    return _encode(len(items), prepare, processor, scores, batch_size, progress, on_error), list(model.labels)
+    rows = _encode(model, scores, len(items), prepare, processor, batch_size, progress, on_error)
+    return rows, list(model.labels)
 
 
 def _encode(
+    model: Any,
+    features: Callable[..., mx.array],
     count: int,
     prepare: Callable[[int], Batch],
     processor: Any,
-    features: Callable[..., mx.array],
     batch_size: int,
     progress: bool,
     on_error: OnError | None,
@@ -186,7 +188,7 @@ def _encode(
             ready.sort(key=lambda pair: sum(array.size for array in pair[1].values()))
             for start in range(0, len(ready), batch_size):
                 chunk = ready[start : start + batch_size]
-                output = run_in_parts(features, to_mlx(processor.collate([batch for _, batch in chunk])))
+                output = run_in_parts(features, to_mlx(processor.collate([batch for _, batch in chunk])), model)
                 vectors = np.array(output.astype(mx.float32))
                 rows.update(zip((index for index, _ in chunk), vectors, strict=True))
                 bar.update(len(chunk))

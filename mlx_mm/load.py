@@ -20,7 +20,8 @@ def load(
 
     path_or_repo: a folder, a bundled name, or a hub id. revision: of the hub id.
     dtype: "float32", "float16", "bfloat16" or the mlx dtype to compute in; by default float32 on a CPU and the
-    checkpoint's own on a GPU. lazy: leave the weights on disk until they are used.
+    checkpoint's own on a GPU. lazy: leave the weights on disk until they are used
+    (on a CPU, all of them by the first `encode_*`).
     Returns (model, processor). Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
     target = parse_dtype(dtype)

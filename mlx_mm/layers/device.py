@@ -17,8 +17,8 @@ import functools
 import math
 import os
 import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -63,9 +63,6 @@ MALLOC_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TU
 
 # A masked score: finite, so that a row without any key gives a mean and not NaN.
 MASKED = -1e30
-
-
-_LOCAL = threading.local()
 
 
 def prepare() -> BlasStatus:
@@ -113,11 +110,12 @@ def dequantize_encoders() -> bool:
     return on_cpu()
 
 
-def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array]) -> mx.array:
+def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array], model: nn.Module) -> mx.array:
     """function(**batch), evaluated; on a CPU the rows of the batch are divided among the processors.
 
-    MLX computes everything but matrix products on one thread, so each part gets a stream, which is a thread, and
-    its products one BLAS thread. The result is that of one call but for the last digits.
+    MLX computes everything but matrix products on one thread, so each part gets a thread with a stream of its own,
+    and its products one BLAS thread. The result is that of one call but for the last digits. model: whose weights
+    the function uses; they are evaluated first, because a thread cannot evaluate what another one began.
     """
     rows = next(iter(batch.values())).shape[0]
     parts = min(rows, use_fast_blas().threads or usable_cpus()) if on_cpu() else 1
@@ -125,22 +123,20 @@ def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array]) 
         result = function(**batch)
         mx.eval(result)
         return result
+    mx.eval(batch, model.parameters())
     bounds = [rows * part // parts for part in range(parts + 1)]
-    results = []
-    with limited_threads(1):
-        for stream, start, end in zip(_streams(parts), bounds, bounds[1:], strict=False):
-            with mx.stream(stream):
-                results.append(function(**{name: array[start:end] for name, array in batch.items()}))
-            mx.async_eval(results[-1])  # type: ignore[no-untyped-call]
-        mx.eval(results)
-    return mx.concatenate(results)
 
+    def run(start: int, end: int) -> mx.array:
+        try:
+            with mx.stream(mx.new_stream(mx.cpu)):  # another thread's stream cannot be used
+                result = function(**{name: array[start:end] for name, array in batch.items()})
+                mx.eval(result)
+        finally:
+            mx.clear_streams()  # one that outlives its thread can abort the process when it ends
+        return result
 
-def _streams(count: int) -> list[mx.Stream]:
-    """CPU streams of this thread, made once: another thread's cannot be used, and each is a thread of its own."""
-    streams: list[mx.Stream] = _LOCAL.__dict__.setdefault("streams", [])
-    streams += [mx.new_stream(mx.cpu) for _ in range(count - len(streams))]
-    return streams[:count]
+    with limited_threads(1), ThreadPoolExecutor(parts) as workers:
+        return mx.concatenate(list(workers.map(run, bounds[:-1], bounds[1:])))
 
 
 def _power_of_polynomial(coefficients: tuple[float, ...], power: int, t: mx.array) -> mx.array:

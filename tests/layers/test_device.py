@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -172,7 +171,7 @@ def test_parts_keep_the_order_of_rows(monkeypatch, rows, threads):
         return device.gelu_tanh(x) + y[:, None]
 
     x, y = mx.array(draw(rows, 5)), mx.arange(rows)
-    result = device.run_in_parts(function, {"x": x, "y": y})
+    result = device.run_in_parts(function, {"x": x, "y": y}, nn.Module())
     np.testing.assert_allclose(np.array(result), np.array(device.gelu_tanh(x) + y[:, None]), rtol=0, atol=1e-6)
     assert len(seen) == min(rows, threads)
     assert sum(seen) == rows
@@ -182,17 +181,28 @@ def test_parts_keep_the_order_of_rows(monkeypatch, rows, threads):
 def test_parts_on_metal_are_one(monkeypatch):
     monkeypatch.setattr(device, "on_cpu", lambda: False)
     calls = []
-    device.run_in_parts(lambda x: calls.append(x.shape) or x, {"x": mx.zeros((8, 2))})
+    device.run_in_parts(lambda x: calls.append(x.shape) or x, {"x": mx.zeros((8, 2))}, nn.Module())
     assert calls == [(8, 2)]
 
 
-def test_parts_in_a_second_thread():
-    """A stream belongs to the thread that made it."""
+def test_parts_use_weights_that_were_not_evaluated(monkeypatch):
+    """As after load(lazy=True): a part's thread could not evaluate what the main thread began."""
+    monkeypatch.setattr(device, "use_fast_blas", lambda: BlasStatus("stand-in", False, "", 2))
+    layer = nn.Linear(3, 5)
     x = mx.array(draw(4, 3))
-    with ThreadPoolExecutor(1) as pool:
-        for _ in range(2):
-            result = pool.submit(lambda: np.array(device.run_in_parts(lambda x: x * 2, {"x": x}))).result()
-            np.testing.assert_array_equal(result, np.array(x) * 2)
+    result = device.run_in_parts(layer, {"x": x}, layer)
+    expected = draw(4, 3) @ np.array(layer.weight).T + np.array(layer.bias)
+    np.testing.assert_allclose(np.array(result), expected, rtol=0, atol=1e-6)
+
+
+def test_an_error_in_a_part_reaches_the_caller(monkeypatch):
+    monkeypatch.setattr(device, "use_fast_blas", lambda: BlasStatus("stand-in", False, "", 2))
+
+    def function(x):
+        raise KeyError(x.shape[0])
+
+    with pytest.raises(KeyError):
+        device.run_in_parts(function, {"x": mx.zeros((4, 2))}, nn.Module())
 
 
 def test_threads_of_products_are_limited_and_given_back():
