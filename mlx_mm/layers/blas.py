@@ -93,15 +93,15 @@ def use_fast_blas() -> BlasStatus:
 @contextlib.contextmanager
 def limited_threads(count: int) -> Iterator[None]:
     """Inside, each matrix product takes `count` threads; without effect where MLX kept its own BLAS."""
-    library = _load_openblas() if use_fast_blas().active else None
-    before = library.scipy_openblas_get_num_threads() if library else 0
+    status = use_fast_blas()
+    library = _load_openblas() if status.active else None
     if library:
         library.scipy_openblas_set_num_threads(ctypes.c_int(count))
     try:
         yield
     finally:
-        if library:
-            library.scipy_openblas_set_num_threads(ctypes.c_int(before))
+        if library:  # not to what it was on entry: another thread may have limited it then
+            library.scipy_openblas_set_num_threads(ctypes.c_int(status.threads or 1))
 
 
 def measure_gflops(size: int = 1024) -> float:
