@@ -105,7 +105,9 @@ def convert(
     del model
 
     values.pop("quantization_config", None)
-    if any(choice.scheme for choice in choices) and scheme is not None:
+    if not any(choice.scheme for choice in choices):
+        scheme = None  # the recipe left nothing to quantise, and neither config nor card may say otherwise
+    if scheme is not None:
         values["quantization"] = values["quantization_config"] = quantize.to_config(choices, scheme)
     if padded:
         values["padded"] = padded

@@ -412,6 +412,7 @@ def test_a_recipe_that_quantises_nothing(tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists()
     else:
         load(tmp_path / "out")
+        assert "without quantisation" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_classifier_is_quantised_but_for_its_head(tmp_path: Path) -> None:

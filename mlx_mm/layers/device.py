@@ -97,7 +97,7 @@ def compute_dtype(stored: mx.Dtype) -> mx.Dtype:
     """The dtype to compute in.
 
     Half-precision products are 10 to 140 times slower than float32 on a CPU. On a GPU float16 becomes float32 too:
-    text towers of the CLIP kind overflow its range, and bfloat16 would lose digits that the file has.
+    text towers of the CLIP kind lose accuracy in it, and bfloat16 would drop digits that the file has.
     """
     return mx.float32 if on_cpu() or stored == mx.float16 else stored
 

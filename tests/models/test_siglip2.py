@@ -489,6 +489,11 @@ def fixres() -> Any:
     return build(config, tiny_weights(config))
 
 
+def test_image_smaller_than_a_patch_is_refused(fixres: Any) -> None:
+    with pytest.raises(MlxMmError, match="3×9 pixels; expected at least one patch"):
+        fixres.get_image_features(pixel_values=mx.zeros((1, 3, 9, 3)), interpolate_pos_encoding=True)
+
+
 def test_image_of_another_size_is_refused(fixres: Any) -> None:
     with pytest.raises(MlxMmError, match="interpolate_pos_encoding"):
         fixres.get_image_features(pixel_values=mx.zeros((1, 40, 24, 3)))

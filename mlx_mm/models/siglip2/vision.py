@@ -65,6 +65,11 @@ class FixResEmbeddings(PatchEmbeddings):
         table = self.position_embedding.weight
         if interpolate_pos_encoding:
             grid = height // self.patch_size, width // self.patch_size
+            if min(grid) < 1:
+                raise InputError(
+                    f"pixel_values are {height}×{width} pixels; expected at least one patch of {self.patch_size}×"
+                    f"{self.patch_size}. Enlarge the pictures."
+                )
             if height != width or grid[0] * grid[1] != table.shape[0]:
                 table = resize_table(table, grid, bicubic_matrix)
         elif (height, width) != (self.image_size, self.image_size):
