@@ -34,20 +34,27 @@ def write_card(
     scheme: Scheme | None,
     sizes: tuple[int, int],
     cosines: dict[str, tuple[float, float]] | None,
+    *,
+    default_licence: str | None = None,
 ) -> str:
     """The text of the card.
 
     name: of the converted checkpoint. base: of its source, and folder where that lies. sizes: bytes before and
     after. cosines: {kind: (mean, lowest)} of converted against source vectors, where they were compared.
+    default_licence: of the published checkpoints, for a source that names none.
     """
     terms = {key: value for key, value in front_matter(folder).items() if key in LICENCE_KEYS}
+    licence = read_licence(folder)
+    if licence is None and default_licence is not None:
+        terms = {"license": default_licence}
+        licence = f"{default_licence}, that of the published checkpoints of this model; the source names none"
     head = ["---", "library_name: mlx", f"base_model: {base}", *(f"{key}: {value}" for key, value in terms.items())]
     how = "without quantisation" if scheme is None else f"to {scheme.bits} bit, group size {scheme.group_size}"
     before, after = (size / 1e6 for size in sizes)
     body = [
         f"# {name}",
         f"{base} converted with mlx_mm {how}: {before:.1f} MB became {after:.1f} MB.",
-        f"Licence of the weights: {read_licence(folder) or 'not named by the source; see the base model'}.",
+        f"Licence of the weights: {licence or 'not named by the source; see the base model'}.",
     ]
     if cosines:
         rows = [f"| {kind} | {mean:.4f} | {low:.4f} |" for kind, (mean, low) in cosines.items()]

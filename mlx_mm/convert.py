@@ -36,7 +36,8 @@ class ConvertReport:
     """What `convert` did. Sizes in bytes, of the weight files before and of the tensors after.
 
     choices: one per layer with a weight matrix, empty with bits=None. padded: config keys that were rounded up,
-    {key: [old, new]}. licence: as the source's card names it, None where it does not. cosines: with check=True,
+    {key: [old, new]}. licence: as the source's card names it, else the one that binds all published checkpoints of
+    the model, else None. cosines: with check=True,
     {"text" | "image": (mean, lowest)} of converted against source vectors.
     """
 
@@ -111,7 +112,7 @@ def convert(
         values["quantization"] = values["quantization_config"] = quantize.to_config(choices, scheme)
     if padded:
         values["padded"] = padded
-    licence = card.read_licence(folder)
+    licence = card.read_licence(folder) or config.licence
     with _new_folder(out, overwrite) as new:
         job = _Job(folder, checkpoint, arrays, shapes, choices, target)
         total = job.write(new, progress)
@@ -134,7 +135,8 @@ def convert(
             cosines=cosines,
         )
         base = folder.resolve().name if Path(source).expanduser().is_dir() else str(source)
-        text = card.write_card(out.name, base, folder, scheme, (report.source_bytes, report.bytes), cosines)
+        sizes = report.source_bytes, report.bytes
+        text = card.write_card(out.name, base, folder, scheme, sizes, cosines, default_licence=config.licence)
         (new / "README.md").write_text(text, "utf-8")
     return report
 

@@ -51,5 +51,5 @@ def describe_model(path_or_repo: str, revision: str | None = None) -> dict[str, 
         "format": "mlx" if checkpoint.is_mlx else "hugging face",
         "quantization": quantize.default_scheme(block) if block else None,
         "padded": values.get("padded"),
-        "licence": card.read_licence(folder),
+        "licence": card.read_licence(folder) or config.licence,
     }

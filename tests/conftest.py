@@ -6,18 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import tiny_config, tiny_weights, write_checkpoint
+from metaclip_tiny import tiny_clip_config, tiny_clip_weights, write_clip_side_files
+from tiny import tiny_config, tiny_weights, write_checkpoint, write_side_files
 
 
 @pytest.fixture
 def tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """`tiny_checkpoint(family)` writes a Hugging Face folder of that family and returns its path.
 
-    `family` is a `model_type`: "siglip" (FixRes) or "siglip2" (NaFlex). `shards=3` writes three files and an index.
+    `family` is a `model_type`: "siglip" (FixRes), "siglip2" (NaFlex), "metaclip_2" or "clip". `shards=3` writes three
+    files and an index.
     """
 
     def write(family: str, *, shards: int = 1, name: str = "") -> Path:
-        config = tiny_config(family)
-        return write_checkpoint(tmp_path / (name or f"tiny-{family}"), config, tiny_weights(config), shards=shards)
+        clip = family in ("metaclip_2", "clip")
+        config = tiny_clip_config(family) if clip else tiny_config(family)
+        weights = tiny_clip_weights(config) if clip else tiny_weights(config)
+        side_files = write_clip_side_files if clip else write_side_files
+        folder = tmp_path / (name or f"tiny-{family}")
+        return write_checkpoint(folder, config, weights, shards=shards, side_files=side_files)
 
     return write

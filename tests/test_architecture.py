@@ -25,6 +25,7 @@ FAMILIES = sorted(set(MODEL_TYPES.values()))
 ROOMS = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in FILES}
 ARRAYS = {"mlx", "numpy"}
 COMMAND_LINE = {"cli", "console", "__main__"}  # the rooms that talk to a terminal
+TINY = ["siglip", "siglip2", "metaclip_2"]  # what `tiny_checkpoint` writes; each kind of every family
 NEVER = {"torch", "transformers", "torchvision", "timm", "tensorflow", "jax"}
 
 
@@ -77,7 +78,7 @@ def test_errors_import_nothing() -> None:
 
 @pytest.mark.parametrize("room", rooms("processing/*"))
 def test_processing(room: str) -> None:
-    allowed = {"numpy", "PIL", "tokenizers", "jinja2", "soundfile", "soxr"}
+    allowed = {"numpy", "PIL", "tokenizers", "sentencepiece", "jinja2", "soundfile", "soxr"}
     assert packages(ROOMS[room]) <= allowed
     assert all(name.startswith("processing/") or name == "errors" for name in neighbours(ROOMS[room]))
 
@@ -99,7 +100,8 @@ def test_family_config(room: str) -> None:
 @pytest.mark.parametrize("room", rooms("models/*/processor"))
 def test_family_processor(room: str) -> None:
     family = room.rsplit("/", 1)[0]
-    assert packages(ROOMS[room]) <= {"numpy", "PIL"}
+    # typing_extensions for the type checker alone; it is no dependency
+    assert packages(ROOMS[room]) <= {"numpy", "PIL", "typing_extensions"}
     own = starts(neighbours(ROOMS[room]), "processing/", f"{family}/config")
     assert neighbours(ROOMS[room]) - own <= {"errors", "models/base"}
 
@@ -311,7 +313,7 @@ def test_every_config_field_is_read(family: str) -> None:
             assert not unread, f"{cls.__name__} has fields that nobody reads: {sorted(unread)}"
 
 
-@pytest.mark.parametrize("model_type", ["siglip", "siglip2"])
+@pytest.mark.parametrize("model_type", TINY)
 def test_processor_keys_are_the_models_arguments(model_type: str, tiny_checkpoint: Callable[..., Path]) -> None:
     model, processor = mlx_mm.load(tiny_checkpoint(model_type))
     picture = Image.fromarray(np.arange(40 * 50 * 3, dtype=np.uint32).reshape(40, 50, 3).astype(np.uint8))
@@ -342,7 +344,7 @@ def test_import_is_light() -> None:
     assert not modules_after("import mlx_mm") & {"mlx", "numpy", "PIL", "huggingface_hub", "tokenizers", "tqdm"}
 
 
-@pytest.mark.parametrize("model_type", ["siglip", "siglip2"])
+@pytest.mark.parametrize("model_type", TINY)
 def test_loading_an_encoder_imports_no_torch(model_type: str, tiny_checkpoint: Callable[..., Path]) -> None:
     folder = tiny_checkpoint(model_type)
     code = f"import mlx_mm\nm, p = mlx_mm.load({str(folder)!r})\nmlx_mm.encode_text(m, p, ['a cat'])"

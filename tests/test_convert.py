@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-import siglip_numpy as reading
+import towers_numpy as reading
 from damage import DAMAGE, Damage, listing
 from mlx.utils import tree_flatten
 from tiny import (

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,40 +69,40 @@ def siglip_shapes(config: dict[str, Any]) -> Shapes:
     ]
     for tower, part in (("text_model", text), ("vision_model", vision)):
         for i in range(part["num_hidden_layers"]):
-            shapes += _layer_shapes(f"{tower}.encoder.layers.{i}", part["hidden_size"], part["intermediate_size"])
-    shapes += _norm("text_model.final_layer_norm", text["hidden_size"])
-    shapes += _linear("text_model.head", text.get("projection_size", text["hidden_size"]), text["hidden_size"])
-    shapes += _norm("vision_model.post_layernorm", wide)
+            shapes += layer_shapes(f"{tower}.encoder.layers.{i}", part["hidden_size"], part["intermediate_size"])
+    shapes += norm_shapes("text_model.final_layer_norm", text["hidden_size"])
+    shapes += linear_shapes("text_model.head", text.get("projection_size", text["hidden_size"]), text["hidden_size"])
+    shapes += norm_shapes("vision_model.post_layernorm", wide)
     if vision.get("vision_use_head", True):
         head = "vision_model.head"
         shapes += [(f"{head}.probe", (1, 1, wide))]
         shapes += [(f"{head}.attention.in_proj_weight", (3 * wide, wide))]
         shapes += [(f"{head}.attention.in_proj_bias", (3 * wide,))]
-        shapes += _linear(f"{head}.attention.out_proj", wide, wide) + _norm(f"{head}.layernorm", wide)
-        shapes += _linear(f"{head}.mlp.fc1", vision["intermediate_size"], wide)
-        shapes += _linear(f"{head}.mlp.fc2", wide, vision["intermediate_size"])
+        shapes += linear_shapes(f"{head}.attention.out_proj", wide, wide) + norm_shapes(f"{head}.layernorm", wide)
+        shapes += linear_shapes(f"{head}.mlp.fc1", vision["intermediate_size"], wide)
+        shapes += linear_shapes(f"{head}.mlp.fc2", wide, vision["intermediate_size"])
     return shapes
 
 
 def classification_shapes(config: dict[str, Any], num_labels: int) -> Shapes:
     """The same for `…ForImageClassification`: the vision tower and a classifier."""
     vision = [(name, shape) for name, shape in siglip_shapes(config) if name.startswith("vision_model.")]
-    return vision + _linear("classifier", num_labels, config["vision_config"]["hidden_size"])
+    return vision + linear_shapes("classifier", num_labels, config["vision_config"]["hidden_size"])
 
 
-def _norm(name: str, width: int) -> Shapes:
+def norm_shapes(name: str, width: int) -> Shapes:
     return [(f"{name}.weight", (width,)), (f"{name}.bias", (width,))]
 
 
-def _linear(name: str, rows: int, columns: int) -> Shapes:
+def linear_shapes(name: str, rows: int, columns: int) -> Shapes:
     return [(f"{name}.weight", (rows, columns)), (f"{name}.bias", (rows,))]
 
 
-def _layer_shapes(layer: str, width: int, inner: int) -> Shapes:
-    shapes = _norm(f"{layer}.layer_norm1", width) + _norm(f"{layer}.layer_norm2", width)
+def layer_shapes(layer: str, width: int, inner: int) -> Shapes:
+    shapes = norm_shapes(f"{layer}.layer_norm1", width) + norm_shapes(f"{layer}.layer_norm2", width)
     for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-        shapes += _linear(f"{layer}.self_attn.{name}", width, width)
-    return shapes + _linear(f"{layer}.mlp.fc1", inner, width) + _linear(f"{layer}.mlp.fc2", width, inner)
+        shapes += linear_shapes(f"{layer}.self_attn.{name}", width, width)
+    return shapes + linear_shapes(f"{layer}.mlp.fc1", inner, width) + linear_shapes(f"{layer}.mlp.fc2", width, inner)
 
 
 def tiny_config(family: str) -> dict[str, Any]:
@@ -190,18 +191,25 @@ TOKENIZER_CONFIG = {
 
 
 def write_side_files(folder: Path, config: dict[str, Any]) -> None:
-    """Processor and tokenizer files beside the weights."""
+    """SigLIP's processor and tokenizer files beside the weights."""
     if "text_model" not in config["model_type"]:
         write_json(folder / "preprocessor_config.json", preprocessor_config(config))
     write_json(folder / "tokenizer.json", golden("siglip2_tokenizer_cases")["tokenizer_json"])
     write_json(folder / "tokenizer_config.json", TOKENIZER_CONFIG)
 
 
-def write_checkpoint(folder: Path, config: dict[str, Any], weights: dict[str, np.ndarray], *, shards: int = 1) -> Path:
-    """Write a Hugging Face folder; with `shards` > 1 also its index."""
+def write_checkpoint(
+    folder: Path,
+    config: dict[str, Any],
+    weights: dict[str, np.ndarray],
+    *,
+    shards: int = 1,
+    side_files: Callable[[Path, dict[str, Any]], None] = write_side_files,
+) -> Path:
+    """Write a Hugging Face folder; with `shards` > 1 also its index. side_files: writes those of the processor."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config)
-    write_side_files(folder, config)
+    side_files(folder, config)
     names = sorted(weights)
     if shards == 1:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,24 +1,17 @@
-"""Losses that several families share."""
+"""Losses over pairs: logits (N, N), the n-th row belongs to the n-th column."""
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.errors import InputError
+
+def pairwise_sigmoid_loss(logits: mx.array) -> mx.array:
+    """Mean over texts of −Σ log σ(±logit), + for the own picture (SigLIP, arXiv 2303.15343, algorithm 1)."""
+    signs = 2 * mx.eye(logits.shape[0]) - 1
+    return -nn.log_sigmoid(signs * logits).sum(axis=-1).mean()
 
 
-def classification_loss(logits: mx.array, labels: mx.array) -> mx.array:
-    """The loss of transformers' sequence and image classifiers, chosen as there from the labels -> ().
-
-    One output: mean squared error. Whole-number labels (B,): cross-entropy. Float labels (B, C): binary
-    cross-entropy of each label.
-    """
-    if logits.shape[-1] == 1:
-        return ((logits.squeeze(-1) - labels.reshape(-1)) ** 2).mean()
-    if mx.issubdtype(labels.dtype, mx.integer):
-        return nn.losses.cross_entropy(logits, labels.reshape(-1), reduction="mean")
-    if labels.shape != logits.shape:
-        raise InputError(
-            f"labels have shape {labels.shape}; expected class ids of shape ({logits.shape[0]},), "
-            f"or floats of shape {logits.shape}."
-        )
-    return nn.losses.binary_cross_entropy(logits, labels, with_logits=True, reduction="mean")
+def contrastive_loss(logits: mx.array) -> mx.array:
+    """Mean of the cross-entropies of rows and of columns (CLIP, arXiv 2103.00020, figure 3)."""
+    own = mx.arange(logits.shape[0])
+    losses = (nn.losses.cross_entropy(x, own, reduction="mean") for x in (logits, logits.T))
+    return sum(losses) / 2

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from mlx_mm.errors import ModalityError
+
 
 @dataclass(frozen=True)
 class TowerOutput:
     """Result of one tower.
 
-    last_hidden_state: (B, L, D), after the final norm.
+    last_hidden_state: (B, L, D), after the final norm where the tower has one for all tokens.
     pooler_output: (B, D), not normalised; None where the tower has no pooling head.
     hidden_states: embeddings, then the raw output of each layer, each (B, L, D); None unless asked for.
     attentions: softmax weights of each layer, (B, H, L, L); None unless asked for.
@@ -19,6 +21,16 @@ class TowerOutput:
     pooler_output: mx.array | None
     hidden_states: tuple[mx.array, ...] | None = None
     attentions: tuple[mx.array, ...] | None = None
+
+
+def pooled(output: TowerOutput) -> mx.array:
+    """The vector (B, D) of a tower; ModalityError where it has none."""
+    if output.pooler_output is None:
+        raise ModalityError(
+            "This vision tower has no pooling head (vision_use_head is false), so it gives no image vector. "
+            "Call model.vision_model for its last_hidden_state."
+        )
+    return output.pooler_output
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,12 @@ from mlx_mm.errors import UnsupportedModelError
 
 # `model_type` of config.json -> folder of models/
 MODEL_TYPES = {
+    "clip": "metaclip_2",
+    "clip_text_model": "metaclip_2",
+    "clip_vision_model": "metaclip_2",
+    "metaclip_2": "metaclip_2",
+    "metaclip_2_text_model": "metaclip_2",
+    "metaclip_2_vision_model": "metaclip_2",
     "siglip": "siglip2",
     "siglip_text_model": "siglip2",
     "siglip_vision_model": "siglip2",

@@ -2,7 +2,8 @@
 
 A family is a folder of `models/` with these files and names:
 
-    config.py     ModelConfig.from_dict(config.json) -> ModelConfig
+    config.py     ModelConfig.from_dict(config.json) -> ModelConfig, with `licence`: the one under which all published
+                  checkpoints stand, where it restricts their use, otherwise None
     model.py      ARCHITECTURES: `architectures[0]` of config.json -> model class; "" is the default. A class has
                   modalities, score_function, prompt_template, sanitize(weights), quant_predicate(path, module)
                   and get_{text,image,audio}_features(**batch) -> (B, D), not normalised; a classifier has
@@ -16,9 +17,10 @@ A family is a folder of `models/` with these files and names:
 import dataclasses
 from typing import Any, TypeVar
 
-from mlx_mm.errors import ConfigError
+from mlx_mm.errors import ConfigError, ModalityError
 
 Config = TypeVar("Config", bound="BaseConfig")
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +67,74 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
         raise ConfigError(f"config.json has {name} = {value!r}; expected {expected}.")
 
 
-def require_divisible(dims: int, heads: int) -> None:
-    """Raise ConfigError unless `heads` divides `dims`."""
-    if dims % heads:
+@dataclasses.dataclass(frozen=True)
+class TowerConfig(BaseConfig):
+    """What every tower of the CLIP kind has; a family adds the defaults of its classes."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_act: str
+    layer_norm_eps: float
+
+    def validate(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"config.json has hidden_size {self.hidden_size} and num_attention_heads {self.num_attention_heads}; "
+                "the heads must divide the size. Use the complete config.json of the checkpoint."
+            )
+
+
+def tower_sections(values: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Text and vision section of a config.json of images and texts; None for the tower it is without.
+
+    A tower saved alone has its keys at the top, and a `model_type` that ends in _text_model or _vision_model.
+    """
+    model_type: str = values["model_type"]
+    if model_type.endswith("_text_model"):
+        return values, None
+    if model_type.endswith("_vision_model"):
+        return None, values
+    if missing := [key for key in ("text_config", "vision_config") if not isinstance(values.get(key), dict)]:
         raise ConfigError(
-            f"config.json has hidden_size {dims} and num_attention_heads {heads}; the heads must divide the size. "
+            f"config.json lacks {' and '.join(missing)}; a {model_type} model needs both towers. "
             "Use the complete config.json of the checkpoint."
         )
+    return values["text_config"], values["vision_config"]
+
+
+def label_names(values: dict[str, Any]) -> tuple[str, ...]:
+    """`id2label` in the order of its ids; transformers' default is two labels, LABEL_0 and LABEL_1."""
+    names = values.get("id2label")
+    if names is None:
+        count = values.get("num_labels", 2)
+        if not isinstance(count, int) or count < 1:
+            raise ConfigError(f"config.json has num_labels = {count!r}; expected a whole number above 0.")
+        return tuple(f"LABEL_{i}" for i in range(count))
+    if not isinstance(names, dict) or sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+        raise ConfigError("config.json has an id2label that does not name every label from 0 on, each once.")
+    return tuple(str(names[key]) for key in sorted(names, key=int))
+
+
+def require_tower(tower: Value | None, kind: str, other: str) -> Value:
+    """`tower` unless it is None: ModalityError then says that the checkpoint lacks its `kind` ("text")."""
+    if tower is None:
+        raise ModalityError(f"This checkpoint has no {kind} tower; it takes {other} only. Use a joint checkpoint.")
+    return tower
+
+
+def complete_names(weights: dict[str, Value], tower: str | None, others: tuple[str, ...]) -> dict[str, Value]:
+    """Tensors under the names of a joint model, whichever transformers saved them.
+
+    tower: "text_model." where it was saved alone, None for a joint model: transformers 5 leaves the prefix out.
+    others: how the names of tensors beside the tower start. Left out: the position_ids that transformers before
+    4.31 saved, which are 0, 1, 2, ….
+    """
+    kept = {name: weight for name, weight in weights.items() if not name.endswith("position_ids")}
+    if tower is None:
+        return kept
+    return {name if name.startswith((tower, *others)) else tower + name: weight for name, weight in kept.items()}
 
 
 def widen_mlps(values: dict[str, Any], config: Any, multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
@@ -87,8 +150,8 @@ def widen_mlps(values: dict[str, Any], config: Any, multiple: int) -> tuple[dict
         if tower is None or tower.intermediate_size % multiple == 0:
             continue
         wider = -(-tower.intermediate_size // multiple) * multiple
-        if isinstance(values.get(section), dict):
-            result[section] = {**values[section], "intermediate_size": wider}
+        if keys := [key for key in (section, f"{section}_dict") if isinstance(values.get(key), dict)]:
+            result |= {key: {**values[key], "intermediate_size": wider} for key in keys}
             record[f"{section}.intermediate_size"] = [tower.intermediate_size, wider]
         else:  # a tower saved alone has its keys at the top
             result["intermediate_size"] = wider

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from mlx_mm.errors import InputError, MediaError
+from mlx_mm.processing.settings import PixelSettings
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
 
@@ -91,14 +92,35 @@ def resize(image: Image.Image, size: tuple[int, int], resample: int) -> Image.Im
     resample: Pillow's number, which is also Hugging Face's (0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4
     box, 5 hamming). Raises InputError for a size above Pillow's MAX_IMAGE_PIXELS.
     """
-    height, width = size
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and height * width > limit:
-        raise InputError(
-            f"Resizing to {height}x{width} makes {height * width} pixels; expected at most {limit}. "
-            "Ask for fewer patches or a smaller size."
-        )
+    height, width = _check_target(size)
     return image.resize((width, height), Image.Resampling(resample))
+
+
+def shortest_edge_size(height: int, width: int, edge: int) -> tuple[int, int]:
+    """The size at which the shorter side is `edge`; the longer one is cut to a whole number, as in transformers."""
+    if height <= width:
+        return edge, edge * width // height
+    return edge * height // width, edge
+
+
+def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle `size` (height, width) of an image, on black where the image is smaller.
+
+    Raises InputError for a size above Pillow's MAX_IMAGE_PIXELS.
+    """
+    height, width = _check_target(size)
+    top, left = (image.height - height) // 2, (image.width - width) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def to_pixels(image: Image.Image, settings: PixelSettings) -> npt.NDArray[np.float32]:
+    """The numbers of an RGB image that a model sees, (H, W, 3)."""
+    return rescale_and_normalize(
+        np.asarray(image),
+        rescale_factor=settings.rescale_factor if settings.do_rescale else None,
+        mean=settings.image_mean if settings.do_normalize else None,
+        std=settings.image_std if settings.do_normalize else None,
+    )
 
 
 def rescale_and_normalize(
@@ -132,6 +154,16 @@ def patchify(pixels: npt.NDArray[Any], patch_size: int) -> npt.NDArray[Any]:
     blocks: npt.NDArray[Any] = pixels.reshape(rows, patch_size, cols, patch_size, channels)
     blocks = blocks.transpose(0, 2, 1, 3, 4)
     return blocks.reshape(rows * cols, patch_size * patch_size * channels)
+
+
+def _check_target(size: tuple[int, int]) -> tuple[int, int]:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and size[0] * size[1] > limit:
+        raise InputError(
+            f"Resizing to {size[0]}x{size[1]} makes {size[0] * size[1]} pixels; expected at most {limit}. "
+            "Ask for fewer patches or a smaller size; of a very long picture give a part."
+        )
+    return size
 
 
 def _open_path(path: str, do_convert_rgb: bool) -> Image.Image:

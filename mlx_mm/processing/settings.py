@@ -2,10 +2,11 @@
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 from mlx_mm.errors import ConfigError, InputError
 
@@ -15,7 +16,6 @@ _HARMLESS_KEYS = {
     "_valid_processor_keys",
     "auto_map",
     "data_format",
-    "default_to_square",
     "device",
     "disable_grouping",
     "feature_extractor_type",
@@ -28,6 +28,45 @@ _HARMLESS_KEYS = {
 _SWITCHED_KEYS = {"crop_size": "do_center_crop", "pad_size": "do_pad"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class PixelSettings:
+    """Settings that every image processor has, under Hugging Face's names; a family adds its geometry.
+
+    do_convert_rgb is null in some of the hub's files, which transformers takes as off; here it means on.
+    """
+
+    resample: int
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+    do_resize: bool = True
+    do_rescale: bool = True
+    rescale_factor: float = 1 / 255
+    do_normalize: bool = True
+    do_convert_rgb: bool = True
+
+
+class ImageOptions(TypedDict, total=False):
+    """What a call may set in place of a checkpoint's file; which of them a model has depends on its family."""
+
+    do_resize: bool | None
+    size: dict[str, int] | int | None
+    resample: int | None
+    do_center_crop: bool | None
+    crop_size: dict[str, int] | int | None
+    patch_size: int | None
+    max_num_patches: int | None
+    do_rescale: bool | None
+    rescale_factor: float | None
+    do_normalize: bool | None
+    image_mean: float | tuple[float, ...] | list[float] | None
+    image_std: float | tuple[float, ...] | list[float] | None
+    do_convert_rgb: bool | None
+
+
+Settings = TypeVar("Settings", bound=PixelSettings)
+Check = tuple[Callable[[Any], Any], str]  # the value as settings keep it, None where it does not fit; what fits
+
+
 def read_image_settings(folder: Path, known: Collection[str]) -> dict[str, Any]:
     """The `known` settings of a checkpoint folder; those that are absent or null are left out.
 
@@ -38,6 +77,7 @@ def read_image_settings(folder: Path, known: Collection[str]) -> dict[str, Any]:
     values = read_json(folder / "processor_config.json").get("image_processor")
     if not isinstance(values, dict):
         values = read_json(folder / "preprocessor_config.json")
+    values = _spell_out_size(values)
     for key, value in values.items():
         off = value is None or (key.startswith("do_") and value is False)
         unused = key in _SWITCHED_KEYS and not values.get(_SWITCHED_KEYS[key])
@@ -49,44 +89,102 @@ def read_image_settings(folder: Path, known: Collection[str]) -> dict[str, Any]:
     return {key: values[key] for key in known if values.get(key) is not None}
 
 
-def check_setting(key: str, value: Any, error: type[InputError] | type[ConfigError]) -> Any:
-    """The value in the form ImageSettings keeps it."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if key == "size":
-        sides: tuple[Any, Any] = (value, value)
-        if isinstance(value, dict):
-            sides = value.get("height"), value.get("width")
-        if all(_whole(side) and side >= 1 for side in sides):
-            return int(sides[0]), int(sides[1])
-        expected = '{"height": H, "width": W} or one whole number, at least 1'
-    elif key in ("patch_size", "max_num_patches"):
-        if _whole(value) and value >= 1:
-            return int(value)
-        expected = "a whole number of at least 1"
-    elif key == "resample":
-        if _whole(value) and 0 <= value <= 5:
-            return int(value)
-        expected = "0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box or 5 hamming"
-    elif key == "rescale_factor":
-        if number and math.isfinite(value):
-            return float(value)
-        expected = "a number"
-    elif key in ("image_mean", "image_std"):
-        values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3
-        numbers = len(values) == 3 and all(isinstance(part, Real) and math.isfinite(part) for part in values)
-        if numbers and not (key == "image_std" and 0 in values):
-            return values
-        expected = "one number or three" + (", none of them 0" if key == "image_std" else "")
-    else:
-        if isinstance(value, bool):
-            return value
-        expected = "true or false"
-    raise error(f"{key} is {value!r}; expected {expected}. Correct it, or leave it out for the default.")
+def _spell_out_size(values: dict[str, Any]) -> dict[str, Any]:
+    """`default_to_square`, where a file has it, says what one number as `size` means."""
+    size, square = values.get("size"), values.get("default_to_square")
+    values = {key: value for key, value in values.items() if key != "default_to_square"}
+    if _count(size) and square is not None:
+        values["size"] = {"height": size, "width": size} if square else {"shortest_edge": size}
+    return values
 
 
-def _whole(value: Any) -> bool:
+def sides(value: Any) -> tuple[int, int] | None:
+    """{"height": H, "width": W}, or one number for both -> (height, width)."""
+    if not isinstance(value, dict):
+        value = {"height": value, "width": value}
+    height, width = _count(value.get("height")), _count(value.get("width"))
+    return (height, width) if height and width and len(value) == 2 else None
+
+
+def sides_or_edge(value: Any) -> tuple[int, int] | int | None:
+    """{"height": H, "width": W} -> (height, width); {"shortest_edge": E} or a number -> E."""
+    if isinstance(value, dict) and list(value) != ["shortest_edge"]:
+        return sides(value)
+    return _count(value["shortest_edge"] if isinstance(value, dict) else value)
+
+
+def _count(value: Any) -> int | None:
     """NumPy's integers too; True and 2.0 are more likely slips than numbers."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return int(value) if whole and value >= 1 else None
+
+
+def _filter(value: Any) -> int | None:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return int(value) if whole and 0 <= value <= 5 else None
+
+
+def _factor(value: Any) -> float | None:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return float(value) if number and math.isfinite(value) else None
+
+
+def _channels(value: Any) -> tuple[float, ...] | None:
+    values = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
+    fits = len(values) == 3 and all(isinstance(part, Real) and math.isfinite(part) for part in values)
+    return values if fits else None
+
+
+def _divisors(value: Any) -> tuple[float, ...] | None:
+    values = _channels(value)
+    return None if values is None or 0 in values else values
+
+
+def _switch(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+SIDES: Check = sides, '{"height": H, "width": W} or one whole number, at least 1'
+SIDES_OR_EDGE: Check = sides_or_edge, '{"height": H, "width": W}, {"shortest_edge": E} or one whole number, at least 1'
+COUNT: Check = _count, "a whole number of at least 1"
+CHECKS: dict[str, Check] = {
+    "size": SIDES,
+    "crop_size": SIDES,
+    "patch_size": COUNT,
+    "max_num_patches": COUNT,
+    "resample": (_filter, "0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box or 5 hamming"),
+    "rescale_factor": (_factor, "a number"),
+    "image_mean": (_channels, "one number or three"),
+    "image_std": (_divisors, "one number or three, none of them 0"),
+}
+SWITCH: Check = _switch, "true or false"
+
+
+def override(
+    settings: Settings,
+    given: Mapping[str, Any],
+    error: type[InputError] | type[ConfigError],
+    checks: Mapping[str, Check] = CHECKS,
+) -> Settings:
+    """`settings` with the given values that are not None; `error` for a key they lack or a value that does not fit."""
+    known = [field.name for field in fields(settings)]
+    values = {}
+    for key, value in given.items():
+        if value is None:
+            continue
+        if key not in known:
+            raise error(f"{key} is {value!r}, but this model has no {key}; it has {', '.join(known)}. Leave it out.")
+        check, expected = checks.get(key, SWITCH)
+        values[key] = check(value)
+        if values[key] is None:
+            raise error(f"{key} is {value!r}; expected {expected}. Correct it, or leave it out for the default.")
+    return replace(settings, **values)
+
+
+def refuse_options(options: Mapping[str, Any]) -> None:
+    """Raise InputError where a call without pictures sets something about pictures."""
+    if given := [key for key, value in options.items() if value is not None]:
+        raise InputError(f"{given[0]} was given without images, where it cannot act. Pass images=, or leave it out.")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,8 +1,12 @@
-"""Texts to token ids of one length: a wrapper around a checkpoint's tokenizer.json."""
+"""Texts to token ids: a wrapper around a checkpoint's tokenizer.json, or its SentencePiece file."""
 
 import json
+import re
+import string
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,27 +17,43 @@ from tokenizers import normalizers
 from mlx_mm.errors import ConfigError, InputError
 from mlx_mm.processing.settings import read_json
 
+SENTENCEPIECE = "spiece.model"  # what SigLIP's own tokenizer class reads; its ids are the pieces' places in the file
 # The formats a tokenizer.json is made from; we read only the result.
-_SOURCE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
+_SOURCE_FILES = ("tokenizer.model", "sentencepiece.bpe.model", "vocab.json")
+_FILES = ("tokenizer.json", "tokenizer_config.json", SENTENCEPIECE, *_SOURCE_FILES)
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class Tokenizer:
-    """Token ids from tokenizer.json; pad and end token by the names in tokenizer_config.json.
+    """Token ids from a checkpoint's file, and what tokenizer_config.json says about them.
 
+    canonical: texts go through `canonicalize` first. do_lower_case: as that file says, by default True.
     The ids in a model's config.json are not used: SigLIP 2's are leftovers of another tokenizer.
-    The file is read at the first text, because a large vocabulary costs a second that pictures do not need.
+    The vocabulary is read at the first text, because a large one costs seconds that pictures do not need.
     """
 
-    def __init__(self, path: Path, pad_token: str, eos_token: str) -> None:
-        self._path = path
-        self._pad_token = pad_token
-        self._eos_token = eos_token
-        self._backends: dict[bool, tokenizers.Tokenizer] = {}
+    def __init__(self, path: Path, named: dict[str, Any]) -> None:
+        self.path = path
+        self.canonical = named.get("tokenizer_class") in ("SiglipTokenizer", "SiglipTokenizerFast")
+        self.do_lower_case = named.get("do_lower_case") is not False
+        self._pad_token = _token(named, "pad_token", path.parent)
+        self._eos_token = _token(named, "eos_token", path.parent)
+        self._bos_token = None if named.get("bos_token") is None else _token(named, "bos_token", path.parent)
+        self._backends: dict[bool | None, Any] = {}
+        self._lock = threading.Lock()  # texts are prepared in threads, and the file should be read once
+
+    @classmethod
+    def find(cls, folder: Path) -> "Tokenizer | None":
+        """The tokenizer of a checkpoint; None where its folder has no tokenizer file at all."""
+        return cls.from_folder(folder) if any((folder / name).is_file() for name in _FILES) else None
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
-        """Find a checkpoint's files; raises ConfigError when tokenizer.json or a token's name is missing."""
+        """Find a checkpoint's files; raises ConfigError when the vocabulary or a token's name is missing."""
         path = folder / "tokenizer.json"
+        if not path.is_file():
+            path = folder / SENTENCEPIECE
         if not path.is_file():
             others = [name for name in _SOURCE_FILES if (folder / name).is_file()]
             found = f"only {' and '.join(others)}" if others else "no tokenizer file"
@@ -42,7 +62,7 @@ class Tokenizer:
                 "repository, or write it with transformers: PreTrainedTokenizerFast.save_pretrained()."
             )
         named = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")
-        return cls(path, _token(named, "pad_token", folder), _token(named, "eos_token", folder))
+        return cls(path, named)
 
     @property
     def pad_id(self) -> int:
@@ -52,12 +72,45 @@ class Tokenizer:
     def eos_id(self) -> int:
         return self._id(self._eos_token)
 
+    @property
+    def bos_id(self) -> int | None:
+        """None where the files name no token for the beginning."""
+        return None if self._bos_token is None else self._id(self._bos_token)
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the vocabulary itself; tokens that a file adds to it are not counted."""
+        size: int = self._any_backend().get_vocab_size(with_added_tokens=False)
+        return size
+
     def encode(self, texts: Sequence[str], length: int, *, do_lower_case: bool) -> npt.NDArray[np.int32]:
         """Ids int32 (B, length): tokens, exactly one end token after them, then padding on the right.
 
         Longer texts are cut so that the end token stays the last. Special tokens typed in a text are matched
         before it is lower-cased: "<eos>" is a token, "<EOS>" is text. Raises InputError for what is not text.
         """
+        ids, eos, rows = self._ids(texts, do_lower_case), self.eos_id, []
+        for row in ids:
+            tokens = row[: length - 1]
+            # Files differ in whether they add the end token; here it is always there and never twice.
+            while tokens and tokens[-1] == eos:
+                tokens.pop()
+            rows.append([*tokens, eos])
+        return pad_rows(rows, length, self.pad_id)
+
+    def encode_as_filed(
+        self, texts: Sequence[str], length: int | None, *, do_lower_case: bool | None = None
+    ) -> list[list[int]]:
+        """Ids with the tokens that the file puts around a text, and with an end token at the end in any case.
+
+        length: longer texts are cut so that the end token stays the last; None: they are not cut.
+        do_lower_case None: as the files say. Raises InputError for what is not text.
+        """
+        rows, eos = self._ids(texts, do_lower_case), self.eos_id
+        rows = [row if row[-1:] == [eos] else [*row, eos] for row in rows]
+        return [row if length is None or len(row) <= length else [*row[: length - 1], eos] for row in rows]
+
+    def _ids(self, texts: Sequence[str], do_lower_case: bool | None) -> list[list[int]]:
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(
@@ -70,50 +123,107 @@ class Tokenizer:
                     f"Text number {index} holds half of a surrogate pair ({error.reason}); expected valid "
                     "Unicode. Decode its source again, with errors='replace'."
                 ) from error
-        eos, backend = self.eos_id, self._backend(do_lower_case)
-        ids = np.full((len(texts), length), self.pad_id, np.int32)
-        for row, encoding in zip(ids, backend.encode_batch(list(texts)), strict=True):
-            tokens = encoding.ids[: length - 1]
-            # Files differ in whether they add the end token; here it is always there and never twice.
-            while tokens and tokens[-1] == eos:
-                tokens.pop()
-            row[: len(tokens)] = tokens
-            row[len(tokens)] = eos
-        return ids
+        if self.canonical:
+            lower = self.do_lower_case if do_lower_case is None else do_lower_case
+            texts = [canonicalize(text, lower) for text in texts]
+        return [encoding.ids for encoding in self._backend(do_lower_case).encode_batch(list(texts))]
 
     def _id(self, token: str) -> int:
-        found: int | None = self._backend(True).token_to_id(token)
+        found: int | None = self._any_backend().token_to_id(token)
         if found is None:
             raise ConfigError(
-                f"{self._path} has no token {token!r}, which tokenizer_config.json names; expected it in the "
+                f"{self.path} has no token {token!r}, which tokenizer_config.json names; expected it in the "
                 "vocabulary. Use the two files of the same checkpoint."
             )
         return found
 
-    def _backend(self, do_lower_case: bool) -> tokenizers.Tokenizer:
-        if do_lower_case not in self._backends:
-            self._backends[do_lower_case] = self._read(do_lower_case)
-        return self._backends[do_lower_case]
+    def _any_backend(self) -> Any:
+        """A tokenizer that is read already, or else the file's own."""
+        return next(iter(self._backends.values()), None) or self._backend(None)
 
-    def _read(self, do_lower_case: bool) -> tokenizers.Tokenizer:
+    def _backend(self, do_lower_case: bool | None) -> Any:
+        with self._lock:
+            if do_lower_case not in self._backends:
+                self._backends[do_lower_case] = self._read(do_lower_case)
+            return self._backends[do_lower_case]
+
+    def _read(self, do_lower_case: bool | None) -> Any:
+        if self.path.name == SENTENCEPIECE:
+            return _SentencePiece(self.path, do_lower_case is True)
         try:
-            if do_lower_case:
-                backend = tokenizers.Tokenizer.from_file(str(self._path))
-                steps = [backend.normalizer] if backend.normalizer is not None else []
-                # Not str.lower: it differs on the Greek final sigma.
-                backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+            if do_lower_case is not False:
+                backend = tokenizers.Tokenizer.from_file(str(self.path))
+                if do_lower_case:
+                    steps = [backend.normalizer] if backend.normalizer is not None else []
+                    # Not str.lower: it differs on the Greek final sigma.
+                    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
             else:
-                values = json.loads(self._path.read_bytes())
+                values = json.loads(self.path.read_bytes())
                 values["normalizer"] = _without_lower_case(values.get("normalizer"))
                 backend = tokenizers.Tokenizer.from_str(json.dumps(values))
         except Exception as error:  # tokenizers raises no narrower type for a bad file
             raise ConfigError(
-                f"{self._path} cannot be read ({error}); expected a tokenizer file. Download it again."
+                f"{self.path} cannot be read ({error}); expected a tokenizer file. Download it again."
             ) from error
         # A file can carry its own padding and cutting, which would come before ours.
         backend.no_padding()
         backend.no_truncation()
         return backend
+
+
+class _SentencePiece:
+    """A SentencePiece file with those methods of tokenizers.Tokenizer that are used here; it adds no end token."""
+
+    def __init__(self, path: Path, do_lower_case: bool) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        try:
+            self._model = SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"{path} cannot be read ({error}); expected a SentencePiece model. Download it again."
+            ) from error
+        self._do_lower_case = do_lower_case
+
+    def encode_batch(self, texts: list[str]) -> list[SimpleNamespace]:
+        texts = [text.lower() for text in texts] if self._do_lower_case else texts
+        return [SimpleNamespace(ids=ids) for ids in self._model.encode(texts, out_type=int)]
+
+    def token_to_id(self, token: str) -> int | None:
+        index: int = self._model.piece_to_id(token)
+        return index if self._model.id_to_piece(index) == token else None  # unknown pieces get the unknown id
+
+    def get_vocab_size(self, *, with_added_tokens: bool) -> int:
+        size: int = self._model.get_piece_size()
+        return size
+
+
+def check_length(max_length: int | None, longest: int) -> int:
+    """The length of a call's texts in tokens, by default the model's longest; InputError for one it cannot have."""
+    if max_length is None:
+        return longest
+    if not isinstance(max_length, int) or isinstance(max_length, bool) or not 1 <= max_length <= longest:
+        raise InputError(
+            f"max_length is {max_length}; expected 1 to {longest}, the positions this model has. Leave max_length out."
+        )
+    return max_length
+
+
+def canonicalize(text: str, do_lower_case: bool) -> str:
+    """Lower case, no ASCII punctuation, single spaces: SigLIP 1's SiglipTokenizer.canonicalize_text.
+
+    Doing it here is right whether or not the checkpoint's tokenizer.json repeats it.
+    """
+    text = text.lower() if do_lower_case else text
+    return re.sub(r"\s+", " ", text.translate(_PUNCTUATION)).strip()
+
+
+def pad_rows(rows: Sequence[Sequence[int]], length: int, value: int) -> npt.NDArray[np.int32]:
+    """Rows of at most `length` numbers as int32 (B, length), filled up on the right."""
+    result = np.full((len(rows), length), value, np.int32)
+    for row, tokens in zip(result, rows, strict=True):
+        row[: len(tokens)] = tokens
+    return result
 
 
 def _token(named: dict[str, Any], key: str, folder: Path) -> str:

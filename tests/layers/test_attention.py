@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 import pytest
-import siglip_numpy as reading
+import towers_numpy as reading
 from tiny import golden_weights, hashed
 
 from mlx_mm.layers.attention import Attention, attend, attention_weights, merge_heads, split_heads

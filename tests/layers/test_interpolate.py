@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-import siglip_numpy as reading
+import towers_numpy as reading
 from tiny import golden, hashed
 
 from mlx_mm.layers.interpolate import bicubic_matrix, bilinear_matrix, resize_table

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import comparing
 import mlx.core as mx
 import numpy as np
 import pytest
-import siglip_numpy as reading
+import towers_numpy as reading
+from comparing import build, close, full_config, same_direction, to_mx
 from tiny import (
     classification_shapes,
     golden,
@@ -21,7 +23,6 @@ from tiny import (
 
 from mlx_mm.errors import MlxMmError
 from mlx_mm.layers import blas, device
-from mlx_mm.models import find_family
 
 FIXRES, NAFLEX = "siglip_fixres", "siglip2_naflex"
 SPECS = golden("siglip2_golden_forward")
@@ -45,28 +46,10 @@ TOLERANCE = {
 }
 
 
-def full_config(spec: dict[str, Any], **extra: Any) -> dict[str, Any]:
-    return {"model_type": spec["model_type"], **spec["config"], **extra}
-
-
 @pytest.fixture(scope="module", autouse=True)
 def arithmetic_of_load() -> None:
     """The matrix library that `load` chooses, whichever test runs first."""
     blas.use_fast_blas()
-
-
-def build(config: dict[str, Any], weights: dict[str, np.ndarray]) -> Any:
-    """The model of a config with PyTorch-layout weights, through the family's own renaming."""
-    family = find_family(config["model_type"])
-    model = family.model_class(config.get("architectures"))(family.config.ModelConfig.from_dict(config))
-    arrays = {name: mx.array(value) for name, value in weights.items()}
-    model.load_weights(list(model.sanitize(arrays).items()), strict=True)
-    model.eval()
-    return model
-
-
-def to_mx(batch: dict[str, np.ndarray]) -> dict[str, mx.array]:
-    return {name: mx.array(value) for name, value in batch.items()}
 
 
 def inputs(variant: str) -> dict[str, np.ndarray]:
@@ -167,24 +150,6 @@ def expected(variant: str) -> dict[str, Any]:
     return out
 
 
-def excess(observed: dict[str, Any], variant: str) -> dict[str, float]:
-    """For every golden value: the largest difference divided by its tolerance (so 1 is the limit)."""
-    out = {}
-    for name, value in expected(variant).items():
-        got = np.array(observed[name], dtype=np.float64)
-        if isinstance(value, dict):
-            assert list(got.shape) == value["shape"], name
-            flat = got.ravel()
-            ends = np.abs(np.concatenate([flat[:4] - value["first"], flat[-4:] - value["last"]])).max()
-            sums = max(abs(flat.sum() - value["sum"]), abs(np.abs(flat).sum() - value["abs_sum"]))
-            out[name] = max(ends / STATE, sums / (2e-6 * value["abs_sum"]))
-        else:
-            want = np.array(value)
-            assert got.shape == want.shape, name
-            out[name] = float(np.abs(got - want).max()) / TOLERANCE.get(name, LOGIT)
-    return out
-
-
 def as_numpy(output: Any) -> dict[str, Any]:
     """A tower output dataclass -> dict."""
     return {
@@ -242,6 +207,11 @@ def observe_reading(variant: str, *mistakes: str) -> dict[str, Any]:
     vision = reading.vision_tower(w, config, batch["pixel_values"], mask, spatial, wrong=wrong)
     logits = reading.classify(w, vision, mask, wrong)
     return seen | {"classifier_logits": logits, "classifier_loss": reading.cross_entropy(logits, LABELS)}
+
+
+def excess(observed: dict[str, Any], variant: str) -> dict[str, float]:
+    """For every golden value: the largest difference divided by its tolerance (so 1 is the limit)."""
+    return comparing.excess(observed, expected(variant), TOLERANCE, state=STATE, rest=LOGIT)
 
 
 @pytest.mark.parametrize("variant", [FIXRES, NAFLEX])
@@ -328,17 +298,6 @@ def naflex() -> tuple[Any, dict[str, mx.array]]:
 
 def images_of(batch: dict[str, mx.array]) -> dict[str, mx.array]:
     return {name: value for name, value in batch.items() if name != "input_ids"}
-
-
-def close(a: Any, b: Any, tolerance: float) -> bool:
-    return float(np.abs(np.array(a) - np.array(b)).max()) <= tolerance
-
-
-def same_direction(a: Any, b: Any, tolerance: float = 1e-6) -> bool:
-    """Whether the vectors agree once they have unit length: matrix sizes change the order of float32 sums."""
-    a, b = (np.array(x, dtype=np.float64) for x in (a, b))
-    units = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b)]
-    return close(*units, tolerance)
 
 
 def test_batch_equals_singles(tiny: tuple[Any, dict[str, mx.array]]) -> None:

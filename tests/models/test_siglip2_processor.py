@@ -313,9 +313,17 @@ def test_every_override_of_images_is_one_of_call() -> None:
     images = inspect.signature(Processor.images).parameters
     text = inspect.signature(Processor.text).parameters
     call = inspect.signature(Processor.__call__).parameters
-    kinds = (inspect.Parameter.KEYWORD_ONLY,)
-    wanted = [name for part in (text, images) for name, p in part.items() if p.kind in kinds and name != "task"]
-    assert sorted(wanted) == sorted(set(call) - {"self", "text", "images"})
+    wanted = [name for name, p in text.items() if p.kind is inspect.Parameter.KEYWORD_ONLY and name != "task"]
+    assert sorted(wanted) == sorted(set(call) - {"self", "text", "images", "options"})
+    assert call["options"].annotation == images["options"].annotation
+
+
+def test_options_of_images_without_images(naflex: Processor) -> None:
+    with pytest.raises(InputError, match="max_num_patches was given without images"):
+        naflex(text=["a cat"], max_num_patches=4)
+    assert list(naflex(text=["a cat"], max_num_patches=None)) == ["input_ids"]
+    with pytest.raises(InputError, match=r"do_rezise is .*this model has no do_rezise"):
+        naflex(images=[drawn("smooth", 20, 20)], do_rezise=True)
 
 
 def test_without_resizing_the_picture_must_fit(naflex: Processor, fixres: Processor) -> None:
@@ -366,7 +374,7 @@ def test_settings_that_cannot_act(
     if isinstance(next(iter(override.values())), float):
         return
     folder_of(tmp_path, SETTINGS | override)
-    with pytest.raises(ConfigError, match=f"{next(iter(override))} is "):
+    with pytest.raises(ConfigError, match=f"{next(iter(override))}(:| is) "):
         Processor.from_folder(tmp_path, config(family))
 
 
@@ -448,8 +456,8 @@ def test_modalities(tmp_path: Path) -> None:
     assert text.modalities == ("text",)
     with pytest.raises(ModalityError, match="no vision tower; it takes text"):
         text.images([image])
-    (tmp_path / "tokenizer.json").rename(tmp_path / "spiece.model")
-    with pytest.raises(ConfigError, match=r"only spiece\.model"):
+    (tmp_path / "tokenizer.json").rename(tmp_path / "vocab.json")
+    with pytest.raises(ConfigError, match=r"only vocab\.json"):
         Processor.from_folder(tmp_path, config("siglip2"))
 
 

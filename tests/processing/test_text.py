@@ -135,7 +135,7 @@ def test_half_a_surrogate_pair(tokenizer: Tokenizer) -> None:
         ids(tokenizer, "a \ud83d cat")
 
 
-@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model", None])
+@pytest.mark.parametrize("name", ["tokenizer.model", "sentencepiece.bpe.model", None])
 def test_missing_tokenizer_json(tmp_path: Path, name: str | None) -> None:
     if name:
         (tmp_path / name).touch()

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from tiny import golden, hashed
 
-from mlx_mm.models.siglip2.processor import ImageSettings, Processor, _canonicalize, target_size
+from mlx_mm.models.siglip2.processor import FixResSettings, Processor, target_size
+from mlx_mm.processing.text import canonicalize
 
 pytestmark = pytest.mark.reference
 pytest.importorskip("torch")
@@ -67,19 +68,17 @@ def test_colour_modes(mode: str) -> None:
     image = image.convert("RGB").convert(mode) if mode in ("HSV", "YCbCr", "CMYK", "P") else image.convert(mode)
     reference = transformers.SiglipImageProcessorPil(do_convert_rgb=True)
     expected = reference(image, return_tensors="np")["pixel_values"]
-    got = Processor(config("siglip"), None, _settings(reference), do_lower_case=True, canonicalize=False)
+    got = Processor(config("siglip"), None, _settings(reference))
     np.testing.assert_array_equal(got.images([image])["pixel_values"], expected.transpose(0, 2, 3, 1))
 
 
-def _settings(reference: Any) -> ImageSettings:
+def _settings(reference: Any) -> FixResSettings:
     names = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "do_convert_rgb")
-    return ImageSettings(
+    return FixResSettings(
         **{name: getattr(reference, name) for name in names},
         image_mean=(0.5, 0.5, 0.5),
         image_std=(0.5, 0.5, 0.5),
         size=(224, 224),
-        patch_size=None,
-        max_num_patches=None,
     )
 
 
@@ -121,4 +120,4 @@ def test_siglip_1_canonicalisation() -> None:
         for lower in (True, False):
             reference = siglip.__new__(siglip)
             reference.do_lower_case = lower
-            assert _canonicalize(text, lower) == siglip.canonicalize_text(reference, text)
+            assert canonicalize(text, lower) == siglip.canonicalize_text(reference, text)

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from beside import difference, ours, randomise, theirs
 from safetensors.numpy import load_file, save_file
 from tiny import hashed, layer_of, requantised, write_side_files
 
@@ -53,23 +54,6 @@ def joint_config(variant: str, **extra: Any) -> Any:
     return class_of(variant, "Config")(text_config=dict(text), vision_config=dict(vision), **extra)
 
 
-def randomise(model: Any, seed: int = 0) -> Any:
-    """Every parameter away from its initial value, at sizes that keep the activations of the order of one."""
-    torch.manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn_like(parameter)
-        if name in ("logit_scale", "logit_bias"):
-            noise = torch.full_like(parameter, 2.3 if name == "logit_scale" else -3.7)
-        elif parameter.ndim == 1:
-            noise = noise * 0.1 + (1 if "norm" in name and name.endswith("weight") else 0)
-        elif "probe" in name or ("embedding.weight" in name and "patch" not in name):
-            noise = noise * 0.5
-        else:
-            noise = noise / parameter[0].numel() ** 0.5
-        parameter.data.copy_(noise)
-    return model.eval()
-
-
 def make(variant: str, kind: str = "Model", **extra: Any) -> Any:
     """A random model whose attentions can be read."""
     config = joint_config(variant, **extra)
@@ -108,24 +92,6 @@ def images(variant: str) -> dict[str, np.ndarray]:
     mask = (np.arange(40)[None] < shapes.prod(1, keepdims=True)).astype(np.int64)
     pixels = hashed((3, 40, 48), 601).astype(np.float32) * mask[..., None]
     return {"pixel_values": pixels, "pixel_attention_mask": mask, "spatial_shapes": shapes}
-
-
-def ours(batch: dict[str, np.ndarray]) -> dict[str, mx.array]:
-    """The same in our layout."""
-    out = dict(batch)
-    if "pixel_values" in out and out["pixel_values"].ndim == 4:
-        out["pixel_values"] = out["pixel_values"].transpose(0, 2, 3, 1)
-    return mlx_mm.to_mlx(out)
-
-
-def theirs(batch: dict[str, np.ndarray]) -> dict[str, Any]:
-    return {name: torch.from_numpy(value) for name, value in batch.items()}
-
-
-def difference(got: Any, right: Any) -> float:
-    got, right = np.array(got, dtype=np.float64), right.detach().numpy().astype(np.float64)
-    assert got.shape == right.shape
-    return float(np.abs(got - right).max())
 
 
 def compare_towers(got: Any, right: Any, mask: np.ndarray | None = None) -> None:

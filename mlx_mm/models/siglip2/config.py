@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.base import BaseConfig, require_divisible
+from mlx_mm.models.base import TowerConfig, label_names, tower_sections
 
 
 @dataclass(frozen=True)
-class TowerConfig(BaseConfig):
-    """What the encoders of all towers have."""
+class EncoderConfig(TowerConfig):
+    """What both towers have, with the same defaults."""
 
     hidden_size: int = 768
     intermediate_size: int = 3072
@@ -23,12 +23,9 @@ class TowerConfig(BaseConfig):
     hidden_act: str = "gelu_pytorch_tanh"
     layer_norm_eps: float = 1e-6
 
-    def validate(self) -> None:
-        require_divisible(self.hidden_size, self.num_attention_heads)
-
 
 @dataclass(frozen=True)
-class TextConfig(TowerConfig):
+class TextConfig(EncoderConfig):
     """Text tower. projection_size None means hidden_size."""
 
     vocab_size: int = 32000
@@ -37,7 +34,7 @@ class TextConfig(TowerConfig):
 
 
 @dataclass(frozen=True)
-class VisionConfig(TowerConfig):
+class VisionConfig(EncoderConfig):
     """Vision tower for pictures of one size (`model_type` siglip)."""
 
     num_channels: int = 3
@@ -52,7 +49,7 @@ class VisionConfig(TowerConfig):
 
 
 @dataclass(frozen=True)
-class NaflexVisionConfig(TowerConfig):
+class NaflexVisionConfig(EncoderConfig):
     """Vision tower for pictures of any aspect ratio (`model_type` siglip2)."""
 
     num_channels: int = 3
@@ -82,39 +79,18 @@ class ModelConfig:
     vision_config: VisionConfig | NaflexVisionConfig | None
     labels: tuple[str, ...]
     problem_type: str | None
+    licence = None  # free for all uses, as far as the published checkpoints go
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
         """Read config.json, of a joint model, a classifier or a single tower; raises ConfigError."""
-        model_type, _, tower = values["model_type"].partition("_")
+        model_type = values["model_type"].partition("_")[0]
         vision_class = NaflexVisionConfig if model_type == "siglip2" else VisionConfig
-        text, vision = values.get("text_config"), values.get("vision_config")
-        if tower == "text_model":
-            text = values
-        elif tower == "vision_model":
-            vision = values
-        elif missing := [key for key in ("text_config", "vision_config") if not isinstance(values.get(key), dict)]:
-            raise ConfigError(
-                f"config.json lacks {' and '.join(missing)}; a {model_type} model needs both towers. "
-                "Use the complete config.json of the checkpoint."
-            )
+        text, vision = tower_sections(values)
         return cls(
             model_type=model_type,
             text_config=TextConfig.from_dict(text) if text is not None else None,
             vision_config=vision_class.from_dict(vision) if vision is not None else None,
-            labels=_label_names(values),
+            labels=label_names(values),
             problem_type=values.get("problem_type"),
         )
-
-
-def _label_names(values: dict[str, Any]) -> tuple[str, ...]:
-    """`id2label` in the order of its ids; transformers' default is two labels, LABEL_0 and LABEL_1."""
-    names = values.get("id2label")
-    if names is None:
-        count = values.get("num_labels", 2)
-        if not isinstance(count, int) or count < 1:
-            raise ConfigError(f"config.json has num_labels = {count!r}; expected a whole number above 0.")
-        return tuple(f"LABEL_{i}" for i in range(count))
-    if not isinstance(names, dict) or sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-        raise ConfigError("config.json has an id2label that does not name every label from 0 on, each once.")
-    return tuple(str(names[key]) for key in sorted(names, key=int))

@@ -10,35 +10,36 @@ Unusual here:
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.errors import ConfigError, InputError, ModalityError
-from mlx_mm.layers.losses import classification_loss
-from mlx_mm.layers.outputs import ImageClassifierOutput, ImageTextOutput, TowerOutput
-from mlx_mm.layers.similarity import unit_length
+from mlx_mm.errors import ConfigError
+from mlx_mm.layers.classification import class_scores, classifier_output
+from mlx_mm.layers.embeddings import kernel_matrix
+from mlx_mm.layers.losses import pairwise_sigmoid_loss
+from mlx_mm.layers.outputs import ImageClassifierOutput, ImageTextOutput, pooled
+from mlx_mm.layers.similarity import compare
+from mlx_mm.models.base import complete_names, require_tower
 from mlx_mm.models.siglip2.config import ModelConfig
 from mlx_mm.models.siglip2.text import TextTower
 from mlx_mm.models.siglip2.vision import VisionTower
 
-DROPPED = "position_ids"  # a buffer that transformers before 4.31 saved
 PATCH_KERNEL = "vision_model.embeddings.patch_embedding.weight"
+KEPT_EXACT = ("position_embedding", "classifier")
 PACKED = "vision_model.head.attention.in_proj_"
 
 
-def sanitize(weights: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.array]:
+def sanitize_weights(model: "Model | ImageClassifier", weights: dict[str, mx.array]) -> dict[str, mx.array]:
     """Hugging Face's tensors under our names and in our layout.
 
     Towers saved alone by transformers 5 lack their prefix; the pooling head's packed projection becomes
     q, k and v; a FixRes patch kernel (D, C, p, p) becomes the matrix (D, p·p·C).
     """
-    alone = config.text_config is None or config.vision_config is None
-    prefix = "text_model." if config.vision_config is None else "vision_model."
+    tower = None
+    config = model.config
+    if config.text_config is None or config.vision_config is None:
+        tower = "text_model." if config.vision_config is None else "vision_model."
     result = {}
-    for name, weight in weights.items():
-        if name.endswith(DROPPED):
-            continue
-        if alone and not name.startswith((prefix, "classifier.")):
-            name = prefix + name
+    for name, weight in complete_names(weights, tower, ("classifier.",)).items():
         if name == PATCH_KERNEL and weight.ndim == 4:
-            result[name] = weight.transpose(0, 2, 3, 1).flatten(1)
+            result[name] = kernel_matrix(weight)
         elif name.startswith(PACKED) and weight.shape[0] % 3 == 0:
             kind = name[len(PACKED) :]
             for part, piece in zip("qkv", mx.split(weight, 3), strict=True):
@@ -48,20 +49,10 @@ def sanitize(weights: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.
     return result
 
 
-def pairwise_sigmoid_loss(logits: mx.array | None) -> mx.array:
-    """Mean over texts of −Σ log σ(±logit), + for the own picture (SigLIP, arXiv 2303.15343, algorithm 1)."""
-    if logits is None or logits.shape[0] != logits.shape[1]:
-        raise InputError(
-            "return_loss compares pairs: expected as many texts as pictures, "
-            f"found {'one kind only' if logits is None else f'{logits.shape[0]} and {logits.shape[1]}'}."
-        )
-    signs = 2 * mx.eye(logits.shape[0]) - 1
-    return -nn.log_sigmoid(signs * logits).sum(axis=-1).mean()
-
-
-def quant_predicate(path: str, _module: nn.Module) -> bool:
-    """Position tables stay as they are: they are resized, small, and added to every token."""
-    return not path.endswith("position_embedding")
+def is_quantizable(_model: "Model | ImageClassifier", path: str, _module: nn.Module) -> bool:
+    """Position tables stay as they are: they are resized, small, and added to every token. So does a classifier's
+    last layer, which is small too and decides alone."""
+    return not path.endswith(KEPT_EXACT)
 
 
 class Model(nn.Module):
@@ -70,10 +61,12 @@ class Model(nn.Module):
     labels = None
     score_function = "sigmoid"
     prompt_template = "This is a photo of {}."  # transformers' zero-shot pipeline
+    sanitize = sanitize_weights
+    quant_predicate = is_quantizable
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self._config = config
+        self.config = config
         self.text_model = None if config.text_config is None else TextTower(config.text_config)
         self.vision_model = None if config.vision_config is None else VisionTower(config.vision_config)
         if self.text_model is not None and self.vision_model is not None:
@@ -106,31 +99,14 @@ class Model(nn.Module):
         Raises InputError without any input, or where a loss is asked for without pairs.
         """
         extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        text = vision = text_embeds = image_embeds = None
+        text = vision = None
         if input_ids is not None:
             text = self._text_tower()(input_ids, attention_mask, position_ids, **extras)
-            text_embeds = unit_length(_pooled(text))
         if pixel_values is not None:
             vision = self._vision_tower()(
                 pixel_values, pixel_attention_mask, spatial_shapes, interpolate_pos_encoding, **extras
             )
-            image_embeds = unit_length(_pooled(vision))
-        if text_embeds is None and image_embeds is None:
-            raise InputError("The model was called without input_ids and without pixel_values; give at least one.")
-        logits = loss = None
-        if text_embeds is not None and image_embeds is not None:
-            logits = self._logits(text_embeds, image_embeds)
-        if return_loss:
-            loss = pairwise_sigmoid_loss(logits)
-        return ImageTextOutput(
-            loss=loss,
-            logits_per_image=None if logits is None else logits.T,
-            logits_per_text=logits,
-            text_embeds=text_embeds,
-            image_embeds=image_embeds,
-            text_model_output=text,
-            vision_model_output=vision,
-        )
+        return compare(text, vision, self._logits, pairwise_sigmoid_loss if return_loss else None)
 
     def get_text_features(
         self,
@@ -139,7 +115,7 @@ class Model(nn.Module):
         position_ids: mx.array | None = None,
     ) -> mx.array:
         """(B, L) -> (B, D), not normalised."""
-        return _pooled(self._text_tower()(input_ids, attention_mask, position_ids))
+        return pooled(self._text_tower()(input_ids, attention_mask, position_ids))
 
     def get_image_features(
         self,
@@ -149,7 +125,7 @@ class Model(nn.Module):
         interpolate_pos_encoding: bool = False,
     ) -> mx.array:
         """(B, H, W, 3), or NaFlex patches (B, P, size·size·3) with mask and shapes -> (B, D), not normalised."""
-        return _pooled(
+        return pooled(
             self._vision_tower()(pixel_values, pixel_attention_mask, spatial_shapes, interpolate_pos_encoding)
         )
 
@@ -157,23 +133,11 @@ class Model(nn.Module):
         """Probability that picture i shows label j, from unit vectors (N, D) and (M, D) -> (N, M)."""
         return mx.sigmoid(self._logits(items, labels))
 
-    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """See `sanitize`."""
-        return sanitize(weights, self._config)
-
-    def quant_predicate(self, path: str, module: nn.Module) -> bool:
-        """See `quant_predicate`."""
-        return quant_predicate(path, module)
-
     def _text_tower(self) -> TextTower:
-        if self.text_model is None:
-            raise ModalityError("This checkpoint has no text tower; it takes images only. Use a joint checkpoint.")
-        return self.text_model
+        return require_tower(self.text_model, "text", "images")
 
     def _vision_tower(self) -> VisionTower:
-        if self.vision_model is None:
-            raise ModalityError("This checkpoint has no vision tower; it takes text only. Use a joint checkpoint.")
-        return self.vision_model
+        return require_tower(self.vision_model, "vision", "text")
 
     def _logits(self, a: mx.array, b: mx.array) -> mx.array:
         return a @ b.T * mx.exp(self.logit_scale) + self.logit_bias
@@ -184,13 +148,14 @@ class ImageClassifier(nn.Module):
 
     score_function = "softmax"
     modalities = ("image",)
+    sanitize = sanitize_weights
+    quant_predicate = is_quantizable
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.config, self.labels = config, config.labels
         if config.vision_config is None:
             raise ConfigError("config.json names an image classifier but has no vision_config. Use the complete file.")
-        self._config = config
-        self.labels = config.labels
         self.vision_model = VisionTower(config.vision_config)
         self.classifier = nn.Linear(config.vision_config.hidden_size, len(config.labels))
 
@@ -223,32 +188,11 @@ class ImageClassifier(nn.Module):
         else:
             keep = (pixel_attention_mask != 0)[..., None]
             mean = mx.where(keep, x, 0).sum(axis=1) / keep.sum(axis=1)
-        logits = self.classifier(mean)
-        loss = None if labels is None else classification_loss(logits, labels)
-        return ImageClassifierOutput(loss, logits, tower.hidden_states, tower.attentions)
+        return classifier_output(self.classifier(mean), labels, tower)
 
     def class_scores(self, logits: mx.array) -> mx.array:
-        """Probabilities (B, labels) as transformers' pipeline: softmax, or sigmoid for independent labels."""
-        if len(self.labels) == 1 or self._config.problem_type == "multi_label_classification":
-            return mx.sigmoid(logits)
-        return mx.softmax(logits, axis=-1)
-
-    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """See `sanitize`."""
-        return sanitize(weights, self._config)
-
-    def quant_predicate(self, path: str, module: nn.Module) -> bool:
-        """See `quant_predicate`; the classifier is small and decides alone, it stays too."""
-        return path != "classifier" and quant_predicate(path, module)
-
-
-def _pooled(output: TowerOutput) -> mx.array:
-    if output.pooler_output is None:
-        raise ModalityError(
-            "This vision tower has no pooling head (vision_use_head is false), so it gives no image vector. "
-            "Call model.vision_model for its last_hidden_state."
-        )
-    return output.pooler_output
+        """Probabilities (B, labels) of the classes."""
+        return class_scores(logits, self.config.problem_type)
 
 
 # `architectures` of config.json -> class; "" where the file names none

@@ -3,31 +3,11 @@
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import key_mask
+from mlx_mm.layers.embeddings import TextEmbeddings
 from mlx_mm.layers.outputs import TowerOutput
 from mlx_mm.layers.transformer import Encoder
 from mlx_mm.models.siglip2.config import TextConfig
-
-
-class TextEmbeddings(nn.Module):
-    """Token and learned position embeddings."""
-
-    def __init__(self, config: TextConfig):
-        super().__init__()
-        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.max_length = config.max_position_embeddings
-
-    def __call__(self, input_ids: mx.array, position_ids: mx.array | None) -> mx.array:
-        """(B, L) -> (B, L, D). Raises InputError for more than `max_position_embeddings` tokens."""
-        length = input_ids.shape[1]
-        if length > self.max_length:
-            raise InputError(
-                f"input_ids have {length} tokens; this model takes at most {self.max_length}. Truncate the text."
-            )
-        positions = mx.arange(length) if position_ids is None else position_ids
-        return self.token_embedding(input_ids) + self.position_embedding(positions)
 
 
 class TextTower(nn.Module):

@@ -11,19 +11,11 @@ import mlx.nn as nn
 
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import Attention, Mask, key_mask
-from mlx_mm.layers.interpolate import bicubic_matrix, bilinear_matrix, resize_table
+from mlx_mm.layers.embeddings import extract_patches, fit_positions
+from mlx_mm.layers.interpolate import bilinear_matrix, resize_table
 from mlx_mm.layers.outputs import TowerOutput
 from mlx_mm.layers.transformer import MLP, Encoder
 from mlx_mm.models.siglip2.config import NaflexVisionConfig, VisionConfig
-
-
-def extract_patches(pixel_values: mx.array, size: int) -> mx.array:
-    """(B, H, W, C) -> (B, rows·cols, size·size·C), row-major, channel fastest; leftover pixels are dropped."""
-    batch, height, width, channels = pixel_values.shape
-    rows, cols = height // size, width // size
-    x = pixel_values[:, : rows * size, : cols * size]
-    x = x.reshape(batch, rows, size, cols, size, channels).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, rows * cols, size * size * channels)
 
 
 class PatchEmbeddings(nn.Module):
@@ -61,23 +53,15 @@ class FixResEmbeddings(PatchEmbeddings):
                 "pixel_attention_mask and spatial_shapes belong to NaFlex models (model_type siglip2); "
                 "this one (siglip) takes pixel_values of shape (B, H, W, 3) alone."
             )
-        height, width = pixel_values.shape[1:3]
-        table = self.position_embedding.weight
-        if interpolate_pos_encoding:
-            grid = height // self.patch_size, width // self.patch_size
-            if min(grid) < 1:
-                raise InputError(
-                    f"pixel_values are {height}×{width} pixels; expected at least one patch of {self.patch_size}×"
-                    f"{self.patch_size}. Enlarge the pictures."
-                )
-            if height != width or grid[0] * grid[1] != table.shape[0]:
-                table = resize_table(table, grid, bicubic_matrix)
-        elif (height, width) != (self.image_size, self.image_size):
-            raise InputError(
-                f"pixel_values are {height}×{width} pixels; this model takes {self.image_size}×{self.image_size}. "
-                "Resize the pictures, or call the model with interpolate_pos_encoding=True."
-            )
-        return self.project(extract_patches(pixel_values, self.patch_size)) + table
+        _, height, width, _ = pixel_values.shape
+        positions = fit_positions(
+            self.position_embedding.weight,
+            (height, width),
+            self.image_size,
+            self.patch_size,
+            interpolate_pos_encoding,
+        )
+        return self.project(extract_patches(pixel_values, self.patch_size)) + positions
 
 
 class NaflexEmbeddings(PatchEmbeddings):

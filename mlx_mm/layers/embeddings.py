@@ -1,0 +1,81 @@
+"""What goes into an encoder: tokens and patches of pictures, with learned positions."""
+
+from typing import Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_mm.errors import InputError
+from mlx_mm.layers.interpolate import bicubic_matrix, resize_table
+
+
+class TextSizes(Protocol):
+    """Whatever has Hugging Face's keys of a text tower, such as a family's TextConfig."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def max_position_embeddings(self) -> int: ...
+
+
+class TextEmbeddings(nn.Module):
+    """Token and learned position embeddings."""
+
+    def __init__(self, sizes: TextSizes):
+        super().__init__()
+        self.token_embedding = nn.Embedding(sizes.vocab_size, sizes.hidden_size)
+        self.position_embedding = nn.Embedding(sizes.max_position_embeddings, sizes.hidden_size)
+        self.max_length = sizes.max_position_embeddings
+
+    def __call__(self, input_ids: mx.array, position_ids: mx.array | None) -> mx.array:
+        """(B, L) -> (B, L, D). Raises InputError for more than `max_position_embeddings` tokens."""
+        length = input_ids.shape[1]
+        if length > self.max_length:
+            raise InputError(
+                f"input_ids have {length} tokens; this model takes at most {self.max_length}. Truncate the text."
+            )
+        positions = mx.arange(length) if position_ids is None else position_ids
+        return self.token_embedding(input_ids) + self.position_embedding(positions)
+
+
+def extract_patches(pixel_values: mx.array, size: int) -> mx.array:
+    """(B, H, W, C) -> (B, rows·cols, size·size·C), row-major, channel fastest; leftover pixels are dropped."""
+    batch, height, width, channels = pixel_values.shape
+    rows, cols = height // size, width // size
+    x = pixel_values[:, : rows * size, : cols * size]
+    x = x.reshape(batch, rows, size, cols, size, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows * cols, size * size * channels)
+
+
+def kernel_matrix(kernel: mx.array) -> mx.array:
+    """A convolution (D, C, p, p) whose stride is its size, as the matrix (D, p·p·C) for `extract_patches`."""
+    return kernel.transpose(0, 2, 3, 1).flatten(1)
+
+
+def fit_positions(
+    table: mx.array, pixels: tuple[int, int], image_size: int, patch_size: int, interpolate_pos_encoding: bool
+) -> mx.array:
+    """The position table (patches, D) of a square picture for pictures of `pixels` (height, width).
+
+    interpolate_pos_encoding: resize it, bicubic, as transformers does; otherwise raise InputError for pictures that
+    are not image_size × image_size.
+    """
+    height, width = pixels
+    if not interpolate_pos_encoding:
+        if pixels != (image_size, image_size):
+            raise InputError(
+                f"pixel_values are {height}×{width} pixels; this model takes {image_size}×{image_size}. "
+                "Resize the pictures, or call the model with interpolate_pos_encoding=True."
+            )
+        return table
+    grid = height // patch_size, width // patch_size
+    if min(grid) < 1:
+        raise InputError(
+            f"pixel_values are {height}×{width} pixels; expected at least one patch of {patch_size}×{patch_size}. "
+            "Enlarge the pictures."
+        )
+    if height == width and grid[0] * grid[1] == table.shape[0]:
+        return table
+    return resize_table(table, grid, bicubic_matrix)

@@ -1,0 +1,222 @@
+"""Texts and pictures to the arrays of MetaCLIP 2 and CLIP.
+
+A checkpoint's file says whether a picture is squeezed into a square or cropped from its middle. Texts are padded
+to the longest of the call: a causal tower does not see what comes after the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlx_mm.errors import ConfigError, InputError, ModalityError
+from mlx_mm.models.metaclip_2.config import ModelConfig, TextConfig
+from mlx_mm.processing.batch import Batch, as_list, collate
+from mlx_mm.processing.image import (
+    ImageSource,
+    center_crop,
+    open_image,
+    resize,
+    shortest_edge_size,
+    to_pixels,
+)
+from mlx_mm.processing.settings import (
+    CHECKS,
+    SIDES_OR_EDGE,
+    ImageOptions,
+    PixelSettings,
+    override,
+    read_image_settings,
+    refuse_options,
+)
+from mlx_mm.processing.text import Tokenizer, check_length, pad_rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+IMAGE_CHECKS = CHECKS | {"size": SIDES_OR_EDGE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings(PixelSettings):
+    """size: (height, width) to squeeze into, or the length of the shorter side; crop_size (height, width)."""
+
+    size: tuple[int, int] | int
+    crop_size: tuple[int, int]
+    do_center_crop: bool = True
+
+
+class Processor:
+    """Texts and pictures in, NumPy arrays under the model's argument names out.
+
+    modalities: those of "text" and "image" that the checkpoint has a tower and files for.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: Tokenizer | None,
+        settings: ImageSettings | None,
+    ) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.settings = settings
+        present = {"text": tokenizer, "image": settings}
+        self.modalities = tuple(name for name, part in present.items() if part is not None)
+
+    @classmethod
+    def from_folder(cls, folder: Path, config: ModelConfig) -> Processor:
+        """Read the processor files of a Hugging Face folder, of transformers 4.x or 5.x; raises ConfigError.
+
+        Settings that the files leave out have the defaults of transformers' CLIPImageProcessor.
+        """
+        tokenizer = None if config.text_config is None else Tokenizer.find(folder)
+        return cls(config, tokenizer, None if config.vision_config is None else _read_settings(folder))
+
+    def __call__(
+        self,
+        *,
+        text: str | Sequence[str] | None = None,
+        images: ImageSource | Sequence[ImageSource] | None = None,
+        max_length: int | None = None,
+        padding: bool | str = "longest",
+        truncation: bool = True,
+        do_lower_case: bool | None = None,
+        **options: Unpack[ImageOptions],
+    ) -> Batch:
+        """The arrays of `text` and `images` in one dict, text first. Arguments as in those methods."""
+        batch: Batch = {}
+        if text is not None:
+            lower = do_lower_case
+            batch |= self.text(text, max_length=max_length, padding=padding, truncation=truncation, do_lower_case=lower)
+        if images is not None:
+            batch |= self.images(images, **options)
+        else:
+            refuse_options(options)
+        if not batch:
+            raise InputError("Neither text nor images was given; expected at least one of them. Pass text= or images=.")
+        return batch
+
+    def text(
+        self,
+        texts: str | Sequence[str],
+        *,
+        task: str | None = None,
+        max_length: int | None = None,
+        padding: bool | str = "longest",
+        truncation: bool = True,
+        do_lower_case: bool | None = None,
+    ) -> Batch:
+        """input_ids and attention_mask, int32 (B, L), 1 = real.
+
+        max_length: of a text with its begin and end token, by default the model's. padding: to the "longest" of
+        this call (or True), or to "max_length". truncation: longer texts are cut and keep their end token; False
+        refuses them. do_lower_case: by default as the tokenizer's files say.
+        Raises InputError for arguments, ModalityError without a text tower, ConfigError for files that do not fit
+        the model.
+        """
+        config, tokenizer = self.config.text_config, self.tokenizer
+        if config is None or tokenizer is None:
+            raise self._lacks("text tower" if config is None else "tokenizer file (tokenizer.json)", "text")
+        if task is not None:
+            raise InputError(f"task={task!r} was given; this family has no tasks. Leave task out.")
+        if padding not in (True, "longest", "max_length"):
+            raise InputError(f'padding is {padding!r}; expected "longest" or "max_length". Leave it out.')
+        limit = check_length(max_length, config.max_position_embeddings)
+        _check_tokenizer(tokenizer, config, do_lower_case)
+        rows = tokenizer.encode_as_filed(
+            as_list(texts, "texts", str), limit if truncation else None, do_lower_case=do_lower_case
+        )
+        longest = max(map(len, rows))
+        if longest > limit:
+            raise InputError(
+                f"A text has {longest} tokens and truncation is False; expected at most {limit}. Shorten it, or leave "
+                "truncation on."
+            )
+        length = limit if padding == "max_length" else longest
+        ids = pad_rows(rows, length, tokenizer.pad_id)
+        if ids.max() >= config.vocab_size:
+            raise _vocabulary_error(tokenizer, f"the id {ids.max()}", config)
+        return {"input_ids": ids, "attention_mask": pad_rows([[1] * len(row) for row in rows], length, 0)}
+
+    def images(self, images: ImageSource | Sequence[ImageSource], **options: Unpack[ImageOptions]) -> Batch:
+        """pixel_values float32 (B, H, W, 3); an option that is not None replaces the checkpoint's setting.
+
+        size: {"height", "width"}, which squeezes, or {"shortest_edge"} or a number, which keeps the aspect ratio.
+        Raises MediaError for pictures that cannot be read, InputError and ModalityError for arguments.
+        """
+        if self.settings is None:
+            raise self._lacks("vision tower", "images")
+        settings = override(self.settings, options, InputError, IMAGE_CHECKS)
+        items = as_list(images, "images", (str, bytes, bytearray, memoryview, np.ndarray))
+        return self.collate([_process(item, settings) for item in items])
+
+    def collate(self, items: Sequence[Batch]) -> Batch:
+        """One batch from the results of several calls, in order; texts are padded to the longest.
+
+        Raises InputError when the items differ in their keys or pictures in their size.
+        """
+        padding = {}
+        if self.tokenizer is not None and any("input_ids" in item for item in items):
+            padding = {"input_ids": self.tokenizer.pad_id, "attention_mask": 0}
+        return collate(items, padding)
+
+    def _lacks(self, part: str, kind: str) -> ModalityError:
+        return ModalityError(
+            f"This checkpoint has no {part}; it takes {' and '.join(self.modalities) or 'nothing'}. "
+            f"Load a checkpoint with both towers and its files to use {kind}."
+        )
+
+
+def _process(source: ImageSource, settings: ImageSettings) -> Batch:
+    image = open_image(source, do_convert_rgb=settings.do_convert_rgb)
+    if settings.do_resize:
+        size = settings.size
+        sides = shortest_edge_size(image.height, image.width, size) if isinstance(size, int) else size
+        image = resize(image, sides, settings.resample)
+    if settings.do_center_crop:
+        image = center_crop(image, settings.crop_size)
+    return {"pixel_values": to_pixels(image, settings)[None]}
+
+
+def _read_settings(folder: Path) -> ImageSettings:
+    default = ImageSettings(
+        resample=3,
+        image_mean=(0.48145466, 0.4578275, 0.40821073),  # of the pictures CLIP was trained on
+        image_std=(0.26862954, 0.26130258, 0.27577711),
+        size=224,
+        crop_size=(224, 224),
+    )
+    given = read_image_settings(folder, [field.name for field in fields(ImageSettings)])
+    return override(default, given, ConfigError, IMAGE_CHECKS)
+
+
+def _check_tokenizer(tokenizer: Tokenizer, config: TextConfig, do_lower_case: bool | None) -> None:
+    """Hold a tokenizer against its model: a mismatch would give wrong vectors without an error."""
+    empty_text = tokenizer.encode_as_filed([""], None, do_lower_case=do_lower_case)[0]
+    eos, bos = tokenizer.eos_id, tokenizer.bos_id
+    if tokenizer.vocab_size > config.vocab_size:
+        raise _vocabulary_error(tokenizer, f"{tokenizer.vocab_size} entries", config)
+    if config.eos_token_id not in (None, eos):
+        raise ConfigError(
+            f"{tokenizer.path} ends texts with the id {eos}, and text_config says eos_token_id {config.eos_token_id}, "
+            "where the model reads a text's vector; expected the same. Use the files of one checkpoint; of OpenAI's "
+            'CLIP, whose files say 2, the model_type is "clip".'
+        )
+    if empty_text != ([eos] if tokenizer.canonical else [bos, eos]):
+        expected = f"[{eos}]" if tokenizer.canonical else f"[{'the id of bos_token' if bos is None else bos}, {eos}]"
+        raise ConfigError(
+            f"{tokenizer.path} turns an empty text into {empty_text}; expected {expected}, the tokens that "
+            "tokenizer_config.json names for begin and end. Use these files of the checkpoint's hub repository."
+        )
+
+
+def _vocabulary_error(tokenizer: Tokenizer, found: str, config: TextConfig) -> ConfigError:
+    return ConfigError(
+        f"{tokenizer.path} has {found}; expected ids for the {config.vocab_size} rows of the model's table. Use the "
+        "tokenizer and the config.json of one checkpoint."
+    )

@@ -1,0 +1,49 @@
+"""Lists of inputs, and the joining of what became of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_mm.errors import InputError
+
+Batch = dict[str, npt.NDArray[Any]]
+
+
+def as_list(values: Any, name: str, single: type | tuple[type, ...]) -> list[Any]:
+    """A single item is a batch of one; InputError for none."""
+    items = list(values) if isinstance(values, Iterable) and not isinstance(values, single) else [values]
+    if not items:
+        raise InputError(f"The list of {name} is empty; expected at least one. Leave the call out for an empty batch.")
+    return items
+
+
+def collate(items: Sequence[Batch], padding: Mapping[str, int]) -> Batch:
+    """One batch from several, in order. padding: array name -> what fills its axis 1 up to the longest.
+
+    Raises InputError when the items differ in their keys, or in a size that padding does not make equal.
+    """
+    if not items:
+        raise InputError("No items were given; expected at least one. Leave the call out for an empty batch.")
+    if any(item.keys() != items[0].keys() for item in items):
+        raise InputError("The items hold different arrays; expected the same keys in all. Collate each kind alone.")
+    batch = {}
+    for key in items[0]:
+        arrays = [item[key] for item in items]
+        if key in padding:
+            arrays = _pad(arrays, padding[key])
+        shapes = sorted({array.shape[1:] for array in arrays})
+        if len(shapes) > 1:
+            raise InputError(
+                f"{key} has the shapes {', '.join(map(str, shapes))} per item; expected one. "
+                "Use the same settings for all items of a batch."
+            )
+        batch[key] = np.concatenate(arrays)
+    return batch
+
+
+def _pad(arrays: list[npt.NDArray[Any]], value: int) -> list[npt.NDArray[Any]]:
+    longest = max(array.shape[1] for array in arrays)
+    widths = ([(0, 0), (0, longest - array.shape[1])] + [(0, 0)] * (array.ndim - 2) for array in arrays)
+    return [np.pad(array, width, constant_values=value) for array, width in zip(arrays, widths, strict=True)]
