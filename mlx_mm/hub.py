@@ -7,7 +7,8 @@ from typing import Any
 from mlx_mm.errors import ConfigError, ModelNotFoundError
 
 BUNDLED = Path(__file__).parent / "bundled"
-FILES = ["*.json", "*.safetensors", "*.jinja", "README.md"]  # weights, settings, tokenizer, chat template, card
+# Weights, settings, tokenizer, chat template, card
+FILES = ["*.json", "*.safetensors", "*.jinja", "spiece.model", "README.md"]
 NESTED = ["*/*"]  # files in sub-folders are other exports of the model, such as ONNX
 
 

@@ -111,3 +111,17 @@ def test_a_converted_folder_keeps_the_licence(tmp_path: Path, tiny_checkpoint: C
     assert card.front_matter(tmp_path / "out")["base_model"] == source.name
     again = convert(convert(source, tmp_path / "float", bits=None).out, tmp_path / "again")
     assert again.licence == "cc-by-nc-4.0"
+
+
+def test_a_source_without_a_licence_has_the_familys(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) -> None:
+    """Every MetaCLIP 2 checkpoint is for non-commercial use, and so is what is made of it."""
+    source = tiny_checkpoint("metaclip_2")
+    assert convert(source, tmp_path / "out").licence == "cc-by-nc-4.0"
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "\nlicense: cc-by-nc-4.0\n" in text.split("---\n")[1]
+    assert "cc-by-nc-4.0, that of the published checkpoints" in text
+    (source / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert convert(source, tmp_path / "own").licence == "mit"
+    assert card.read_licence(tmp_path / "own") == "mit"
+    assert "cc-by-nc" not in (tmp_path / "own" / "README.md").read_text()
+    assert convert(tiny_checkpoint("clip"), tmp_path / "clip").licence is None

@@ -152,6 +152,7 @@ def test_a_hub_id_is_downloaded(tmp_path: Path, play_hub: Callable[..., list[Any
         ("model-00001-of-00003.safetensors", True),
         ("model.safetensors.index.json", True),
         ("chat_template.jinja", True),
+        ("spiece.model", True),
         ("README.md", True),
         ("pytorch_model.bin", False),
         ("flax_model.msgpack", False),

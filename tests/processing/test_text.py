@@ -1,7 +1,9 @@
 """The tokenizer wrapper against ids made by transformers."""
 
+import io
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,80 @@ def test_damaged_files(tmp_path: Path) -> None:
             Tokenizer.from_folder(tmp_path)
     with pytest.raises(ConfigError, match="no token '</s>'"):
         ids(Tokenizer.from_folder(write(tmp_path, names=NAMES | {"eos_token": "</s>"})), "a cat")
+
+
+# --- a SentencePiece file without a tokenizer.json
+
+
+@pytest.fixture
+def spiece(tmp_path: Path) -> Path:
+    """A folder as SigLIP 1's: the pad token is the end token, and texts are canonicalised."""
+    from sentencepiece import SentencePieceTrainer
+
+    learnt = io.BytesIO()
+    texts = ["a photo of a cat", "a cat and a dog", "the dog sees a photo"] * 20
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    options = {"vocab_size": 40, "hard_vocab_limit": False, "minloglevel": 2}
+    SentencePieceTrainer.train(sentence_iterator=iter(texts), model_writer=learnt, **ids, **options)
+    (tmp_path / "spiece.model").write_bytes(learnt.getvalue())
+    names = {"pad_token": "</s>", "eos_token": "</s>", "tokenizer_class": "SiglipTokenizer"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
+    return tmp_path
+
+
+def test_sentencepiece_file(spiece: Path) -> None:
+    from sentencepiece import SentencePieceProcessor
+
+    tokenizer, pieces = Tokenizer.from_folder(spiece), SentencePieceProcessor(str(spiece / "spiece.model"))
+    assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id) == (1, 1, None)
+    assert tokenizer.vocab_size == pieces.get_piece_size()
+    expected = pieces.encode("a photo of a dog")
+    assert 2 not in expected
+    assert ids(tokenizer, "A photo, of a  DOG!", 20) == expected + [1] * (20 - len(expected))
+    assert tokenizer.encode_as_filed(["a photo of a dog", ""], 3) == [[*expected[:2], 1], [1]]
+    upper = tokenizer.encode_as_filed(["A PHOTO"], None, do_lower_case=False)[0]
+    assert upper == [*pieces.encode("A PHOTO"), 1] != [*pieces.encode("a photo"), 1]
+    assert ids(tokenizer, "zq", 20)[:2] != [1, 1]
+
+
+def test_sentencepiece_file_without_the_tokens_it_should_have(spiece: Path) -> None:
+    names = {"pad_token": "<nothing>", "eos_token": "</s>"}
+    (spiece / "tokenizer_config.json").write_text(json.dumps(names))
+    with pytest.raises(ConfigError, match="no token '<nothing>'"):
+        ids(Tokenizer.from_folder(spiece), "a cat")
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x0a\xff\xff\xff\xff"])
+def test_damaged_sentencepiece_file(spiece: Path, content: bytes) -> None:
+    (spiece / "spiece.model").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"spiece\.model cannot be read.*Download"):
+        ids(Tokenizer.from_folder(spiece), "a cat")
+
+
+# --- the ids that a file gives
+
+
+def test_ids_as_filed(tokenizer: Tokenizer) -> None:
+    """A typed end token stays, also beside the one that ends the text."""
+    assert tokenizer.encode_as_filed(["a cat<eos>"], None)[0].count(1) == 2
+    long = tokenizer.encode_as_filed(["a cat " * 50], 7)[0]
+    assert len(long) == 7
+    assert long.count(1) == 1
+    assert long[-1] == 1
+    assert len(tokenizer.encode_as_filed(["a cat " * 50], None)[0]) > 50
+
+
+def test_the_file_is_read_once_by_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, reads = Tokenizer.from_folder(write(tmp_path)), []
+    real = Tokenizer._read
+
+    def slow(self: Tokenizer, do_lower_case: bool | None) -> Any:
+        reads.append(do_lower_case)
+        time.sleep(0.05)
+        return real(self, do_lower_case)
+
+    monkeypatch.setattr(Tokenizer, "_read", slow)
+    with ThreadPoolExecutor(4) as pool:
+        rows = list(pool.map(lambda _: tokenizer.encode_as_filed(["a cat"], None), range(8)))
+    assert reads == [None]
+    assert all(row == rows[0] for row in rows)
