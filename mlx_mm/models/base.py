@@ -117,6 +117,11 @@ def label_names(values: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(names[key]) for key in sorted(names, key=int))
 
 
+def present(**parts: Any) -> tuple[str, ...]:
+    """The names of the parts that are not None."""
+    return tuple(name for name, part in parts.items() if part is not None)
+
+
 def require_tower(tower: Value | None, kind: str, other: str) -> Value:
     """`tower` unless it is None: ModalityError then says that the checkpoint lacks its `kind` ("text")."""
     if tower is None:

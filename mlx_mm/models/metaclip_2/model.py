@@ -17,7 +17,7 @@ from mlx_mm.layers.embeddings import kernel_matrix
 from mlx_mm.layers.losses import contrastive_loss
 from mlx_mm.layers.outputs import ImageClassifierOutput, ImageTextOutput, TowerOutput, pooled
 from mlx_mm.layers.similarity import compare
-from mlx_mm.models.base import complete_names, require_tower
+from mlx_mm.models.base import complete_names, present, require_tower
 from mlx_mm.models.metaclip_2.config import ModelConfig, TextConfig, VisionConfig
 from mlx_mm.models.metaclip_2.text import TextTower
 from mlx_mm.models.metaclip_2.vision import VisionTower
@@ -68,8 +68,7 @@ class Model(nn.Module):
     @property
     def modalities(self) -> tuple[str, ...]:
         """Which of "text" and "image" this checkpoint has a tower for."""
-        towers = {"text": self.text_model, "image": self.vision_model}
-        return tuple(name for name, tower in towers.items() if tower is not None)
+        return present(text=self.text_model, image=self.vision_model)
 
     def __call__(
         self,

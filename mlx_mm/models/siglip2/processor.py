@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlx_mm.errors import ConfigError, InputError, ModalityError
+from mlx_mm.models.base import present
 from mlx_mm.models.siglip2.config import ModelConfig
 from mlx_mm.processing.batch import Batch, as_list, collate
 from mlx_mm.processing.image import ImageSource, open_image, patchify, resize, to_pixels
@@ -57,8 +58,7 @@ class Processor:
         self.config = config
         self.tokenizer = tokenizer
         self.settings = settings
-        present = {"text": tokenizer, "image": settings}
-        self.modalities = tuple(name for name, part in present.items() if part is not None)
+        self.modalities = present(text=tokenizer, image=settings)
 
     @classmethod
     def from_folder(cls, folder: Path, config: ModelConfig) -> Processor:
