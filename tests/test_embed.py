@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -499,3 +500,20 @@ def test_encoded_bytes_need_no_file(naflex: tuple[Any, Any]) -> None:
     file = io.BytesIO()
     picture(20, 30, 5).save(file, "PNG")
     assert np.abs(encode_image(*naflex, file.getvalue()) - encode_image(*naflex, picture(20, 30, 5))).max() <= EQUAL
+
+
+def test_softmax_families_share_one_between_the_labels(tiny_checkpoint: Callable[..., Path]) -> None:
+    """And several templates count as one label whose vector is their mean."""
+    model, processor = load(tiny_checkpoint("metaclip_2"))
+    picture = Image.fromarray((np.arange(40 * 50 * 3) % 251).astype(np.uint8).reshape(40, 50, 3))
+    labels, templates = ["a cat", "the dog", "zebra"], ["a photo of {}", "{}"]
+    scores = dict(classify(model, processor, picture, labels, template=templates))
+    assert sum(scores.values()) == pytest.approx(1, abs=1e-6)
+    texts = [[template.format(label) for label in labels] for template in templates]
+    mean = np.mean([encode_text(model, processor, row) for row in texts], axis=0)
+    mean /= np.linalg.norm(mean, axis=-1, keepdims=True)
+    logits = mean @ encode_image(model, processor, picture) * np.exp(np.array(model.logit_scale))
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert [scores[label] for label in labels] == pytest.approx(expected.tolist(), abs=1e-5)
+    plain = dict(classify(model, processor, picture, labels, template="{}"))
+    assert plain["a cat"] != pytest.approx(scores["a cat"], abs=1e-4)
