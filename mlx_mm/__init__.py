@@ -1,4 +1,4 @@
-"""Multimodal models on MLX: search pictures by words, tag them, convert checkpoints to 4 or 8 bit."""
+"""Multimodal models on MLX: search pictures and sounds by words, tag them, convert checkpoints to 4 or 8 bit."""
 
 import sys as _sys
 from importlib import import_module as _import_module
@@ -9,7 +9,7 @@ from mlx_mm.errors import MlxMmError
 
 if TYPE_CHECKING:
     from mlx_mm.convert import ConvertReport, convert
-    from mlx_mm.embed import classify, encode_image, encode_text, to_mlx
+    from mlx_mm.embed import classify, encode_audio, encode_image, encode_text, to_mlx
     from mlx_mm.load import load
 
 __version__ = "0.1.0"
@@ -19,6 +19,7 @@ __all__ = [
     "MlxMmError",
     "classify",
     "convert",
+    "encode_audio",
     "encode_image",
     "encode_text",
     "load",
@@ -30,6 +31,7 @@ _ROOMS = {
     "ConvertReport": "convert",
     "classify": "embed",
     "convert": "convert",
+    "encode_audio": "embed",
     "encode_image": "embed",
     "encode_text": "embed",
     "load": "load",

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="mlx_mm", description="Search pictures by words, tag them, convert models. Runs on this machine alone."
+        prog="mlx_mm", description="Search pictures and sounds by words, tag them, convert models. All on this machine."
     )
     parser.add_argument("--version", action="version", version=f"mlx_mm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -117,7 +117,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="+", help="pictures: files, folders, patterns, URLs, or - for one per line on stdin"
+        "inputs", nargs="+", help="pictures or sounds: files, folders, patterns, URLs, or - for one per line on stdin"
     )
     parser.add_argument("--text", action="store_true", help="the inputs, or the lines of -, are texts")
     parser.add_argument("-o", "--out", type=Path, help=".npz, .jsonl or .parquet (default: JSON lines on stdout)")
@@ -128,12 +128,10 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _embed(args: argparse.Namespace) -> int:
-    from mlx_mm import encode_image, encode_text, export
+    from mlx_mm import encode_audio, encode_image, encode_text, export
 
     if args.out:
         export.check_export(args.out)
-    if args.text and args.max_num_patches is not None:
-        raise InputError("--max-num-patches is about pictures and --text gives texts. Leave one of them out.")
     options = {
         "dim": args.dim,
         "normalize": not args.no_normalize,
@@ -141,14 +139,21 @@ def _embed(args: argparse.Namespace) -> int:
         "progress": console.is_terminal(),
     }
     skipped = console.Skipped()
-    if args.text:
-        ids = _require_some(_lines(args.inputs))
-        vectors = encode_text(*_load(args), ids, **options)
+    inputs = _require_some(_lines(args.inputs))
+    loaded = _load(args)
+    kind = "text" if args.text else _kind(loaded[0])
+    if args.max_num_patches is not None and kind != "image":
+        raise InputError(f"--max-num-patches is about pictures, and this embeds {kind}. Leave it out.")
+    if kind == "text":
+        ids = inputs
+        vectors = encode_text(*loaded, ids, **options)
     else:
-        files = _require_some(skipped.find(_lines(args.inputs)))
-        vectors = encode_image(
-            *_load(args), files, max_num_patches=args.max_num_patches, on_error=skipped.on_error(files), **options
-        )
+        files = _require_some(skipped.find(inputs, kind))
+        options["on_error"] = skipped.on_error(files)
+        if kind == "audio":
+            vectors = encode_audio(*loaded, files, **options)
+        else:
+            vectors = encode_image(*loaded, files, max_num_patches=args.max_num_patches, **options)
         ids = skipped.remaining(files)
     _require_some(ids)
     if args.out:
@@ -165,7 +170,7 @@ def _embed(args: argparse.Namespace) -> int:
 
 def _classify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="+", help="pictures: files, folders, patterns, URLs, or - for one per line on stdin"
+        "inputs", nargs="+", help="pictures or sounds: files, folders, patterns, URLs, or - for one per line on stdin"
     )
     parser.add_argument(
         "-l", "--labels", action="append", help="words to choose from, comma-separated; may be given more than once"
@@ -183,8 +188,8 @@ def _classify(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise InputError(f"--top is {args.top}; expected 1 or more.")
     skipped = console.Skipped()
-    files = _require_some(skipped.find(_lines(args.inputs)))
     model, processor = _load(args)
+    files = _require_some(skipped.find(_lines(args.inputs), _kind(model)))
     options = {"batch_size": args.batch_size, "progress": console.is_terminal()}
     results = classify(
         model, processor, files, labels, template=args.template, on_error=skipped.on_error(files), **options
@@ -207,6 +212,11 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     return load(args.model or DEFAULT_MODEL, revision=args.revision)
 
 
+def _kind(model: Any) -> str:
+    """What a model takes beside texts."""
+    return "audio" if "audio" in model.modalities else "image"
+
+
 def _lines(inputs: list[str]) -> list[str]:
     """The inputs, with - replaced by the lines of stdin; empty lines are left out."""
     result: list[str] = []
@@ -217,7 +227,7 @@ def _lines(inputs: list[str]) -> list[str]:
 
 def _require_some(items: list[str]) -> list[str]:
     if not items:
-        raise MediaError("Nothing could be read, so there is no result. Name pictures, or texts with --text.")
+        raise MediaError("Nothing could be read, so there is no result. Name pictures or sounds, or texts with --text.")
     return items
 
 

@@ -6,11 +6,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Endings of pictures inside a folder. A file that is named itself is tried whatever its ending.
+# Endings of pictures and sounds inside a folder. A file that is named itself is tried whatever its ending.
 IMAGE_ENDINGS = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg"),
     *(".jpg", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
+AUDIO_ENDINGS = (
+    *(".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3"),
+    *(".oga", ".ogg", ".opus", ".w64", ".wav", ".wma"),
+)
+ENDINGS = {"image": IMAGE_ENDINGS, "audio": AUDIO_ENDINGS}
+NOUNS = {"image": "pictures", "audio": "sounds"}
 
 
 @dataclass
@@ -21,15 +27,18 @@ class Found:
     problems: list[str] = field(default_factory=list)
 
 
-def find_files(names: Iterable[str], endings: tuple[str, ...] = IMAGE_ENDINGS) -> Found:
-    """Files, folders (searched to the bottom, sorted, hidden ones left out), glob patterns and URLs."""
+def find_files(names: Iterable[str], kind: str = "image") -> Found:
+    """Files, folders (searched to the bottom, sorted, hidden ones left out), glob patterns and URLs.
+
+    kind: "image" or "audio", what is taken of a folder.
+    """
     found = Found()
     files: dict[str, None] = {}  # a set that keeps the order
     for name in names:
-        matches = list(_expand(name, endings))
+        matches = list(_expand(name, ENDINGS[kind]))
         if not matches:
-            kind = "no pictures in the folder" if os.path.isdir(name) else "there is no such file"
-            found.problems.append(f"{name}: {kind}")
+            reason = f"no {NOUNS[kind]} in the folder" if os.path.isdir(name) else "there is no such file"
+            found.problems.append(f"{name}: {reason}")
         files |= dict.fromkeys(matches)
     found.files = list(files)
     return found

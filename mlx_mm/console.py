@@ -36,17 +36,17 @@ class Skipped:
         self.count = 0
         self._bad: set[int] = set()
 
-    def find(self, names: Sequence[str]) -> list[str]:
-        """The files behind what the user named; names without files are warned of."""
+    def find(self, names: Sequence[str], kind: str = "image") -> list[str]:
+        """The files of that kind ("image", "audio") behind what the user named; names without files are warned of."""
         from mlx_mm.collect import find_files
 
-        found = find_files(names)
+        found = find_files(names, kind)
         for problem in found.problems:
             self._warn(problem)
         return found.files
 
     def on_error(self, files: Sequence[str]) -> Callable[[int, "MediaError"], None]:
-        """A callback for `encode_image` over `files`."""
+        """A callback for `encode_image` and `encode_audio` over `files`."""
 
         def skip(index: int, error: "MediaError") -> None:
             self._bad.add(index)

@@ -1,7 +1,8 @@
-"""Texts and pictures in, NumPy vectors or named scores out."""
+"""Texts, pictures and sounds in, NumPy vectors or named scores out."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from numbers import Real
 from typing import Any
 
 import mlx.core as mx
@@ -9,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mlx_mm.errors import InputError, MediaError, ModalityError
-from mlx_mm.layers.device import run_in_parts
+from mlx_mm.layers.device import run_in_parts, run_row_by_row
+from mlx_mm.prefetch import prefetch
 
 Batch = dict[str, np.ndarray]
 OnError = Callable[[int, MediaError], None]
@@ -87,6 +89,68 @@ def encode_image(
     return _finish(result, single, dim, normalize)
 
 
+def encode_audio(
+    model: Any,
+    processor: Any,
+    audio: Any,
+    *,
+    truncation: str = "windows",
+    dim: int | None = None,
+    normalize: bool = True,
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: bool = False,
+    on_error: OnError | None = None,
+) -> np.ndarray:
+    """One vector per sound, float32 (N, D), in the order given; one sound gives (D,).
+
+    audio: path, encoded bytes, or (samples, sampling_rate), or a list of them; any length, any rate.
+    truncation: what becomes of sounds longer than the model's 10 s. "windows" averages the unit vectors of consecutive
+    windows, and so hears all of it; "rand_trunc" hears one crop, "fusion" three and the whole squeezed, drawn from
+    `seed`. normalize=False leaves such an average, or the vector of a short sound, at its own length. batch_size:
+    windows at a time. The same sound has the same vector in any batch, to the last bit.
+    Other arguments as in `encode_image`. Raises ModalityError, MediaError, InputError.
+    """
+    _require(model, "audio")
+    _check_batch_size(batch_size)
+    items, single = _as_sounds(audio)
+
+    def windows(index: int) -> Iterator[tuple[Batch, float]]:
+        if truncation == "windows":
+            yield from processor.windows(items[index])
+        else:
+            yield processor.audio([items[index]], truncation=truncation, seed=seed), 1.0
+
+    rows: dict[int, list[tuple[float, np.ndarray]]] = {}
+    waiting: list[tuple[int, Batch, float]] = []
+
+    def run() -> None:
+        batch = to_mlx(processor.collate([batch for _, batch, _ in waiting]))
+        vectors = np.array(run_row_by_row(model.get_audio_features, batch, model).astype(mx.float32))
+        for (index, _, weight), vector in zip(waiting, vectors, strict=True):
+            if index in rows:
+                rows[index].append((weight, vector))
+        bar.update(len(waiting))
+        waiting.clear()
+
+    with tqdm(disable=not progress, unit="window", desc="embedding") as bar:
+        for index, item in prefetch(len(items), windows):
+            if isinstance(item, BaseException):
+                if on_error is None or not isinstance(item, MediaError):
+                    raise item
+                rows.pop(index, None)  # a file that is damaged further on has no vector
+                on_error(index, item)
+                continue
+            rows.setdefault(index, [])
+            waiting.append((index, *item))
+            if len(waiting) == batch_size:
+                run()
+        if waiting:
+            run()
+    vectors = [_average(rows[index]) for index in sorted(rows)]
+    return _finish(np.stack(vectors) if vectors else np.zeros((0, 0), np.float32), single, dim, normalize)
+
+
 def classify(
     model: Any,
     processor: Any,
@@ -98,20 +162,23 @@ def classify(
     progress: bool = False,
     on_error: OnError | None = None,
 ) -> list[Any]:
-    """Score a picture against labels: [(label, score), …], best first. A list of pictures gives a list of those.
+    """Score a picture or a sound against labels: [(label, score), …], best first. A list gives a list of those.
 
     labels: the words to choose from; None uses the checkpoint's own classification head. template: sentence with
     {} for the label, by default the family's; of several, the vectors are averaged. SigLIP's scores are sigmoids:
-    each says how well its label fits, and they do not add up to 1. Other arguments as in `encode_image`.
+    each says how well its label fits, and they do not add up to 1. Other arguments as in `encode_image` and
+    `encode_audio`.
     Raises InputError without labels or for a template without {}.
     """
-    items, single = _as_list(item)
+    hears = "audio" in model.modalities
+    items, single = _as_sounds(item) if hears else _as_list(item)
     if labels is None:
         scores, names = _head_scores(model, processor, items, template, batch_size, progress, on_error)
     else:
         targets = encode_labels(model, processor, labels, template)
         names = list(labels)
-        vectors = encode_image(model, processor, items, batch_size=batch_size, progress=progress, on_error=on_error)
+        encode = encode_audio if hears else encode_image
+        vectors = encode(model, processor, items, batch_size=batch_size, progress=progress, on_error=on_error)
         scores = np.array(model.score(mx.array(vectors), mx.array(targets))) if len(vectors) else vectors
     rows = [sorted(zip(names, row.tolist(), strict=True), key=lambda pair: -pair[1]) for row in scores]
     return rows[0] if single and rows else rows
@@ -227,6 +294,21 @@ def _as_list(items: Any) -> tuple[list[Any], bool]:
     if isinstance(items, list | tuple | Iterator):
         return list(items), False
     return [items], True
+
+
+def _as_sounds(audio: Any) -> tuple[list[Any], bool]:
+    """The same, where a pair of samples and their rate is one sound."""
+    if isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], Real):
+        return [audio], True
+    return _as_list(audio)
+
+
+def _average(windows: list[tuple[float, np.ndarray]]) -> np.ndarray:
+    """Of unit vectors, by their weights; a single window stays as it is."""
+    if len(windows) == 1:
+        return windows[0][1]
+    total = sum(weight * vector / np.linalg.norm(vector) for weight, vector in windows)
+    return np.asarray(total, np.float32)
 
 
 def _require(model: Any, modality: str) -> None:

@@ -148,7 +148,7 @@ def test_embed_and_generate(room: str) -> None:
     allowed = {"mlx", "numpy", "tqdm"} | ({"mlx_lm"} if room == "generate" else set())
     assert packages(ROOMS[room]) <= allowed
     # layers.device divides a batch among the processors of a CPU; the blocks of models are not its business
-    assert neighbours(ROOMS[room]) <= {"errors", "layers/__init__", "layers/device"}
+    assert neighbours(ROOMS[room]) <= {"errors", "layers/__init__", "layers/device", "prefetch"}
 
 
 def test_command_line() -> None:

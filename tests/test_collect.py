@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_mm.collect import IMAGE_ENDINGS, find_files
+from mlx_mm.collect import AUDIO_ENDINGS, IMAGE_ENDINGS, find_files
 
 
 @pytest.fixture
@@ -121,8 +121,14 @@ def test_the_home_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_endings(tree: Path) -> None:
-    assert find_files(["photos"], frozenset([".txt"])).files == ["photos/notes.txt"]
-    assert all(ending == ending.lower() and ending.startswith(".") for ending in IMAGE_ENDINGS)
+    (tree / "photos" / "bark.FLAC").touch()
+    (tree / "silent").mkdir()
+    assert find_files(["photos"], "audio").files == ["photos/bark.FLAC"]
+    assert find_files(["silent"], "audio").problems == ["silent: no sounds in the folder"]
+    assert "photos/bark.FLAC" not in find_files(["photos"]).files
+    for endings in (IMAGE_ENDINGS, AUDIO_ENDINGS):
+        assert all(ending == ending.lower() and ending.startswith(".") for ending in endings)
+    assert not set(IMAGE_ENDINGS) & set(AUDIO_ENDINGS)
 
 
 def test_links_to_a_parent_do_not_loop(tree: Path) -> None:

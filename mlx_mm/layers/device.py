@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import math
 import os
 import sys
@@ -117,26 +118,54 @@ def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array], 
     and its products one BLAS thread. The result is that of one call but for the last digits. model: whose weights
     the function uses; they are evaluated first, because a thread cannot evaluate what another one began.
     """
-    rows = next(iter(batch.values())).shape[0]
-    parts = min(rows, use_fast_blas().threads or usable_cpus()) if on_cpu() else 1
+    rows = _rows(batch)
+    parts = min(rows, _processors()) if on_cpu() else 1
     if parts < 2:
         result = function(**batch)
         mx.eval(result)
         return result
+    return _run_pieces(function, batch, model, [rows * part // parts for part in range(parts + 1)])
+
+
+def run_row_by_row(function: Callable[..., mx.array], batch: dict[str, mx.array], model: nn.Module) -> mx.array:
+    """The same, but each row is computed alone: to the last bit, its result does not depend on its neighbours."""
+    bounds = list(range(_rows(batch) + 1))
+    if on_cpu():
+        return _run_pieces(function, batch, model, bounds)
+    result = mx.concatenate([function(**_piece(batch, *pair)) for pair in itertools.pairwise(bounds)])
+    mx.eval(result)
+    return result
+
+
+def _run_pieces(
+    function: Callable[..., mx.array], batch: dict[str, mx.array], model: nn.Module, bounds: list[int]
+) -> mx.array:
+    """The rows between two bounds at a time, in as many threads as there are processors."""
     mx.eval(batch, model.parameters())
-    bounds = [rows * part // parts for part in range(parts + 1)]
 
     def run(start: int, end: int) -> mx.array:
         try:
             with mx.stream(mx.new_stream(mx.cpu)):  # another thread's stream cannot be used
-                result = function(**{name: array[start:end] for name, array in batch.items()})
+                result = function(**_piece(batch, start, end))
                 mx.eval(result)
         finally:
             mx.clear_streams()  # one that outlives its thread can abort the process when it ends
         return result
 
-    with limited_threads(1), ThreadPoolExecutor(parts) as workers:
+    with limited_threads(1), ThreadPoolExecutor(_processors()) as workers:
         return mx.concatenate(list(workers.map(run, bounds[:-1], bounds[1:])))
+
+
+def _piece(batch: dict[str, mx.array], start: int, end: int) -> dict[str, mx.array]:
+    return {name: array[start:end] for name, array in batch.items()}
+
+
+def _rows(batch: dict[str, mx.array]) -> int:
+    return next(iter(batch.values())).shape[0]
+
+
+def _processors() -> int:
+    return use_fast_blas().threads or usable_cpus()
 
 
 def _power_of_polynomial(coefficients: tuple[float, ...], power: int, t: mx.array) -> mx.array:
