@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -209,7 +210,12 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
         console.note(
             f"using the bundled {DEFAULT_MODEL}, made for emoji-like drawings; for photographs: --model {PHOTO_MODEL}"
         )
-    return load(args.model or DEFAULT_MODEL, revision=args.revision)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        loaded = load(args.model or DEFAULT_MODEL, revision=args.revision)
+    for warning in caught:
+        console.note(f"warning: {warning.message}")
+    return loaded
 
 
 def _kind(model: Any) -> str:

@@ -1,5 +1,6 @@
 """From a folder or a hub id to a model and its processor."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import mlx.core as mx
 from mlx_mm import hub, quantize, weights
 from mlx_mm.errors import InputError
 from mlx_mm.layers import device
-from mlx_mm.models import find_family
+from mlx_mm.models import KNOWN_PROBLEMS, find_family
 
 FLOATS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
@@ -22,10 +23,14 @@ def load(
     dtype: "float32", "float16", "bfloat16" or the mlx dtype to compute in; by default float32 on a CPU and the
     checkpoint's own on a GPU. lazy: leave the weights on disk until they are used
     (on a CPU, all of them by the first `encode_*`).
+    Warns where the published weights of that name are known to be faulty.
     Returns (model, processor). Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
     target = parse_dtype(dtype)
     device.prepare()
+    name = Path(path_or_repo).name
+    if name in KNOWN_PROBLEMS:
+        warnings.warn(f"{name}: {KNOWN_PROBLEMS[name]}.", stacklevel=2)
     folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)
     family = find_family(values["model_type"])

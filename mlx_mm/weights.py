@@ -1,6 +1,6 @@
-"""Safetensors in and out: lazy reading, strict matching, shards written tensor by tensor.
+"""Weights in and out: lazy reading of safetensors, PyTorch's files, strict matching, shards written tensor by tensor.
 
-A file is a little-endian uint64 with the length of a JSON header, the header, then the tensors' bytes
+A safetensors file is a little-endian uint64 with the length of a JSON header, the header, then the tensors' bytes
 (github.com/huggingface/safetensors, "Format"). mlx reads it lazily; the safetensors package checks it first.
 """
 
@@ -10,6 +10,7 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,8 +20,10 @@ from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
 from mlx_mm.errors import WeightsError
+from mlx_mm.torch_file import TorchTensor, read_torch_file
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
 BLOCK_BYTES = 64 << 20  # a tensor larger than this is read in blocks of rows where it can be
 DTYPES = {
@@ -52,30 +55,65 @@ class Stored:
 
 
 class Checkpoint:
-    """The tensors of a folder, by name; nothing is read before it is used.
+    """The tensors of a folder, by name, from its safetensors or else from PyTorch's files.
 
+    Nothing is read before it is used: of safetensors each tensor, of PyTorch's files all of them.
     is_mlx: the files carry `format: mlx`, so names and layout are already ours.
     """
 
     def __init__(self, folder: Path):
-        self.arrays: dict[str, mx.array] = {}
         self.is_mlx = False
         self.num_bytes = 0
         # By id() of the array; the weak reference tells an array from a later one with the same id.
         self._stored: dict[int, tuple[weakref.ref[mx.array], Stored]] = {}
-        for file in _weight_files(folder):
-            header = _read_header(file)
-            self.is_mlx |= (header.pop("__metadata__", None) or {}).get("format") == "mlx"
-            self.num_bytes += file.stat().st_size
-            start = _data_start(file)
-            loaded: Any = mx.load(str(file))
-            for name, array in loaded.items():
-                entry = header[name]
-                if name in self.arrays:
-                    raise WeightsError(f"{folder} holds the tensor {name} in more than one file; expected it once.")
-                self.arrays[name] = array
-                stored = Stored(file, start + entry["data_offsets"][0], array.dtype, tuple(entry["shape"]))
-                self._stored[id(array)] = weakref.ref(array), stored
+        self._lazy: dict[str, mx.array] = {}
+        self._torch: dict[str, TorchTensor] = {}
+        files, read = _weight_files(folder, SINGLE, INDEX), self._open_safetensors
+        if files is None:
+            files, read = _weight_files(folder, TORCH_SINGLE, TORCH_INDEX), self._open_torch
+        if files is None:
+            raise WeightsError(
+                f"{folder} has no weights: no {SINGLE}, no {TORCH_SINGLE}, and no index of either. "
+                "Use a checkpoint or a revision that has them."
+            )
+        for file in files:
+            read(file)
+
+    @cached_property
+    def arrays(self) -> dict[str, mx.array]:
+        """The tensors; a dict to change at will. One that has two names in PyTorch's files is one array."""
+        arrays, self._lazy = self._lazy, {}
+        distinct: dict[TorchTensor, mx.array] = {}
+        for name, tensor in self._torch.items():
+            if tensor not in distinct:
+                distinct[tensor] = array = _read_torch(tensor)
+                if tensor.is_contiguous:
+                    stored = Stored(tensor.file, tensor.offset, array.dtype, tensor.shape)
+                    self._stored[id(array)] = weakref.ref(array), stored
+            arrays[name] = distinct[tensor]
+        self._torch = {}
+        return arrays
+
+    def _open_safetensors(self, file: Path) -> None:
+        header = _read_header(file)
+        self.is_mlx |= (header.pop("__metadata__", None) or {}).get("format") == "mlx"
+        self.num_bytes += file.stat().st_size
+        start = _data_start(file)
+        loaded: Any = mx.load(str(file))
+        _check_new(file, self._lazy, loaded)
+        for name, array in loaded.items():
+            entry = header[name]
+            self._lazy[name] = array
+            stored = Stored(file, start + entry["data_offsets"][0], array.dtype, tuple(entry["shape"]))
+            self._stored[id(array)] = weakref.ref(array), stored
+
+    def _open_torch(self, file: Path) -> None:
+        tensors = read_torch_file(file)
+        self.num_bytes += file.stat().st_size
+        _check_new(file, self._torch, tensors)
+        for name, tensor in tensors.items():
+            _check_dtype(file, name, tensor.dtype)
+            self._torch[name] = tensor
 
     def blocks(self, array: mx.array) -> Iterator[mx.array]:
         """`array` in blocks of rows. One that comes unchanged from a file is never whole in memory."""
@@ -94,15 +132,29 @@ class Checkpoint:
                 yield mx.array(raw).view(stored.dtype).reshape(rows, *stored.shape[1:])
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / INDEX
-    if not index.exists():
-        if (folder / SINGLE).exists():
-            return [folder / SINGLE]
+def _check_new(file: Path, known: Iterable[str], new: Iterable[str]) -> None:
+    for name in set(known) & set(new):
+        raise WeightsError(f"{file.parent} holds the tensor {name} in more than one file; expected it once.")
+
+
+def _check_dtype(file: Path, name: str, dtype: str) -> None:
+    if dtype not in DTYPES:
         raise WeightsError(
-            f"{folder} has no {SINGLE} and no {INDEX}. mlx_mm reads safetensors only: use a checkpoint or a "
-            "revision that has them."
+            f"{file} stores {name} as {dtype}; expected one of {', '.join(DTYPES)}. Use an unquantised checkpoint."
         )
+
+
+def _read_torch(tensor: TorchTensor) -> mx.array:
+    array = mx.array(tensor.numpy())
+    dtype = DTYPES[tensor.dtype]
+    return array.view(dtype) if dtype == mx.bfloat16 else array
+
+
+def _weight_files(folder: Path, single: str, index_name: str) -> list[Path] | None:
+    """The files of one kind: those that the index names, or the only one; None without an index or such a file."""
+    index = folder / index_name
+    if not index.exists():
+        return [folder / single] if (folder / single).exists() else None
     try:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -111,7 +163,7 @@ def _weight_files(folder: Path) -> list[Path]:
         if not isinstance(name, str) or Path(name).name != name:
             raise WeightsError(f"{index} names the file {name!r}; expected a file of the same folder.")
         if not (folder / name).exists():
-            raise WeightsError(f"{folder} lacks {name}, which {INDEX} names. Download the missing shard.")
+            raise WeightsError(f"{folder} lacks {name}, which {index_name} names. Download the missing shard.")
     return [folder / name for name in names]
 
 
@@ -130,11 +182,8 @@ def _read_header(file: Path) -> dict[str, Any]:
     with file.open("rb") as f:
         header: dict[str, Any] = json.loads(f.read(int.from_bytes(f.read(8), "little")))
     for name, entry in header.items():
-        if name != "__metadata__" and entry["dtype"] not in DTYPES:
-            raise WeightsError(
-                f"{file} stores {name} as {entry['dtype']}; expected one of {', '.join(DTYPES)}. "
-                "Use an unquantised checkpoint."
-            )
+        if name != "__metadata__":
+            _check_dtype(file, name, entry["dtype"])
     return header
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from clap_tiny import clap_weights, tiny_clap_config, write_clap_side_files
 from metaclip_tiny import tiny_clip_config, tiny_clip_weights, write_clip_side_files
 from tiny import tiny_config, tiny_weights, write_checkpoint, write_side_files
 
@@ -14,15 +15,20 @@ from tiny import tiny_config, tiny_weights, write_checkpoint, write_side_files
 def tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """`tiny_checkpoint(family)` writes a Hugging Face folder of that family and returns its path.
 
-    `family` is a `model_type`: "siglip" (FixRes), "siglip2" (NaFlex), "metaclip_2" or "clip". `shards=3` writes three
-    files and an index.
+    `family` is a `model_type`: "siglip" (FixRes), "siglip2" (NaFlex), "metaclip_2", "clip" or "clap"; also
+    "clap-fused". `shards=3` writes three files and an index.
     """
 
     def write(family: str, *, shards: int = 1, name: str = "") -> Path:
-        clip = family in ("metaclip_2", "clip")
-        config = tiny_clip_config(family) if clip else tiny_config(family)
-        weights = tiny_clip_weights(config) if clip else tiny_weights(config)
-        side_files = write_clip_side_files if clip else write_side_files
+        if family in ("metaclip_2", "clip"):
+            config, side_files = tiny_clip_config(family), write_clip_side_files
+            weights = tiny_clip_weights(config)
+        elif family in ("clap", "clap-fused"):
+            config, side_files = tiny_clap_config(family == "clap-fused"), write_clap_side_files
+            weights = clap_weights(config)
+        else:
+            config, side_files = tiny_config(family), write_side_files
+            weights = tiny_weights(config)
         folder = tmp_path / (name or f"tiny-{family}")
         return write_checkpoint(folder, config, weights, shards=shards, side_files=side_files)
 

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -133,9 +135,13 @@ def test_a_local_folder_has_no_revision(tmp_path: Path, bundled: bool) -> None:
 
 
 @pytest.mark.parametrize("revision", [None, "main", "0123456789abcdef"])
-def test_a_hub_id_is_downloaded(tmp_path: Path, play_hub: Callable[..., list[Any]], revision: str | None) -> None:
-    calls = play_hub(tmp_path / "snapshot")
-    assert hub.resolve(REPO, revision) == tmp_path / "snapshot"
+@pytest.mark.parametrize("file", ["model.safetensors", "model.safetensors.index.json"])
+def test_a_hub_id_is_downloaded(
+    tmp_path: Path, play_hub: Callable[..., list[Any]], revision: str | None, file: str
+) -> None:
+    (tmp_path / file).touch()
+    calls = play_hub(tmp_path)
+    assert hub.resolve(REPO, revision) == tmp_path
     [(args, options)] = calls
     assert args == (REPO,)
     assert options["revision"] == revision
@@ -167,11 +173,152 @@ def test_only_what_is_needed_is_downloaded(
     tmp_path: Path, play_hub: Callable[..., list[Any]], file: str, wanted: bool
 ) -> None:
     calls = play_hub(tmp_path)
+    (tmp_path / "model.safetensors").touch()
     hub.resolve(REPO)
     patterns = {name: value for name, value in calls[0][1].items() if name.endswith("_patterns")}
     assert "allow_patterns" in patterns
     kept = list(huggingface_hub.utils.filter_repo_objects([file], **patterns))
     assert kept == ([file] if wanted else [])
+
+
+# --- weights that are elsewhere -----------------------------------------------------------------------------------
+
+
+class Hub:
+    """A repository and its cache: `references` are names of the files of each, `online` says whether it answers."""
+
+    def __init__(self, cache: Path, references: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch):
+        self.cache, self.references, self.online = cache / "models--a--b", references, True
+        self.downloads: list[tuple[str, str]] = []
+        self.asked: list[str] = []
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
+        monkeypatch.setattr(huggingface_hub, "HfApi", lambda: self)
+
+    def snapshot_download(
+        self, repo: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
+        revision = revision or "main"
+        note, folder = self.cache / "refs" / revision, self.cache / "snapshots" / revision.replace("/", "-")
+        if not self.online:
+            if not note.exists():
+                raise hub_errors.LocalEntryNotFoundError("not in the cache")
+            return str(folder)
+        self.check(revision)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(folder.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = huggingface_hub.utils.filter_repo_objects(
+            self.references[revision], allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        )
+        for name in kept:
+            if not (folder / name).exists():
+                (folder / name).touch()
+                self.downloads.append((revision, name))
+        return str(folder)
+
+    def list_repo_refs(self, repo: str, *, include_pull_requests: bool) -> Any:
+        if not self.online:
+            raise hub_errors.OfflineModeIsEnabled("Offline mode is enabled")
+        assert include_pull_requests
+        names = [name for name in self.references if name.startswith("refs/pr/")]
+        return SimpleNamespace(pull_requests=[SimpleNamespace(ref=name) for name in names] or None)
+
+    def list_repo_files(self, repo: str, *, revision: str) -> list[str]:
+        self.asked.append(revision)
+        self.check(revision)
+        return self.references[revision]
+
+    def check(self, revision: str) -> None:
+        if revision not in self.references or self.references[revision] == ["gone"]:
+            raise http_error(hub_errors.RevisionNotFoundError, 404, "404 Client Error")
+
+    def weights(self) -> list[tuple[str, str]]:
+        return [pair for pair in self.downloads if fnmatch(pair[1], "*.safetensors") or fnmatch(pair[1], "*.bin")]
+
+
+BIN = ["config.json", "pytorch_model.bin", "training_args.bin", "optimizer.bin", "flax_model.msgpack"]
+SAFE = [*BIN, "model.safetensors"]
+
+
+def test_safetensors_of_a_pull_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    references = {"main": BIN, "refs/pr/10": SAFE, "refs/pr/3": SAFE, "refs/pr/2": BIN, "refs/pr/1": ["gone"]}
+    play = Hub(tmp_path, references, monkeypatch)
+    folder = hub.resolve(REPO)
+    assert folder.name == "refs-pr-3"
+    assert (folder / "config.json").exists()
+    assert play.weights() == [("refs/pr/3", "model.safetensors")]
+    assert play.asked == ["refs/pr/1", "refs/pr/2", "refs/pr/3"]
+    assert hub.resolve(REPO) == folder
+    assert len(play.asked) == 3  # what is in the cache is not looked for
+    play.online = False
+    assert hub.resolve(REPO) == folder
+    assert len(play.weights()) == 1
+
+
+def test_a_bin_where_nobody_offers_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Hub(tmp_path, {"main": BIN, "refs/pr/1": BIN}, monkeypatch)
+    folder = hub.resolve(REPO)
+    assert folder.name == "main"
+    assert play.weights() == [("main", "pytorch_model.bin")]
+    play.references["refs/pr/2"] = SAFE
+    assert hub.resolve(REPO) == folder  # never both
+    play.online = False
+    assert hub.resolve(REPO) == folder
+    assert play.weights() == [("main", "pytorch_model.bin")]
+
+
+def test_shards_of_a_bin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    play = Hub(tmp_path, {"main": ["config.json", "pytorch_model.bin.index.json", *shards, "rng.bin"]}, monkeypatch)
+    folder = hub.resolve(REPO)
+    assert play.weights() == [("main", name) for name in shards]
+    (folder / shards[1]).unlink()  # an interrupted download goes on
+    hub.resolve(REPO)
+    assert (folder / shards[1]).exists()
+
+
+@pytest.mark.parametrize("files", [SAFE, BIN, ["config.json"]])
+def test_a_revision_is_taken_as_it_is(files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Hub(tmp_path, {"main": SAFE, "v2": files, "refs/pr/1": SAFE}, monkeypatch)
+    assert hub.resolve(REPO, "v2").name == "v2"
+    assert play.asked == []
+    assert [name for _, name in play.weights()] == [files[-1] if files == SAFE else "pytorch_model.bin"][
+        : len(files) - 1
+    ]
+
+
+def test_safetensors_of_main_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Hub(tmp_path, {"main": SAFE, "refs/pr/1": SAFE}, monkeypatch)
+    assert hub.resolve(REPO).name == "main"
+    assert play.asked == []
+    assert play.weights() == [("main", "model.safetensors")]
+
+
+def test_no_weights_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder comes back; the error of whoever opens its weights says what is missing."""
+    play = Hub(tmp_path, {"main": ["config.json", "flax_model.msgpack"]}, monkeypatch)
+    assert hub.resolve(REPO).name == "main"
+    assert play.weights() == []
+
+
+def test_offline_with_settings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Hub(tmp_path, {"main": BIN}, monkeypatch)
+    play.online = False
+    with pytest.raises(ModelNotFoundError, match="cannot be reached"):
+        hub.resolve(REPO)
+    play.online = True
+    hub.resolve(REPO)
+    (play.cache / "snapshots" / "main" / "pytorch_model.bin").unlink()
+    play.online = False
+    with pytest.raises(ModelNotFoundError, match="cannot be reached"):
+        hub.resolve(REPO)
+
+
+def test_a_cached_pull_request_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Hub(tmp_path, {"main": BIN, "refs/pr/1": SAFE, "refs/pr/2": SAFE}, monkeypatch)
+    assert hub.resolve(REPO).name == "refs-pr-1"
+    play.references["refs/pr/1"] = ["gone"]
+    assert hub.resolve(REPO).name == "refs-pr-2"
 
 
 NOT_ON_THE_HUB = "the hub has no such repository"
@@ -237,6 +384,36 @@ def test_offline_mode_for_real(tmp_path: Path) -> None:
     assert run.stderr.startswith("error: ")
     assert run.stderr.count("\n") == 1
     assert "offline" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("references", "expected"),
+    [
+        ({"main": ["config.json", "model.safetensors"]}, "main"),
+        ({"main": ["config.json", "pytorch_model.bin"], "refs/pr/1": ["config.json"]}, "main"),
+        ({"main": ["config.json"], "refs/pr/2": ["config.json", "model.safetensors"]}, "refs/pr/2"),
+        ({"main": ["config.json"]}, None),
+    ],
+)
+def test_a_real_cache_offline(references: dict[str, list[str]], expected: str | None, tmp_path: Path) -> None:
+    """The layout of the cache is huggingface_hub's; it finds in it what was downloaded before."""
+    cache = tmp_path / "hf" / "hub" / "models--owner--name"
+    commits = {reference: f"{i + 1:040x}" for i, reference in enumerate(references)}
+    for reference, commit in commits.items():
+        (cache / "refs" / reference).parent.mkdir(parents=True, exist_ok=True)
+        (cache / "refs" / reference).write_text(commit)
+        (cache / "snapshots" / commit).mkdir(parents=True)
+        for name in references[reference]:
+            (cache / "snapshots" / commit / name).touch()
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    environment["PYTHONPATH"] = str(Path(hub.__file__).parents[1])
+    environment.pop("HF_HUB_CACHE", None)
+    command = [sys.executable, "-c", "from mlx_mm import hub; print(hub.resolve('owner/name'))"]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    if expected is None:
+        assert "ModelNotFoundError: There is no folder owner/name; the hub cannot be reached" in run.stderr
+    else:
+        assert Path(run.stdout.strip()).name == commits[expected]
 
 
 # --- config.json --------------------------------------------------------------------------------------------------

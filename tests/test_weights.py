@@ -1,4 +1,4 @@
-"""Reading and writing of safetensors."""
+"""Reading and writing of weights. PyTorch's files are in test_torch_file.py."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from test_torch_file import mapping, storage, tensor, write_torch, write_zip
 from tiny import hashed, tiny_config, tiny_weights
 
 from mlx_mm import weights
@@ -57,6 +58,63 @@ def test_bfloat16_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert mx.array_equal(joined, table).item()
 
 
+def test_blocks_of_a_torch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "BLOCK_BYTES", 1000)
+    table = hashed((60, 40), 1).astype(np.float16)
+    source = storage("HalfStorage", "0", 2400)
+    items = {
+        "whole": tensor(source, 0, (60, 40), (40, 1)),
+        "tied": tensor(source, 0, (60, 40), (40, 1)),
+        "part": tensor(source, 80, (50, 40), (40, 1)),
+        "flipped": tensor(source, 0, (40, 60), (1, 40)),
+    }
+    write_zip(tmp_path / "pytorch_model.bin", mapping(items), {"0": table.tobytes()})
+    checkpoint = Checkpoint(tmp_path)
+    right = {"whole": table, "tied": table, "part": table[2:52], "flipped": table.T}
+    assert checkpoint.arrays["whole"] is checkpoint.arrays["tied"]
+    for name, value in right.items():
+        blocks = list(checkpoint.blocks(checkpoint.arrays[name]))
+        assert np.array_equal(np.concatenate([np.array(block) for block in blocks]), value), name
+        assert max(block.nbytes for block in blocks) <= 1000 or name == "flipped"
+
+
+def test_safetensors_go_before_torch(tmp_path: Path) -> None:
+    write_torch(tmp_path / "pytorch_model.bin", {"x": np.zeros(3, np.float32)})
+    assert list(Checkpoint(tmp_path).arrays) == ["x"]
+    assert not Checkpoint(tmp_path).is_mlx
+    assert Checkpoint(tmp_path).num_bytes == (tmp_path / "pytorch_model.bin").stat().st_size
+    save_file({"y": np.zeros(4, np.float32)}, tmp_path / "model.safetensors")
+    assert list(Checkpoint(tmp_path).arrays) == ["y"]
+
+
+def test_a_torch_file_is_read_when_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`info` asks for sizes alone."""
+    write_torch(tmp_path / "pytorch_model.bin", {"x": np.zeros(3, np.float32)})
+    monkeypatch.setattr(weights, "_read_torch", lambda tensor: pytest.fail("read"))
+    assert Checkpoint(tmp_path).num_bytes > 0
+
+
+def test_torch_shards(tmp_path: Path) -> None:
+    index = tmp_path / "pytorch_model.bin.index.json"
+    write_torch(tmp_path / "a.bin", {"x": np.zeros(3, np.float32)})
+    write_torch(tmp_path / "b.bin", {"y": np.zeros(3, np.float32)})
+    index.write_text(json.dumps({"weight_map": {"x": "a.bin", "y": "b.bin"}}))
+    assert list(Checkpoint(tmp_path).arrays) == ["x", "y"]
+    write_torch(tmp_path / "b.bin", {"x": np.zeros(3, np.float32)})
+    with pytest.raises(WeightsError, match="x in more than one file"):
+        Checkpoint(tmp_path)
+    for wrong, message in {"../a.bin": "same folder", "c.bin": "lacks c.bin, which pytorch_model"}.items():
+        index.write_text(json.dumps({"weight_map": {"x": wrong}}))
+        with pytest.raises(WeightsError, match=message):
+            Checkpoint(tmp_path)
+
+
+def test_no_weights_at_all(tmp_path: Path) -> None:
+    (tmp_path / "training_args.bin").touch()
+    with pytest.raises(WeightsError, match=r"no model\.safetensors, no pytorch_model\.bin"):
+        Checkpoint(tmp_path)
+
+
 def test_mlx_mark_is_read(tmp_path: Path) -> None:
     mx.save_safetensors(str(tmp_path / "model.safetensors"), {"x": mx.zeros((2,))}, metadata={"format": "mlx"})
     assert Checkpoint(tmp_path).is_mlx
@@ -64,6 +122,10 @@ def test_mlx_mark_is_read(tmp_path: Path) -> None:
 
 def test_unreadable_dtype_is_named(tmp_path: Path) -> None:
     save_file({"x": np.zeros(4, np.float64)}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"x as F64"):
+        Checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    write_torch(tmp_path / "pytorch_model.bin", {"x": np.zeros(4, np.float64)})
     with pytest.raises(WeightsError, match=r"x as F64"):
         Checkpoint(tmp_path)
 

@@ -1,6 +1,7 @@
 """Multi-head attention: the functions every tower shares, and the block most of them use.
 
-A mask is boolean, True = keep, broadcastable to (B, 1, L, S), or the word "causal".
+A mask is boolean, True = keep, broadcastable to (B, 1, L, S), or the word "causal", or a float array that is added
+to the scores, broadcastable to (B, H, L, S).
 """
 
 from collections.abc import Callable
@@ -37,7 +38,7 @@ def attention_weights(q: mx.array, k: mx.array, mask: Mask = None) -> mx.array:
     if isinstance(mask, str):
         mask = mx.tri(q.shape[-2], k.shape[-2], dtype=mx.bool_)
     if mask is not None:
-        scores = mx.where(mask, scores, mx.finfo(scores.dtype).min)
+        scores = mx.where(mask, scores, mx.finfo(scores.dtype).min) if mask.dtype == mx.bool_ else scores + mask
     return mx.softmax(scores, axis=-1, precise=True)
 
 

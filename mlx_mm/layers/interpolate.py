@@ -1,7 +1,8 @@
-"""Resizing of a square position table, as one small matrix for the rows and one for the columns."""
+"""Resizing: of a square position table, as one small matrix for rows and one for columns, and of a sequence."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 
@@ -43,11 +44,33 @@ def bicubic_matrix(n_in: int, n_out: int) -> mx.array:
     return mx.array(rows, dtype=mx.float32)
 
 
+def stretch(x: mx.array, length: int) -> mx.array:
+    """(…, T, F) -> (…, length, F): cubic convolution along T whose first and last samples stay, a = -0.75.
+
+    Same rule as torch.nn.functional.interpolate(mode="bicubic", align_corners=True); border samples are repeated.
+    Positions are fractions of whole numbers: in float32 they would be off by 1e-4 at the end of 1000 samples.
+    """
+    last = x.shape[-2] - 1
+    steps = mx.arange(length) * last
+    first = steps // max(length - 1, 1)
+    t = ((steps % max(length - 1, 1)).astype(mx.float32) / max(length - 1, 1))[:, None]
+    weights = _far(t + 1.0), _near(t), _near(1.0 - t), _far(2.0 - t)
+    taps = (x[..., mx.clip(first + i - 1, 0, last), :] * weight for i, weight in enumerate(weights))
+    return sum(taps)
+
+
 def _cubic(z: float) -> float:
-    a = BICUBIC_A
-    if z <= 1.0:
-        return ((a + 2.0) * z - (a + 3.0)) * z * z + 1.0
-    return ((a * z - 5.0 * a) * z + 8.0 * a) * z - 4.0 * a if z < 2.0 else 0.0
+    return _near(z) if z <= 1.0 else _far(z) if z < 2.0 else 0.0
+
+
+def _near(z: Any) -> Any:
+    """The cubic kernel for 0 <= z <= 1, a number or an array."""
+    return ((BICUBIC_A + 2.0) * z - (BICUBIC_A + 3.0)) * z * z + 1.0
+
+
+def _far(z: Any) -> Any:
+    """The cubic kernel for 1 <= z <= 2, a number or an array."""
+    return BICUBIC_A * (z - 1.0) * (z - 2.0) * (z - 2.0)
 
 
 def resize_table(table: mx.array, size: tuple[int, int], matrix: Callable[[int, int], mx.array]) -> mx.array:

@@ -10,8 +10,11 @@ def pairwise_sigmoid_loss(logits: mx.array) -> mx.array:
     return -nn.log_sigmoid(signs * logits).sum(axis=-1).mean()
 
 
+def own_column_loss(logits: mx.array) -> mx.array:
+    """Mean cross-entropy of the rows, each of which belongs to its own column."""
+    return nn.losses.cross_entropy(logits, mx.arange(logits.shape[0]), reduction="mean")
+
+
 def contrastive_loss(logits: mx.array) -> mx.array:
     """Mean of the cross-entropies of rows and of columns (CLIP, arXiv 2103.00020, figure 3)."""
-    own = mx.arange(logits.shape[0])
-    losses = (nn.losses.cross_entropy(x, own, reduction="mean") for x in (logits, logits.T))
-    return sum(losses) / 2
+    return (own_column_loss(logits) + own_column_loss(logits.T)) / 2

@@ -51,6 +51,23 @@ class ImageTextOutput:
 
 
 @dataclass(frozen=True)
+class AudioTextOutput:
+    """Result of a joint model of sounds and texts; fields of an absent modality are None.
+
+    loss: (), only with `return_loss`. logits_per_audio: (sounds, texts); logits_per_text: (texts, sounds), with a
+    scale of its own. text_embeds, audio_embeds: (B, D).
+    """
+
+    loss: mx.array | None = None
+    logits_per_audio: mx.array | None = None
+    logits_per_text: mx.array | None = None
+    text_embeds: mx.array | None = None
+    audio_embeds: mx.array | None = None
+    text_model_output: TowerOutput | None = None
+    audio_model_output: TowerOutput | None = None
+
+
+@dataclass(frozen=True)
 class ImageClassifierOutput:
     """Result of an image classifier. loss: (), only with `labels`; logits: (B, labels)."""
 

@@ -8,6 +8,9 @@ from mlx_mm.errors import UnsupportedModelError
 
 # `model_type` of config.json -> folder of models/
 MODEL_TYPES = {
+    "clap": "clap",
+    "clap_audio_model": "clap",
+    "clap_text_model": "clap",
     "clip": "metaclip_2",
     "clip_text_model": "metaclip_2",
     "clip_vision_model": "metaclip_2",
@@ -20,6 +23,12 @@ MODEL_TYPES = {
     "siglip2": "siglip2",
     "siglip2_text_model": "siglip2",
     "siglip2_vision_model": "siglip2",
+}
+
+# Name of a published checkpoint -> what is known to be wrong with its weights
+KNOWN_PROBLEMS = {
+    "larger_clap_music": "its text tower gives nearly the same vector for every text, so scores mean little; "
+    "laion/larger_clap_general does not have this fault",
 }
 
 

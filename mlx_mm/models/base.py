@@ -6,8 +6,9 @@ A family is a folder of `models/` with these files and names:
                   checkpoints stand, where it restricts their use, otherwise None
     model.py      ARCHITECTURES: `architectures[0]` of config.json -> model class; "" is the default. A class has
                   modalities, score_function, prompt_template, sanitize(weights), quant_predicate(path, module)
-                  and get_{text,image,audio}_features(**batch) -> (B, D), not normalised; a classifier has
-                  class_scores(logits) and the names of its classes in `labels`, which is None elsewhere
+                  and get_{text,image,audio}_features(**batch) -> (B, D), normalised only where transformers does so;
+                  a classifier has class_scores(logits) and the names of its classes in `labels`, which is None
+                  elsewhere
     processor.py  Processor.from_folder(folder, config) with .text(), .images(), .audio() and .collate(),
                   whose keys are the arguments of the model
 
@@ -40,7 +41,7 @@ class BaseConfig:
                 f"config.json lacks {', '.join(missing)}; {cls.__module__.split('.')[-2]} needs "
                 f"{'it' if len(missing) == 1 else 'them'}. Use the complete config.json of the checkpoint."
             )
-        config = cls(**{f.name: values[f.name] for f in fields if f.name in values})
+        config = cls(**{f.name: _as_field(values[f.name], f.type) for f in fields if f.name in values})
         for f in fields:
             _check_type(f.name, getattr(config, f.name), f.type)
         config.validate()
@@ -48,6 +49,11 @@ class BaseConfig:
 
     def validate(self) -> None:
         """Raise ConfigError for values that would change the arithmetic or cannot be built."""
+
+
+def _as_field(value: Any, annotation: Any) -> Any:
+    """JSON has lists where a frozen dataclass has tuples."""
+    return tuple(value) if isinstance(value, list) and annotation == tuple[int, ...] else value
 
 
 def _check_type(name: str, value: Any, annotation: Any) -> None:
@@ -58,13 +64,18 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
         annotation = int
     number = isinstance(value, int | float) and not isinstance(value, bool)
     fits, expected = {
-        int: (number and isinstance(value, int) and value > 0, "a whole number above 0"),
+        int: (_is_count(value), "a whole number above 0"),
+        tuple[int, ...]: (isinstance(value, tuple) and all(map(_is_count, value)), "a list of whole numbers above 0"),
         float: (number, "a number"),
         str: (isinstance(value, str), "text"),
         bool: (isinstance(value, bool), "true or false"),
     }[annotation]
     if not fits:
         raise ConfigError(f"config.json has {name} = {value!r}; expected {expected}.")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,22 +97,26 @@ class TowerConfig(BaseConfig):
             )
 
 
-def tower_sections(values: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Text and vision section of a config.json of images and texts; None for the tower it is without.
+def tower_sections(
+    values: dict[str, Any], other: str = "vision"
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The text section of a config.json and that of the `other` tower; None for the tower it is without.
 
-    A tower saved alone has its keys at the top, and a `model_type` that ends in _text_model or _vision_model.
+    A tower saved alone has its keys at the top, and a `model_type` that ends in _text_model or, for example,
+    _vision_model.
     """
     model_type: str = values["model_type"]
     if model_type.endswith("_text_model"):
         return values, None
-    if model_type.endswith("_vision_model"):
+    if model_type.endswith(f"_{other}_model"):
         return None, values
-    if missing := [key for key in ("text_config", "vision_config") if not isinstance(values.get(key), dict)]:
+    sections = ("text_config", f"{other}_config")
+    if missing := [key for key in sections if not isinstance(values.get(key), dict)]:
         raise ConfigError(
             f"config.json lacks {' and '.join(missing)}; a {model_type} model needs both towers. "
             "Use the complete config.json of the checkpoint."
         )
-    return values["text_config"], values["vision_config"]
+    return values[sections[0]], values[sections[1]]
 
 
 def label_names(values: dict[str, Any]) -> tuple[str, ...]:
@@ -129,6 +144,14 @@ def require_tower(tower: Value | None, kind: str, other: str) -> Value:
     return tower
 
 
+def lacking(part: str, kind: str, modalities: tuple[str, ...]) -> ModalityError:
+    """The error of a processor that is asked for a kind of input ("text") and lacks a part ("text tower") for it."""
+    return ModalityError(
+        f"This checkpoint has no {part}; it takes {' and '.join(modalities) or 'nothing'}. "
+        f"Load a checkpoint with both towers and its files to use {kind}."
+    )
+
+
 def complete_names(weights: dict[str, Value], tower: str | None, others: tuple[str, ...]) -> dict[str, Value]:
     """Tensors under the names of a joint model, whichever transformers saved them.
 
@@ -151,7 +174,7 @@ def widen_mlps(values: dict[str, Any], config: Any, multiple: int) -> tuple[dict
     """
     result, record = dict(values), {}
     for section in ("text_config", "vision_config"):
-        tower = getattr(config, section)
+        tower = getattr(config, section, None)  # not every family has both sections
         if tower is None or tower.intermediate_size % multiple == 0:
             continue
         wider = -(-tower.intermediate_size // multiple) * multiple

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
 
 from mlx_mm.errors import ConfigError, InputError
 
@@ -63,7 +63,11 @@ class ImageOptions(TypedDict, total=False):
     do_convert_rgb: bool | None
 
 
-Settings = TypeVar("Settings", bound=PixelSettings)
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Settings = TypeVar("Settings", bound=_Dataclass)
 Check = tuple[Callable[[Any], Any], str]  # the value as settings keep it, None where it does not fit; what fits
 
 
@@ -181,10 +185,10 @@ def override(
     return replace(settings, **values)
 
 
-def refuse_options(options: Mapping[str, Any]) -> None:
-    """Raise InputError where a call without pictures sets something about pictures."""
+def refuse_options(options: Mapping[str, Any], kind: str = "images") -> None:
+    """Raise InputError where a call without inputs of a kind sets something about them."""
     if given := [key for key, value in options.items() if value is not None]:
-        raise InputError(f"{given[0]} was given without images, where it cannot act. Pass images=, or leave it out.")
+        raise InputError(f"{given[0]} was given without {kind}, where it cannot act. Pass {kind}=, or leave it out.")
 
 
 def read_json(path: Path) -> dict[str, Any]:

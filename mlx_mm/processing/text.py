@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import normalizers
 
 from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.processing.batch import Batch, as_list
 from mlx_mm.processing.settings import read_json
 
 SENTENCEPIECE = "spiece.model"  # what SigLIP's own tokenizer class reads; its ids are the pieces' places in the file
@@ -196,6 +197,65 @@ class _SentencePiece:
     def get_vocab_size(self, *, with_added_tokens: bool) -> int:
         size: int = self._model.get_piece_size()
         return size
+
+
+def text_batch(
+    tokenizer: Tokenizer,
+    texts: str | Sequence[str],
+    limit: int,
+    *,
+    padding: bool | str,
+    truncation: bool,
+    do_lower_case: bool | None,
+) -> Batch:
+    """input_ids and attention_mask, int32 (B, L), 1 = real, of texts with the tokens that the file puts around them.
+
+    limit: the most tokens of a text. padding: to the "longest" of the texts (or True), or to "max_length", the limit.
+    truncation: longer texts are cut and keep their end token; False refuses them. Raises InputError.
+    """
+    if padding not in (True, "longest", "max_length"):
+        raise InputError(f'padding is {padding!r}; expected "longest" or "max_length". Leave it out.')
+    cut = limit if truncation else None
+    rows = tokenizer.encode_as_filed(as_list(texts, "texts", str), cut, do_lower_case=do_lower_case)
+    longest = max(map(len, rows))
+    if longest > limit:
+        raise InputError(
+            f"A text has {longest} tokens and truncation is False; expected at most {limit}. Shorten it, or leave "
+            "truncation on."
+        )
+    length = limit if padding == "max_length" else longest
+    mask = pad_rows([[1] * len(row) for row in rows], length, 0)
+    return {"input_ids": pad_rows(rows, length, tokenizer.pad_id), "attention_mask": mask}
+
+
+def text_padding(tokenizer: Tokenizer | None, items: Sequence[Batch]) -> dict[str, int]:
+    """What `collate` fills up the texts of these batches with. The vocabulary is not read where there are none."""
+    if tokenizer is None or not any("input_ids" in item for item in items):
+        return {}
+    return {"input_ids": tokenizer.pad_id, "attention_mask": 0}
+
+
+def check_ends(tokenizer: Tokenizer, do_lower_case: bool | None) -> None:
+    """Raise ConfigError unless an empty text becomes its begin and end token; of a canonical file, its end token."""
+    found = tokenizer.encode_as_filed([""], None, do_lower_case=do_lower_case)[0]
+    bos, eos = tokenizer.bos_id, tokenizer.eos_id
+    if found != ([eos] if tokenizer.canonical else [bos, eos]):
+        expected = f"[{eos}]" if tokenizer.canonical else f"[{'the id of bos_token' if bos is None else bos}, {eos}]"
+        raise ConfigError(
+            f"{tokenizer.path} turns an empty text into {found}; expected {expected}, the tokens that "
+            "tokenizer_config.json names for begin and end. Use these files of the checkpoint's hub repository."
+        )
+
+
+def check_vocabulary(tokenizer: Tokenizer, rows: int, ids: npt.NDArray[np.int32]) -> None:
+    """Raise ConfigError where a vocabulary, or an id that it gave, does not fit a model's table of `rows`."""
+    size, highest = tokenizer.vocab_size, ids.max()
+    if size > rows or highest >= rows:
+        found = f"{size} entries" if size > rows else f"the id {highest}"
+        raise ConfigError(
+            f"{tokenizer.path} has {found}; expected ids for the {rows} rows of the model's table. Use the tokenizer "
+            "and the config.json of one checkpoint."
+        )
 
 
 def check_length(max_length: int | None, longest: int) -> int:

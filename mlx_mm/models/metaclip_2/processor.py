@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlx_mm.errors import ConfigError, InputError, ModalityError
-from mlx_mm.models.base import present
+from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.models.base import lacking, present
 from mlx_mm.models.metaclip_2.config import ModelConfig, TextConfig
 from mlx_mm.processing.batch import Batch, as_list, collate
 from mlx_mm.processing.image import (
@@ -34,7 +34,14 @@ from mlx_mm.processing.settings import (
     read_image_settings,
     refuse_options,
 )
-from mlx_mm.processing.text import Tokenizer, check_length, pad_rows
+from mlx_mm.processing.text import (
+    Tokenizer,
+    check_ends,
+    check_length,
+    check_vocabulary,
+    text_batch,
+    text_padding,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -121,27 +128,15 @@ class Processor:
         """
         config, tokenizer = self.config.text_config, self.tokenizer
         if config is None or tokenizer is None:
-            raise self._lacks("text tower" if config is None else "tokenizer file (tokenizer.json)", "text")
+            part = "text tower" if config is None else "tokenizer file (tokenizer.json)"
+            raise lacking(part, "text", self.modalities)
         if task is not None:
             raise InputError(f"task={task!r} was given; this family has no tasks. Leave task out.")
-        if padding not in (True, "longest", "max_length"):
-            raise InputError(f'padding is {padding!r}; expected "longest" or "max_length". Leave it out.')
         limit = check_length(max_length, config.max_position_embeddings)
         _check_tokenizer(tokenizer, config, do_lower_case)
-        rows = tokenizer.encode_as_filed(
-            as_list(texts, "texts", str), limit if truncation else None, do_lower_case=do_lower_case
-        )
-        longest = max(map(len, rows))
-        if longest > limit:
-            raise InputError(
-                f"A text has {longest} tokens and truncation is False; expected at most {limit}. Shorten it, or leave "
-                "truncation on."
-            )
-        length = limit if padding == "max_length" else longest
-        ids = pad_rows(rows, length, tokenizer.pad_id)
-        if ids.max() >= config.vocab_size:
-            raise _vocabulary_error(tokenizer, f"the id {ids.max()}", config)
-        return {"input_ids": ids, "attention_mask": pad_rows([[1] * len(row) for row in rows], length, 0)}
+        batch = text_batch(tokenizer, texts, limit, padding=padding, truncation=truncation, do_lower_case=do_lower_case)
+        check_vocabulary(tokenizer, config.vocab_size, batch["input_ids"])
+        return batch
 
     def images(self, images: ImageSource | Sequence[ImageSource], **options: Unpack[ImageOptions]) -> Batch:
         """pixel_values float32 (B, H, W, 3); an option that is not None replaces the checkpoint's setting.
@@ -150,7 +145,7 @@ class Processor:
         Raises MediaError for pictures that cannot be read, InputError and ModalityError for arguments.
         """
         if self.settings is None:
-            raise self._lacks("vision tower", "images")
+            raise lacking("vision tower", "images", self.modalities)
         settings = override(self.settings, options, InputError, IMAGE_CHECKS)
         items = as_list(images, "images", (str, bytes, bytearray, memoryview, np.ndarray))
         return self.collate([_process(item, settings) for item in items])
@@ -160,16 +155,7 @@ class Processor:
 
         Raises InputError when the items differ in their keys or pictures in their size.
         """
-        padding = {}
-        if self.tokenizer is not None and any("input_ids" in item for item in items):
-            padding = {"input_ids": self.tokenizer.pad_id, "attention_mask": 0}
-        return collate(items, padding)
-
-    def _lacks(self, part: str, kind: str) -> ModalityError:
-        return ModalityError(
-            f"This checkpoint has no {part}; it takes {' and '.join(self.modalities) or 'nothing'}. "
-            f"Load a checkpoint with both towers and its files to use {kind}."
-        )
+        return collate(items, text_padding(self.tokenizer, items))
 
 
 def _process(source: ImageSource, settings: ImageSettings) -> Batch:
@@ -197,26 +183,10 @@ def _read_settings(folder: Path) -> ImageSettings:
 
 def _check_tokenizer(tokenizer: Tokenizer, config: TextConfig, do_lower_case: bool | None) -> None:
     """Hold a tokenizer against its model: a mismatch would give wrong vectors without an error."""
-    empty_text = tokenizer.encode_as_filed([""], None, do_lower_case=do_lower_case)[0]
-    eos, bos = tokenizer.eos_id, tokenizer.bos_id
-    if tokenizer.vocab_size > config.vocab_size:
-        raise _vocabulary_error(tokenizer, f"{tokenizer.vocab_size} entries", config)
-    if config.eos_token_id not in (None, eos):
+    check_ends(tokenizer, do_lower_case)
+    if config.eos_token_id not in (None, tokenizer.eos_id):
         raise ConfigError(
-            f"{tokenizer.path} ends texts with the id {eos}, and text_config says eos_token_id {config.eos_token_id}, "
-            "where the model reads a text's vector; expected the same. Use the files of one checkpoint; of OpenAI's "
-            'CLIP, whose files say 2, the model_type is "clip".'
+            f"{tokenizer.path} ends texts with the id {tokenizer.eos_id}, and text_config says eos_token_id "
+            f"{config.eos_token_id}, where the model reads a text's vector; expected the same. Use the files of one "
+            'checkpoint; of OpenAI\'s CLIP, whose files say 2, the model_type is "clip".'
         )
-    if empty_text != ([eos] if tokenizer.canonical else [bos, eos]):
-        expected = f"[{eos}]" if tokenizer.canonical else f"[{'the id of bos_token' if bos is None else bos}, {eos}]"
-        raise ConfigError(
-            f"{tokenizer.path} turns an empty text into {empty_text}; expected {expected}, the tokens that "
-            "tokenizer_config.json names for begin and end. Use these files of the checkpoint's hub repository."
-        )
-
-
-def _vocabulary_error(tokenizer: Tokenizer, found: str, config: TextConfig) -> ConfigError:
-    return ConfigError(
-        f"{tokenizer.path} has {found}; expected ids for the {config.vocab_size} rows of the model's table. Use the "
-        "tokenizer and the config.json of one checkpoint."
-    )

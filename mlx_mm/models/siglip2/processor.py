@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlx_mm.errors import ConfigError, InputError, ModalityError
-from mlx_mm.models.base import present
+from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.models.base import lacking, present
 from mlx_mm.models.siglip2.config import ModelConfig
 from mlx_mm.processing.batch import Batch, as_list, collate
 from mlx_mm.processing.image import ImageSource, open_image, patchify, resize, to_pixels
@@ -105,11 +105,8 @@ class Processor:
         in training, also where transformers 5.23 does not (FixRes). Raises InputError and ModalityError.
         """
         if self.config.text_config is None or self.tokenizer is None:
-            lacks = "text tower" if self.config.text_config is None else "tokenizer file (tokenizer.json)"
-            raise ModalityError(
-                f"This checkpoint has no {lacks}; it takes {self._taken()}. "
-                "Load a checkpoint with both towers and its tokenizer to use text."
-            )
+            part = "text tower" if self.config.text_config is None else "tokenizer file (tokenizer.json)"
+            raise lacking(part, "text", self.modalities)
         if task is not None:
             raise InputError(f"task={task!r} was given; SigLIP has no tasks. Leave task out.")
         length = check_length(max_length, self.config.text_config.max_position_embeddings)
@@ -126,10 +123,7 @@ class Processor:
         Raises MediaError for pictures that cannot be read, InputError and ModalityError for arguments.
         """
         if self.settings is None:
-            raise ModalityError(
-                f"This checkpoint has no vision tower; it takes {self._taken()}. "
-                "Load a checkpoint with both towers to use images."
-            )
+            raise lacking("vision tower", "images", self.modalities)
         settings = override(self.settings, options, InputError)
         items = as_list(images, "images", (str, bytes, bytearray, memoryview, np.ndarray))
         if isinstance(settings, FixResSettings):
@@ -142,9 +136,6 @@ class Processor:
         Raises InputError when the items differ in their keys, or in a size that padding cannot make equal.
         """
         return collate(items, NAFLEX_PADDING if isinstance(self.settings, NaflexSettings) else {})
-
-    def _taken(self) -> str:
-        return " and ".join(self.modalities) or "nothing"
 
 
 def target_size(height: int, width: int, patch_size: int, max_num_patches: int) -> tuple[int, int]:
