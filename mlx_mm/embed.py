@@ -126,7 +126,7 @@ def encode_audio(
 
     def run() -> None:
         batch = to_mlx(processor.collate([batch for _, batch, _ in waiting]))
-        vectors = np.array(run_row_by_row(model.get_audio_features, batch, model).astype(mx.float32))
+        vectors = np.array(run_row_by_row(model.get_audio_features, batch, _whole(model)).astype(mx.float32))
         for (index, _, weight), vector in zip(waiting, vectors, strict=True):
             if index in rows:
                 rows[index].append((weight, vector))
@@ -255,7 +255,7 @@ def _encode(
             ready.sort(key=lambda pair: sum(array.size for array in pair[1].values()))
             for start in range(0, len(ready), batch_size):
                 chunk = ready[start : start + batch_size]
-                output = run_in_parts(features, to_mlx(processor.collate([batch for _, batch in chunk])), model)
+                output = run_in_parts(features, to_mlx(processor.collate([batch for _, batch in chunk])), _whole(model))
                 vectors = np.array(output.astype(mx.float32))
                 rows.update(zip((index for index, _ in chunk), vectors, strict=True))
                 bar.update(len(chunk))
@@ -309,6 +309,11 @@ def _average(windows: list[tuple[float, np.ndarray]]) -> np.ndarray:
         return windows[0][1]
     total = sum(weight * vector / np.linalg.norm(vector) for weight, vector in windows)
     return np.asarray(total, np.float32)
+
+
+def _whole(model: Any) -> Any:
+    """The model whose weights may all be read at once; None for one that was loaded lazily."""
+    return None if model.lazy else model
 
 
 def _require(model: Any, modality: str) -> None:

@@ -21,8 +21,8 @@ def load(
 
     path_or_repo: a folder, a bundled name, or a hub id. revision: of the hub id.
     dtype: "float32", "float16", "bfloat16" or the mlx dtype to compute in; by default float32 on a CPU and the
-    checkpoint's own on a GPU. lazy: leave the weights on disk until they are used
-    (on a CPU, all of them by the first `encode_*`).
+    checkpoint's own on a GPU. lazy: leave the weights on disk until they are used, so that a tower which is not used
+    takes no memory; damaged numbers are not searched for then.
     Warns where the published weights of that name are known to be faulty.
     Returns (model, processor). Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
@@ -36,6 +36,7 @@ def load(
     family = find_family(values["model_type"])
     config = family.config.ModelConfig.from_dict(values)
     model = family.model_class(values.get("architectures"))(config)
+    model.lazy = lazy
     load_weights(model, weights.Checkpoint(folder), values, folder, dtype=target, lazy=lazy)
     return model, family.processor.Processor.from_folder(folder, config)
 

@@ -1,21 +1,20 @@
 """Reads `pytorch_model.bin` without torch, and without running what is in it.
 
 Such a file is an uncompressed zip: `<prefix>/data.pkl` holds the names and shapes, `<prefix>/data/<key>` the numbers
-(github.com/pytorch/pytorch, torch/serialization.py, `_save`). A pickle is a program for a small machine that may
-call any function of Python. The machine here is our own: it knows the opcodes that torch writes, builds nothing but
-numbers, texts, tuples, lists, dicts and tensors, and calls the two functions in `_reduce`. Opcodes as in the standard
-library's `pickletools`. Every other file ends in a WeightsError.
+(github.com/pytorch/pytorch, torch/serialization.py, `_save`). A pickle is a program that may call any function of
+Python. Here Python's own unpickler runs it, cut down to the opcodes that torch writes and to two functions of ours.
+Every other file ends in a WeightsError.
 """
 
 import io
 import math
-import os
+import pickle
 import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -34,13 +33,15 @@ STORAGES = {
     "ByteStorage": ("U8", "u1"),
     "BoolStorage": ("BOOL", "?"),
 }
-ORDERED_DICT, REBUILD_TENSOR = "collections.OrderedDict", "torch._utils._rebuild_tensor_v2"
-GLOBALS = {ORDERED_DICT, REBUILD_TENSOR, *(f"torch.{name}" for name in STORAGES)}
+# By their names in the standard library's `pickletools`. Of these REDUCE and BINPERSID alone call anything.
+NAMES = """PROTO FRAME STOP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE
+    MARK EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS
+    BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID"""
+OPCODES = [getattr(pickle, name)[0] for name in NAMES.split()]
 # A tensor takes about 150 bytes of pickle, 25 steps and 100 bytes of zip directory.
 MAX_PICKLE, MAX_STEPS, MAX_DIRECTORY = 16 << 20, 1_000_000, 4 << 20
 MAX_STACK = 10_000  # the pickler fills containers in batches of 1000
 MAX_DIM = 2**31 - 1  # of an mlx array
-ADVICE = "Use a revision or a copy of the checkpoint that has safetensors."
 
 
 @dataclass(frozen=True)
@@ -79,27 +80,36 @@ class TorchTensor:
 
 def read_torch_file(path: Path) -> dict[str, TorchTensor]:
     """The tensors of a PyTorch checkpoint by name, still in the file. Raises WeightsError for every other file."""
+    advice = "Download it again, or use a revision or a copy of the checkpoint that has safetensors."
     try:
-        archive = _Archive(path)
-        data = archive.read("data.pkl", MAX_PICKLE)
-        if archive.read("byteorder", 16, default=b"little") != b"little":
-            _refuse(path, "its numbers are not little-endian")
-        found = _Machine(path, archive, data).run()
+        return _read(path)
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror or error}). Download it again.") from error
-    if type(found) is not dict:
-        _refuse(path, f"it holds a {_kind(found)}, expected a state dict of names and tensors")
-    for name, value in found.items():
-        if type(value) is not TorchTensor:
-            _refuse(path, f"{_short(name)} is a {_kind(value)}, expected a flat state dict of names and tensors")
-    distinct = {tensor for tensor in found.values() if tensor.nbytes}
-    if sum(tensor.nbytes for tensor in distinct) > 4 * path.stat().st_size:  # some share a storage
-        _refuse(path, "its tensors overlap and are far larger than the file")
-    return found
+        raise WeightsError(f"{path} cannot be read ({error.strerror or error}). {advice}") from error
+    except ValueError as error:  # what is found below
+        raise WeightsError(f"{path} is no state dict as torch.save writes it: {error}. {advice}") from error
+    except Exception as error:  # pickle and zipfile document no full list
+        raise WeightsError(f"{path} is no file of torch.save, damaged or cut short ({error!r}). {advice}") from error
 
 
-def _refuse(path: Path, reason: str) -> NoReturn:
-    raise WeightsError(f"{path}: {reason}. {ADVICE}")
+def _read(path: Path) -> dict[str, TorchTensor]:
+    entries = _entries(path)
+    if "byteorder" in entries and _bytes(path, *entries["byteorder"]) != b"little":
+        raise ValueError("its numbers are not little-endian")
+    tensors = _Unpickler(path, entries, _bytes(path, *entries["data.pkl"])).load()
+    if type(tensors) is not _Dict:
+        raise ValueError(f"it holds a {_kind(tensors)}")
+    for name, tensor in tensors.items():
+        if type(tensor) is not TorchTensor:
+            raise ValueError(f"{_short(name)} is a {_kind(tensor)}")
+    if sum(tensor.nbytes for tensor in set(tensors.values())) > 4 * path.stat().st_size:  # some share a storage
+        raise ValueError("its tensors overlap and are far larger than the file")
+    return dict(tensors)
+
+
+def _bytes(path: Path, offset: int, size: int) -> bytes:
+    if size > MAX_PICKLE:
+        raise ValueError(f"its data.pkl has more than {MAX_PICKLE} bytes")
+    return np.fromfile(path, np.uint8, size, offset=offset).tobytes()
 
 
 def _kind(value: object) -> str:
@@ -110,290 +120,140 @@ def _short(text: str) -> str:
     return ascii(text[:100])[1:-1]
 
 
-# --- the zip ------------------------------------------------------------------------------------------------------
-
-
 class _BoundedFile(io.FileIO):
-    """A file of which nobody can ask for more than MAX_DIRECTORY bytes at once, whatever a damaged zip claims."""
+    """A file of which nobody gets more than MAX_DIRECTORY bytes at once, whatever a damaged zip claims."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size < 0:
-            size = os.fstat(self.fileno()).st_size - self.tell()
-        if size > MAX_DIRECTORY:
-            raise zipfile.BadZipFile("its directory is too large")
-        return super().read(size) or b""
+        raw = super().read(MAX_DIRECTORY + 1 if size is None or size < 0 else min(size, MAX_DIRECTORY + 1)) or b""
+        if len(raw) > MAX_DIRECTORY:
+            raise ValueError("the directory of the zip is too large")
+        return raw
 
 
-class _Archive:
-    """Names and places of the entries of a torch zip; nothing is unpacked."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._size = path.stat().st_size
-        with path.open("rb") as f:
-            start = f.read(16)
-        try:
-            with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
-                entries = archive.infolist()
-        # What zipfile raises for damaged directories, depending on the Python.
-        except (zipfile.BadZipFile, RuntimeError, ValueError, OverflowError, EOFError, struct.error) as error:
-            if start.startswith(b"\x80"):
-                _refuse(path, "an old-style pickle, as torch wrote before 1.6; expected its zip format")
-            if start.startswith(b"version https:/"):
-                raise WeightsError(f"{path} is a Git LFS pointer. Fetch the file itself: git lfs pull.") from None
-            reason = f"no PyTorch checkpoint in zip format, or damaged or cut short ({error})"
-            raise WeightsError(f"{path}: {reason}. Download it again. {ADVICE}") from error
-        self._entries = {entry.filename: entry for entry in entries}
-        if len(self._entries) != len(entries):
-            _refuse(path, "a zip that holds a name twice")
-        prefixes = [name.removesuffix("data.pkl") for name in self._entries if name.partition("/")[2] == "data.pkl"]
+def _entries(path: Path) -> dict[str, tuple[int, int]]:
+    """Offset and length of data.pkl and of what it may name. All lie inside the file; nothing is unpacked."""
+    places, end = {}, path.stat().st_size
+    with _BoundedFile(path) as file:
+        start = file.read(16)
+        if start.startswith((b"\x80", b"version https:/")):
+            old = start.startswith(b"\x80")
+            raise ValueError("a pickle of torch before 1.6" if old else "a Git LFS pointer, for git lfs pull to fetch")
+        listed = zipfile.ZipFile(file).infolist()
+        infos = {info.filename: info for info in listed}
+        if len(infos) != len(listed):
+            raise ValueError("a zip that holds a name twice")
+        prefixes = [name.removesuffix("data.pkl") for name in infos if name.partition("/")[2] == "data.pkl"]
         if len(prefixes) != 1:
-            _refuse(path, f"a zip with {len(prefixes)} data.pkl, expected one as torch.save writes it")
-        self._prefix = prefixes[0]
-
-    def locate(self, name: str) -> tuple[int, int] | None:
-        """Offset and length of an entry's bytes, None without such an entry."""
-        entry = self._entries.get(self._prefix + name)
-        if entry is None:
-            return None
-        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.compress_size != entry.file_size:
-            _refuse(self._path, f"{_short(entry.filename)} is compressed or encrypted, torch stores it plainly")
-        with self._path.open("rb") as f:
-            f.seek(min(max(entry.header_offset, 0), self._size))
-            header = f.read(30)  # zip specification (APPNOTE 6.3), 4.3.7: local file header
-        if len(header) == 30 and header.startswith(b"PK\3\4"):
-            name_length, extra_length = struct.unpack_from("<HH", header, 26)
-            offset: int = entry.header_offset + 30 + name_length + extra_length
-            if offset + entry.file_size <= self._size:
-                return offset, entry.file_size
-        raise WeightsError(f"{self._path}: {_short(entry.filename)} is damaged or cut short. Download it again.")
-
-    def read(self, name: str, limit: int, default: bytes | None = None) -> bytes:
-        place = self.locate(name)
-        if place is None and default is not None:
-            return default
-        if place is None or place[1] > limit:
-            _refuse(self._path, f"{name} is missing or larger than {limit} bytes")
-        with self._path.open("rb") as f:
-            f.seek(place[0])
-            return f.read(place[1])
+            raise ValueError(f"a zip with {len(prefixes)} data.pkl")
+        for full, info in infos.items():
+            name = full.removeprefix(prefixes[0])
+            if name == full or not (name in ("data.pkl", "byteorder") or name.startswith("data/")):
+                continue
+            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
+                raise ValueError(f"{_short(name)} is compressed or encrypted")
+            file.seek(max(info.header_offset, 0))
+            header = file.read(30).ljust(30)  # zip specification (APPNOTE 6.3), 4.3.7: local file header
+            offset = info.header_offset + 30 + sum(struct.unpack_from("<HH", header, 26))
+            if not header.startswith(b"PK\3\4") or info.header_offset < 0 or offset + info.file_size > end:
+                raise ValueError(f"{_short(name)} is damaged or cut short")
+            places[name] = offset, info.file_size
+    return places
 
 
-# --- the pickle ---------------------------------------------------------------------------------------------------
+class _Dict(dict[str, Any]):
+    """dict and OrderedDict of the pickle. Its keys are texts: the hash of a deep tuple would end Python."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if type(key) is not str or key in self:
+            raise ValueError(f"a dict has a {_kind(key)} as its key or a name twice")
+        key.encode()  # a ValueError for half a surrogate pair, which pickle lets pass and nobody could print
+        super().__setitem__(key, value)
 
 
-@dataclass(frozen=True)
-class _Global:
-    name: str
+class _Storage(NamedTuple):
+    dtype: str
+    stored_as: str
+    offset: int
+    size: int  # in elements
 
 
-@dataclass(frozen=True)
-class _Storage:
-    kind: str  # a key of STORAGES
-    key: str
-    count: int
+def _limited(step: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The function of an opcode, with an end to steps and objects."""
+
+    def run(machine: "_Unpickler") -> None:
+        step(machine)
+        machine.steps += 1
+        if machine.steps > MAX_STEPS or len(machine.stack) + len(machine.metastack) > MAX_STACK:
+            raise ValueError("a pickle of too many steps, or objects at once")
+
+    return run
 
 
-class _Machine:
-    """Runs one pickle. Its objects: None, bool, int, float, str, tuple, list, dict, _Global, _Storage, TorchTensor.
+def _reduce(machine: "_Unpickler") -> None:
+    arguments = machine.stack.pop()
+    if type(arguments) is not tuple:  # a text would be taken apart, character by character
+        raise ValueError("a call without a tuple of arguments")
+    machine.stack[-1] = machine.stack[-1](*arguments)
 
-    Nothing walks, hashes, compares or prints nested objects, so depth and cycles do no harm; each step allocates no
-    more than its own bytes.
+
+def _build(machine: "_Unpickler") -> None:
+    """Leaves out the attributes of a dict, torch's `_metadata`. Python's BUILD would set those of any object."""
+    if type(machine.stack.pop()) is not _Dict or type(machine.stack[-1]) is not _Dict:
+        raise ValueError("attributes for what is no OrderedDict")
+
+
+class _Unpickler(pickle._Unpickler):
+    """Python's unpickler that is not in C (Lib/pickle.py): `dispatch` has a function for each opcode, or a KeyError.
+
+    Its objects are None, bool, int, float, str, tuple, list, _Dict, _Storage, TorchTensor and two functions. Nothing
+    walks, hashes, compares or prints nested ones, so depth and cycles do no harm. `dispatch` is undocumented; in a
+    Python without it `find_class`, which is documented, would still let nothing of others be called.
     """
 
-    def __init__(self, path: Path, archive: _Archive, data: bytes):
-        self._path, self._archive, self._data = path, archive, data
-        self._at = 0
-        self._stack: list[Any] = []
-        self._marks: list[list[Any]] = []  # the stacks below each MARK
-        self._memo: dict[int, Any] = {}
-        self._storages: dict[str, tuple[_Storage, int]] = {}  # with the offset in the file
+    dispatch: ClassVar = {code: _limited(pickle._Unpickler.dispatch[code]) for code in OPCODES} | {
+        pickle.EMPTY_DICT[0]: _limited(lambda machine: machine.append(_Dict())),
+        pickle.REDUCE[0]: _limited(_reduce),
+        pickle.BUILD[0]: _limited(_build),
+    }
+    stack: list[Any]
+    metastack: list[list[Any]]  # the stacks below each MARK
 
-    def run(self) -> Any:
-        steps = 0
-        while (opcode := self._take(1)) != b".":
-            step = _STEPS.get(opcode)
-            if step is None:
-                _refuse(self._path, f"its pickle uses the opcode {opcode!r}, which torch does not write")
-            step(self)
-            steps += 1
-            if steps > MAX_STEPS or len(self._stack) + len(self._marks) > MAX_STACK:
-                self._damaged("too many steps, or objects at once")
-        return self._pop()
+    def __init__(self, path: Path, entries: dict[str, tuple[int, int]], program: bytes):
+        super().__init__(io.BytesIO(program))
+        self._path, self._entries, self.steps = path, entries, 0
+        self._storages: dict[str, _Storage] = {}
 
-    def _damaged(self, reason: str) -> NoReturn:
-        _refuse(self._path, f"its pickle is no state dict of torch, or damaged ({reason} before byte {self._at})")
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return lambda: _Dict()  # refuses arguments, whose keys nobody would check
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return self._tensor
+        if module == "torch" and name in STORAGES:
+            return name
+        raise ValueError(f"it asks for {_short(module)}.{_short(name)}, of which nothing was run")
 
-    def _take(self, count: int) -> bytes:
-        if count > len(self._data) - self._at:
-            self._damaged("it ends early")
-        self._at += count
-        return self._data[self._at - count : self._at]
+    def persistent_load(self, pid: Any) -> _Storage:
+        match pid:
+            case ("storage", str(kind), str(key), str(), int(size)) if kind in STORAGES:
+                dtype, stored_as = STORAGES[kind]
+                offset, length = self._entries.get(f"data/{key}", (0, None))
+                storage = _Storage(dtype, stored_as, offset, size)
+                if length == size * np.dtype(stored_as).itemsize and self._storages.setdefault(key, storage) == storage:
+                    return storage
+        raise ValueError("one of its storages is missing, of another size or described in two ways")
 
-    def _unpack(self, form: str) -> Any:
-        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
-
-    def _line(self) -> str:
-        line, newline, _ = self._data[self._at : self._at + 1000].partition(b"\n")
-        if not newline:
-            self._damaged("a line without an end")
-        self._at += len(line) + 1
-        return line.decode("utf-8", "backslashreplace")
-
-    def _top(self) -> Any:
-        if not self._stack:
-            self._damaged("nothing on the stack")
-        return self._stack[-1]
-
-    def _pop(self) -> Any:
-        self._top()
-        return self._stack.pop()
-
-    def _pop_mark(self) -> list[Any]:
-        if not self._marks:
-            self._damaged("no mark")
-        items, self._stack = self._stack, self._marks.pop()
-        return items
-
-    def _mark(self) -> None:
-        self._marks.append(self._stack)
-        self._stack = []
-
-    def _push_long(self) -> None:
-        raw = self._take(self._take(1)[0])
-        if len(raw) > 8:
-            self._damaged("a number of more than 64 bits")
-        self._stack.append(int.from_bytes(raw, "little", signed=True))
-
-    def _push_text(self, length_form: str) -> None:
-        raw = self._take(self._unpack(length_form))
-        try:
-            self._stack.append(raw.decode("utf-8"))
-        except UnicodeDecodeError:
-            self._damaged("a text that is not UTF-8")
-
-    def _tuple(self, count: int | None = None) -> None:
-        """A tuple of the topmost objects, or of those above the mark."""
-        items = self._pop_mark() if count is None else [self._pop() for _ in range(count)][::-1]
-        self._stack.append(tuple(items))
-
-    def _put(self, index: int) -> None:
-        self._memo[index] = self._top()
-
-    def _get(self, index: int) -> None:
-        if index not in self._memo:
-            self._damaged("an object that was never stored")
-        self._stack.append(self._memo[index])
-
-    def _extend(self, items: list[Any]) -> None:
-        if type(self._top()) is not list:
-            self._damaged("items for what is no list")
-        self._top().extend(items)
-
-    def _set_items(self, items: list[Any]) -> None:
-        target = self._top()
-        if type(target) is not dict or len(items) % 2:
-            self._damaged("items for what is no dict")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) is not str or key in target:
-                _refuse(self._path, f"a dict has a {_kind(key)} as its key or a name twice, expected names")
-            target[key] = value
-
-    def _push_global(self, module: Any, name: Any) -> None:
-        if type(module) is not str or type(name) is not str:
-            self._damaged("a global without a name")
-        full = f"{module}.{name}"
-        if full not in GLOBALS or module not in ("torch", "torch._utils", "collections"):
-            _refuse(self._path, f"its pickle asks for {_short(full)}, expected tensors only; nothing of it was run")
-        self._stack.append(_Global(full))
-
-    def _reduce(self) -> None:
-        arguments, function = self._pop(), self._pop()
-        if type(function) is not _Global or type(arguments) is not tuple:
-            self._damaged("a call of what is no function")
-        if function.name == ORDERED_DICT and not arguments:
-            self._stack.append({})
-        elif function.name == REBUILD_TENSOR and len(arguments) in (6, 7):
-            self._stack.append(self._tensor(*arguments))
-        else:
-            self._damaged(f"{function.name} with {len(arguments)} arguments")
-
-    def _build(self) -> None:
-        """The attributes of a dict, which are torch's `_metadata` of versions: left out."""
-        if type(self._pop()) is not dict or type(self._top()) is not dict:
-            self._damaged("attributes for what is no OrderedDict")
-
-    def _persistent(self) -> None:
-        match self._pop():
-            case ("storage", _Global(name), str(key), str(), int(count)) if name.endswith("Storage"):
-                storage = _Storage(name.removeprefix("torch."), key, count)
-            case _:
-                self._damaged("a persistent id that names no storage")
-        if key not in self._storages:
-            place = self._archive.locate(f"data/{key}")
-            size = count * np.dtype(STORAGES[storage.kind][1]).itemsize
-            if place is None or place[1] != size:
-                _refuse(self._path, f"storage {_short(key)} is missing or has another size than {size} bytes")
-            self._storages[key] = storage, place[0]
-        if self._storages[key][0] != storage:
-            _refuse(self._path, f"storage {_short(key)} is described in two ways")
-        self._stack.append(storage)
-
-    def _tensor(
-        self, storage: Any, first: Any, shape: Any, strides: Any, _: Any, hooks: Any, metadata: Any = None
-    ) -> TorchTensor:
-        """`_rebuild_tensor_v2`: first and strides in elements. requires_grad says nothing here."""
-        if type(storage) is not _Storage or not all(map(_is_sizes, (shape, strides, (first,)))):
-            self._damaged("a tensor that is not described by a storage and sizes")
-        if type(hooks) is not dict or hooks or metadata or len(shape) != len(strides):  # such as a negated view
-            self._damaged("a tensor with hooks, metadata or a wrong number of strides")
-        whole, mapped = STORAGES[storage.kind]
+    def _tensor(self, storage: Any, first: Any, shape: Any, strides: Any, _: Any, hooks: Any, more: Any = None) -> Any:
+        """`_rebuild_tensor_v2`: first and strides in elements; more: metadata. requires_grad says nothing here."""
+        if type(storage) is not _Storage or type(shape) is not tuple or type(strides) is not tuple:
+            raise ValueError("a tensor that is not described by a storage and sizes")
+        if type(hooks) is not _Dict or hooks or more:  # such as a negated view
+            raise ValueError("a tensor with hooks or metadata")
+        if len(shape) > 32 or any(type(x) is not int or not 0 <= x < 2**62 for x in (first, *shape, *strides)):
+            raise ValueError("a tensor with sizes or strides that no tensor has")
         last = first + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-        outside = first > storage.count if 0 in shape else last >= storage.count
+        outside = first > storage.size if 0 in shape else last >= storage.size
         # More elements than the storage has would be repeats, which a small file could make endless.
-        if outside or math.prod(shape) > storage.count or math.prod(n or 1 for n in shape if 0 in shape) > MAX_DIM:
-            _refuse(self._path, f"a tensor of shape {shape} reaches outside storage {_short(storage.key)}")
-        start = self._storages[storage.key][1]
-        return TorchTensor(self._path, start + first * np.dtype(mapped).itemsize, whole, shape, strides, mapped)
-
-
-def _is_sizes(value: object) -> bool:
-    return type(value) is tuple and len(value) <= 32 and all(type(x) is int and 0 <= x < 2**62 for x in value)
-
-
-_STEPS: dict[bytes, Callable[[_Machine], None]] = {
-    b"\x80": lambda m: m._unpack("B"),  # the protocol
-    b"\x95": lambda m: m._unpack("<Q"),  # a frame, for buffering only
-    b"N": lambda m: m._stack.append(None),
-    b"\x88": lambda m: m._stack.append(True),
-    b"\x89": lambda m: m._stack.append(False),
-    b"K": lambda m: m._stack.append(m._unpack("B")),
-    b"M": lambda m: m._stack.append(m._unpack("<H")),
-    b"J": lambda m: m._stack.append(m._unpack("<i")),
-    b"\x8a": _Machine._push_long,
-    b"G": lambda m: m._stack.append(m._unpack(">d")),
-    b"X": lambda m: m._push_text("<I"),
-    b"\x8c": lambda m: m._push_text("B"),
-    b"(": _Machine._mark,
-    b")": lambda m: m._stack.append(()),
-    b"t": _Machine._tuple,
-    b"\x85": lambda m: m._tuple(1),
-    b"\x86": lambda m: m._tuple(2),
-    b"\x87": lambda m: m._tuple(3),
-    b"]": lambda m: m._stack.append([]),
-    b"a": lambda m: m._extend([m._pop()]),
-    b"e": lambda m: m._extend(m._pop_mark()),
-    b"}": lambda m: m._stack.append({}),
-    b"s": lambda m: m._set_items([m._pop(), m._pop()][::-1]),
-    b"u": lambda m: m._set_items(m._pop_mark()),
-    b"q": lambda m: m._put(m._unpack("B")),
-    b"r": lambda m: m._put(m._unpack("<I")),
-    b"\x94": lambda m: m._put(len(m._memo)),
-    b"h": lambda m: m._get(m._unpack("B")),
-    b"j": lambda m: m._get(m._unpack("<I")),
-    b"c": lambda m: m._push_global(m._line(), m._line()),
-    b"\x93": lambda m: m._push_global(*reversed((m._pop(), m._pop()))),
-    b"R": _Machine._reduce,
-    b"b": _Machine._build,
-    b"Q": _Machine._persistent,
-}
+        if outside or math.prod(shape) > storage.size or math.prod(n or 1 for n in shape if 0 in shape) > MAX_DIM:
+            raise ValueError(f"a tensor of shape {shape} reaches outside its storage")
+        offset = storage.offset + first * np.dtype(storage.stored_as).itemsize
+        return TorchTensor(self._path, offset, storage.dtype, shape, strides, storage.stored_as)

@@ -130,8 +130,8 @@ def test_weights_quantize_hub(room: str) -> None:
 
 
 def test_no_pickle_is_run() -> None:
-    """`pickle` calls what a file names; weights are read by `torch_file` instead."""
-    for room in ROOMS:
+    """`pickle` calls what a file names. `torch_file` alone has it, for an unpickler that reaches our own alone."""
+    for room in ROOMS.keys() - {"torch_file"}:
         assert not set(imported(ROOMS[room])) & {"pickle", "_pickle", "shelve", "marshal", "dill"}, room
 
 
@@ -298,6 +298,7 @@ def test_family_contract(family: str) -> None:
     for model in set(rooms.model.ARCHITECTURES.values()):
         assert model.score_function in ("softmax", "sigmoid")
         assert hasattr(model, "modalities")
+        assert model.lazy is False
         for method in ("sanitize", "quant_predicate", "__call__"):
             assert callable(getattr(model, method))
     model = rooms.model.ARCHITECTURES[""]

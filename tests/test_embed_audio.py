@@ -104,6 +104,15 @@ def test_rows_run_one_by_one_on_metal_too(folders: dict[str, Path], monkeypatch:
     np.testing.assert_allclose(encode_audio(model, processor, sounds), expected, atol=1e-5)
 
 
+def test_a_lazy_model_hears_the_same(folders: dict[str, Path]) -> None:
+    sounds = [noise(2), noise(11), noise(1, 4)]
+    expected = encode_audio(*load(folders["clap"]), sounds)
+    lazy = load(folders["clap"], lazy=True)
+    np.testing.assert_array_equal(encode_audio(*lazy, sounds), expected)
+    texts = ["a cat", "a dog"]
+    np.testing.assert_allclose(encode_text(*lazy, texts), encode_text(*load(folders["clap"]), texts), atol=1e-6)
+
+
 def test_files_arrays_and_lists(clap: tuple[Any, Any], tmp_path: Path) -> None:
     model, processor = clap
     samples, rate = noise(1)

@@ -260,9 +260,11 @@ PROGRAMS = {
     "call of a dict": mapping({"x": b"})R"}),
     "call of a text": mapping({"x": text("os.system") + b")R"}),
     "arguments are a list": mapping({"x": b"ccollections\nOrderedDict\n]R"}),
+    "arguments are a text": mapping({"x": b"ccollections\nOrderedDict\n" + text("x" * 4_000_000) + b"R"}),
     "OrderedDict with arguments": mapping({"x": b"ccollections\nOrderedDict\n]\x85R"}),
     "attributes of a function": mapping({"x": TENSOR + b"}b"}),
     "attributes of a tensor": mapping({"x": GOOD + b"}b"}),
+    "attributes that tensors have": mapping({"x": GOOD + b"}" + text("shape") + b"K\x09s" + b"b"}),
     "attributes are no dict": mapping({"x": b"}(K\x01K\x02tb"}),
     "item of a function": mapping({"x": TENSOR + text("__globals__") + b"Ns"}),
     "item of a tuple": mapping({"x": b")Na"}),
@@ -306,6 +308,7 @@ PROGRAMS = {
     "not UTF-8": mapping({"x": b"X\x01\x00\x00\x00\xff"}),
     "LONG_BINPUT": mapping({"x": b"Nr\xff\xff\xff\x7f"}),
     "BINGET of nothing": mapping({"x": b"h\x63"}),
+    "half a surrogate pair": mapping({"x": GOOD}).replace(text("x"), b"X\x03\x00\x00\x00\xed\xa0\x80"),
     "no mark": b"\x80\x02t.",
     "empty stack": b"\x80\x020.",
     "nothing": b"",
@@ -391,6 +394,15 @@ def test_other_zips(tmp_path: Path) -> None:
     encrypted[encrypted.index(b"PK\1\2") + 8] |= 1
     path.write_bytes(encrypted)
     assert "encrypted" in refused(path)
+
+
+def test_an_entry_before_the_file(tmp_path: Path) -> None:
+    """The directory is said to begin later than it does, so zipfile moves the entries to the front."""
+    raw = bytearray(entries(tmp_path / "x.bin", PAIRS).read_bytes())
+    at = raw.index(b"PK\5\6") + 16
+    struct.pack_into("<I", raw, at, struct.unpack_from("<I", raw, at)[0] + 20)
+    (tmp_path / "x.bin").write_bytes(raw)
+    assert "damaged" in refused(tmp_path / "x.bin")
 
 
 def test_other_files(tmp_path: Path) -> None:

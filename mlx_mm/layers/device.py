@@ -58,9 +58,10 @@ ERFC = (
 )
 TANH_SCALE = 2 * math.sqrt(2 / math.pi)
 # glibc's mallopt: parameter number -> bytes (malloc.h). The second is the free memory kept for the next layer.
-M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
-MALLOC = {M_MMAP_THRESHOLD: 256 << 20, M_TRIM_THRESHOLD: 512 << 20}
-MALLOC_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+# The third is a count: with an arena for each thread, each would keep as much.
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX = -3, -1, -8
+MALLOC = {M_MMAP_THRESHOLD: 256 << 20, M_TRIM_THRESHOLD: 512 << 20, M_ARENA_MAX: 1}
+MALLOC_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
 
 # A masked score: finite, so that a row without any key gives a mean and not NaN.
 MASKED = -1e30
@@ -111,12 +112,13 @@ def dequantize_encoders() -> bool:
     return on_cpu()
 
 
-def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array], model: nn.Module) -> mx.array:
+def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array], model: nn.Module | None) -> mx.array:
     """function(**batch), evaluated; on a CPU the rows of the batch are divided among the processors.
 
     MLX computes everything but matrix products on one thread, so each part gets a thread with a stream of its own,
     and its products one BLAS thread. The result is that of one call but for the last digits. model: whose weights
-    the function uses; they are evaluated first, because a thread cannot evaluate what another one began.
+    the function uses; they are evaluated first, because a thread cannot evaluate what another one began. None: those
+    that it really uses are found by running the first rows alone, and the others stay unread.
     """
     rows = _rows(batch)
     parts = min(rows, _processors()) if on_cpu() else 1
@@ -127,7 +129,7 @@ def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array], 
     return _run_pieces(function, batch, model, [rows * part // parts for part in range(parts + 1)])
 
 
-def run_row_by_row(function: Callable[..., mx.array], batch: dict[str, mx.array], model: nn.Module) -> mx.array:
+def run_row_by_row(function: Callable[..., mx.array], batch: dict[str, mx.array], model: nn.Module | None) -> mx.array:
     """The same, but each row is computed alone: to the last bit, its result does not depend on its neighbours."""
     bounds = list(range(_rows(batch) + 1))
     if on_cpu():
@@ -138,10 +140,10 @@ def run_row_by_row(function: Callable[..., mx.array], batch: dict[str, mx.array]
 
 
 def _run_pieces(
-    function: Callable[..., mx.array], batch: dict[str, mx.array], model: nn.Module, bounds: list[int]
+    function: Callable[..., mx.array], batch: dict[str, mx.array], model: nn.Module | None, bounds: list[int]
 ) -> mx.array:
     """The rows between two bounds at a time, in as many threads as there are processors."""
-    mx.eval(batch, model.parameters())
+    mx.eval(batch, {} if model is None else model.parameters())
 
     def run(start: int, end: int) -> mx.array:
         try:
@@ -152,8 +154,14 @@ def _run_pieces(
             mx.clear_streams()  # one that outlives its thread can abort the process when it ends
         return result
 
+    results = []
     with limited_threads(1), ThreadPoolExecutor(_processors()) as workers:
-        return mx.concatenate(list(workers.map(run, bounds[:-1], bounds[1:])))
+        if model is None:
+            results.append(function(**_piece(batch, *bounds[:2])))
+            mx.eval(results)
+            bounds = bounds[1:]
+        results += workers.map(run, bounds[:-1], bounds[1:])
+    return mx.concatenate(results)
 
 
 def _piece(batch: dict[str, mx.array], start: int, end: int) -> dict[str, mx.array]:

@@ -5,12 +5,13 @@ A family is a folder of `models/` with these files and names:
     config.py     ModelConfig.from_dict(config.json) -> ModelConfig, with `licence`: the one under which all published
                   checkpoints stand, where it restricts their use, otherwise None
     model.py      ARCHITECTURES: `architectures[0]` of config.json -> model class; "" is the default. A class has
-                  modalities, score_function, prompt_template, sanitize(weights), quant_predicate(path, module)
-                  and get_{text,image,audio}_features(**batch) -> (B, D), normalised only where transformers does so;
-                  a classifier has class_scores(logits) and the names of its classes in `labels`, which is None
-                  elsewhere
+                  modalities, score_function, prompt_template, lazy = False (`load` sets it), sanitize(weights),
+                  quant_predicate(path, module) and get_{text,image,audio}_features(**batch) -> (B, D), normalised only
+                  where transformers does so; a classifier has class_scores(logits) and the names of its classes in
+                  `labels`, which is None elsewhere
     processor.py  Processor.from_folder(folder, config) with .text(), .images(), .audio() and .collate(),
-                  whose keys are the arguments of the model
+                  whose keys are the arguments of the model; beside .audio() it has .windows(sound), which yields
+                  batches of one with their weights in a mean
 
 `tests/test_architecture.py` checks each family for them.
 """

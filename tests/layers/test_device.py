@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -193,6 +194,25 @@ def test_parts_use_weights_that_were_not_evaluated(monkeypatch):
     result = device.run_in_parts(layer, {"x": x}, layer)
     expected = draw(4, 3) @ np.array(layer.weight).T + np.array(layer.bias)
     np.testing.assert_allclose(np.array(result), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("run", [device.run_in_parts, device.run_row_by_row])
+def test_only_weights_that_are_used_are_read(monkeypatch, run):
+    """Without a model the first rows run alone, which evaluates what they need; the rest follows in threads."""
+    monkeypatch.setattr(device, "use_fast_blas", lambda: BlasStatus("stand-in", False, "", 2))
+    layer = nn.Linear(3, 5)
+    threads = []
+
+    def function(x):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return layer(x)
+
+    x = mx.array(draw(5, 3))
+    expected = draw(5, 3) @ np.array(layer.weight).T + np.array(layer.bias)
+    np.testing.assert_allclose(np.array(run(function, {"x": x}, None)), expected, rtol=0, atol=1e-6)
+    assert threads[0]
+    assert not any(threads[1:])
+    assert len(threads) == (2 if run is device.run_in_parts else 5)
 
 
 def test_an_error_in_a_part_reaches_the_caller(monkeypatch):

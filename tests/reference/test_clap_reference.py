@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from beside import difference, ours, theirs
-from clap_tiny import spectrograms, write_clap_side_files
+from clap_tiny import buffers, spectrograms, write_clap_side_files
 from safetensors.numpy import load_file, save_file
 from tiny import hashed, requantised
 
@@ -381,3 +382,23 @@ def test_full_size_audio_tower(tmp_path: Path) -> None:
         worst[f"hidden_states.{i}"] = difference(a, b)
     print("\n" + "\n".join(f"{name}: {x:.1e}" for name, x in worst.items()))
     assert all(x <= (EMBEDDING if name == "audio_embeds" else STATE) for name, x in worst.items()), worst
+
+
+def test_a_file_that_torch_wrote(tmp_path: Path) -> None:
+    """Four of the five repositories have only pytorch_model.bin, with buffers of whole numbers in it."""
+    model = make("unfused")
+    folder = save(model, tmp_path / "safetensors")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    other = tmp_path / "bin"
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("*.safetensors"))
+    tensors = {name: torch.from_numpy(value) for name, value in buffers(config).items()} | model.state_dict()
+    torch.save(tensors, other / "pytorch_model.bin")
+    for bits in (None, 4):
+        options = {"bits": bits} if bits is None else {"bits": bits, "group_size": 32}
+        mlx_mm.convert(folder, tmp_path / f"a{bits}", **options)
+        mlx_mm.convert(other, tmp_path / f"b{bits}", **options)
+        a, b = (tmp_path / f"{name}{bits}" / "model.safetensors" for name in "ab")
+        assert a.read_bytes() == b.read_bytes()
+    direct, converted = mlx_mm.load(other)[0], mlx_mm.load(tmp_path / "bNone")[0]
+    features = mx.random.normal((2, 1, 1001, 64), key=mx.random.key(0))
+    assert np.array_equal(*(np.array(m.get_audio_features(features)) for m in (direct, converted)))

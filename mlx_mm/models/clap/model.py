@@ -81,6 +81,7 @@ class Model(nn.Module):
     """Both towers with their projections and two scales, or one tower with or without its projection."""
 
     labels = None
+    lazy = False
     score_function = "softmax"
     prompt_template = "This is a sound of {}."  # transformers' zero-shot pipeline
 

@@ -49,6 +49,7 @@ class Model(nn.Module):
     """Both towers with their projections and a scale, or one tower with or without its projection."""
 
     labels = None
+    lazy = False
     score_function = "softmax"
     prompt_template = "This is a photo of {}."  # transformers' zero-shot pipeline
     sanitize = sanitize_weights
@@ -126,6 +127,7 @@ class Model(nn.Module):
 class ImageClassifier(nn.Module):
     """The vision tower with a linear layer over the mean of its patches, without the class token."""
 
+    lazy = False
     score_function = "softmax"
     modalities = ("image",)
     sanitize = sanitize_weights

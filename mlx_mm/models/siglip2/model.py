@@ -59,6 +59,7 @@ class Model(nn.Module):
     """Both towers with a scale and a bias, or one tower alone: the absent one is None."""
 
     labels = None
+    lazy = False
     score_function = "sigmoid"
     prompt_template = "This is a photo of {}."  # transformers' zero-shot pipeline
     sanitize = sanitize_weights
@@ -145,6 +146,7 @@ class Model(nn.Module):
 class ImageClassifier(nn.Module):
     """The vision tower with a linear layer over the mean of its tokens; the pooling head is loaded, not used."""
 
+    lazy = False
     score_function = "softmax"
     modalities = ("image",)
     sanitize = sanitize_weights
