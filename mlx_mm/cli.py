@@ -118,7 +118,9 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="+", help="pictures or sounds: files, folders, patterns, URLs, or - for one per line on stdin"
+        "inputs",
+        nargs="+",
+        help="pictures or sounds: files, folders, patterns, of pictures also URLs, or - for one per line on stdin",
     )
     parser.add_argument("--text", action="store_true", help="the inputs, or the lines of -, are texts")
     parser.add_argument("-o", "--out", type=Path, help=".npz, .jsonl or .parquet (default: JSON lines on stdout)")
@@ -171,7 +173,9 @@ def _embed(args: argparse.Namespace) -> int:
 
 def _classify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="+", help="pictures or sounds: files, folders, patterns, URLs, or - for one per line on stdin"
+        "inputs",
+        nargs="+",
+        help="pictures or sounds: files, folders, patterns, of pictures also URLs, or - for one per line on stdin",
     )
     parser.add_argument(
         "-l", "--labels", action="append", help="words to choose from, comma-separated; may be given more than once"
@@ -274,6 +278,6 @@ COMMANDS = {
     "demo": Command("search and classify the bundled pictures, offline", _demo_arguments, _demo),
     "convert": Command("convert a Hugging Face checkpoint to 4 or 8 bit", _convert_arguments, _convert),
     "info": Command("show what runs here, or what a checkpoint is", _info_arguments, _info),
-    "embed": Command("turn pictures or texts into vectors", _embed_arguments, _embed),
-    "classify": Command("score pictures against labels", _classify_arguments, _classify),
+    "embed": Command("turn pictures, sounds or texts into vectors", _embed_arguments, _embed),
+    "classify": Command("score pictures or sounds against labels", _classify_arguments, _classify),
 }
