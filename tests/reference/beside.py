@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from clap_tiny import write_clap_side_files
+from metaclip_tiny import write_clip_side_files
+from tiny import write_side_files
 
 import mlx_mm
 
@@ -28,6 +33,31 @@ def randomise(model: Any, seed: int = 0) -> Any:
             noise = noise / parameter[0].numel() ** 0.5
         parameter.data.copy_(noise)
     return model.eval()
+
+
+# How a `model_type` begins -> what writes the processor and tokenizer files of its family
+SIDE_FILES = {
+    "siglip": write_side_files,
+    "metaclip_2": write_clip_side_files,
+    "clip": write_clip_side_files,
+    "clap": write_clap_side_files,
+}
+
+
+def save(model: Any, folder: Path) -> Path:
+    """A folder as transformers writes it, with tokenizer and processor files."""
+    model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    write = next(write for name, write in SIDE_FILES.items() if config["model_type"].startswith(name))
+    write(folder, config)
+    return folder
+
+
+def through_convert(model: Any, tmp_path: Path, **options: Any) -> Any:
+    """The model, saved, converted and loaded; bits None unless an option says otherwise."""
+    source = save(model, tmp_path / "source")
+    mlx_mm.convert(source, tmp_path / "converted", **({"bits": None} | options))
+    return mlx_mm.load(tmp_path / "converted")[0]
 
 
 def ours(batch: dict[str, np.ndarray]) -> dict[str, mx.array]:

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from beside import difference, ours, theirs
+from beside import difference, ours, save, theirs, through_convert
 from clap_tiny import buffers, spectrograms, write_clap_side_files
 from safetensors.numpy import load_file, save_file
 from tiny import hashed, requantised
@@ -97,19 +97,6 @@ def make(kind: str, name: str = "Model", audio: dict[str, Any] = AUDIO, **extra:
     else:
         config = transformers.ClapConfig(text_config=text, audio_config=sound, **both, **extra)
     return randomise(getattr(transformers, f"Clap{name}")._from_config(config, attn_implementation="eager"))
-
-
-def save(model: Any, folder: Path) -> Path:
-    """A folder as transformers writes it, with tokenizer and processor files."""
-    model.save_pretrained(folder)
-    write_clap_side_files(folder, json.loads((folder / "config.json").read_text("utf-8")))
-    return folder
-
-
-def through_convert(model: Any, tmp_path: Path, **options: Any) -> Any:
-    source = save(model, tmp_path / "source")
-    mlx_mm.convert(source, tmp_path / "converted", **({"bits": None} | options))
-    return mlx_mm.load(tmp_path / "converted")[0]
 
 
 def texts() -> dict[str, np.ndarray]:

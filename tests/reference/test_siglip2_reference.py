@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from beside import difference, ours, randomise, theirs
+from beside import difference, ours, randomise, save, theirs, through_convert
 from safetensors.numpy import load_file, save_file
 from tiny import hashed, layer_of, requantised, write_side_files
 
@@ -60,19 +60,6 @@ def make(variant: str, kind: str = "Model", **extra: Any) -> Any:
     if kind in ("TextModel", "VisionModel"):
         config = config.text_config if kind == "TextModel" else config.vision_config
     return randomise(class_of(variant, kind)._from_config(config, attn_implementation="eager"))
-
-
-def save(model: Any, folder: Path) -> Path:
-    """A folder as transformers writes it, with tokenizer and processor files."""
-    model.save_pretrained(folder)
-    write_side_files(folder, json.loads((folder / "config.json").read_text("utf-8")))
-    return folder
-
-
-def through_convert(model: Any, tmp_path: Path, **options: Any) -> Any:
-    source = save(model, tmp_path / "source")
-    mlx_mm.convert(source, tmp_path / "converted", **({"bits": None} | options))
-    return mlx_mm.load(tmp_path / "converted")[0]
 
 
 def texts(batch: int = 3, length: int = 16, vocab: int = 384) -> np.ndarray:
