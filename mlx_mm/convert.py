@@ -37,8 +37,8 @@ class ConvertReport:
 
     choices: one per layer with a weight matrix, empty with bits=None. padded: config keys that were rounded up,
     {key: [old, new]}. licence: as the source's card names it, else the one that binds all published checkpoints of
-    the model, else None. cosines: with check=True,
-    {"text" | "image": (mean, lowest)} of converted against source vectors.
+    the model, else None. cosines: with check=True, {"text" | "image" | "audio": (mean, lowest)} of converted against
+    source vectors.
     """
 
     out: Path

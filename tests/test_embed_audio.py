@@ -164,9 +164,7 @@ def test_options_that_cannot_act(clap: tuple[Any, Any], options: dict[str, Any],
         encode_audio(*clap, noise(1), **options)
 
 
-def test_other_modalities_are_refused(
-    clap: tuple[Any, Any], tiny_checkpoint: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_other_modalities_are_refused(clap: tuple[Any, Any], tiny_checkpoint: Callable[..., Path]) -> None:
     with pytest.raises(ModalityError, match="no image encoder; it takes text and audio"):
         encode_image(*clap, np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ModalityError, match="no audio encoder; it takes text and image"):
@@ -196,7 +194,7 @@ def test_classify_with_the_scale_of_sounds(clap: tuple[Any, Any]) -> None:
 def test_quantised_models_hear(folders: dict[str, Path], tmp_path: Path, bits: int) -> None:
     report = convert(folders["clap-fused"], tmp_path / "out", bits=bits, group_size=32, check=True)
     assert set(report.cosines) == {"text", "audio"}
-    assert report.cosines["audio"][1] > (0.9 if bits == 4 else 0.999)
+    assert report.cosines["audio"][1] > (0.97 if bits == 4 else 0.9998)
     assert report.cosines["audio"][1] < 1
     quantised = {choice.path for choice in report.choices if choice.scheme}
     assert any("audio_model" in path for path in quantised)
@@ -211,7 +209,7 @@ def test_the_vectors_of_a_dtype_are_near(folders: dict[str, Path]) -> None:
     sounds = synthetic_sounds()[:3]
     exact = encode_audio(*load(folders["clap"]), sounds)
     half = encode_audio(*load(folders["clap"], dtype="bfloat16"), sounds)
-    assert (exact * half).sum(axis=1).min() > 0.99
+    assert (exact * half).sum(axis=1).min() > 0.9998
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
