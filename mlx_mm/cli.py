@@ -5,7 +5,6 @@ import io
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +31,8 @@ def main(argv: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # file names may be any bytes
     try:
-        status = COMMANDS[args.command].run(args)
+        with console.warnings_as_notes():
+            status = COMMANDS[args.command].run(args)
         sys.stdout.flush()
     except MlxMmError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -81,7 +81,7 @@ def _convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group-size", type=int, default=64, help="32, 64 or 128 (default: %(default)s)")
     parser.add_argument("--mode", default="affine", help="quantisation mode (default: %(default)s)")
     parser.add_argument("--dtype", help="of what is not quantised: float32, float16, bfloat16 (default: the source's)")
-    parser.add_argument("--recipe", help="text-only, embeddings-8bit, or a .json file of {path pattern: settings}")
+    parser.add_argument("--recipe", help="all, text-only, embeddings-8bit, or a .json file of {path pattern: settings}")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that stands at OUT")
     parser.add_argument("--check", action="store_true", help="compare vectors with the source's afterwards")
@@ -127,6 +127,9 @@ def _embed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dim", type=int, help="keep the first DIM numbers of each vector")
     parser.add_argument("--no-normalize", action="store_true", help="leave the vectors at their own length")
     parser.add_argument("--max-num-patches", type=int, help="budget of NaFlex models; more keeps finer detail")
+    parser.add_argument("--task", help="what the vectors of texts are for, in models that distinguish it")
+    parser.add_argument("--max-length", type=int, help="tokens of a text, of which the rest is cut off")
+    parser.add_argument("--no-truncate", action="store_true", help="refuse longer texts instead of cutting them")
     _add_model_arguments(parser)
 
 
@@ -145,10 +148,10 @@ def _embed(args: argparse.Namespace) -> int:
     inputs = _require_some(_lines(args.inputs))
     loaded = _load(args)
     kind = "text" if args.text else _kind(loaded[0])
-    if args.max_num_patches is not None and kind != "image":
-        raise InputError(f"--max-num-patches is about pictures, and this embeds {kind}. Leave it out.")
+    _check_kind(args, kind)
     if kind == "text":
         ids = inputs
+        options |= {"task": args.task, "max_length": args.max_length, "truncate": not args.no_truncate}
         vectors = encode_text(*loaded, ids, **options)
     else:
         files = _require_some(skipped.find(inputs, kind))
@@ -169,6 +172,19 @@ def _embed(args: argparse.Namespace) -> int:
             print(line)
     skipped.report()
     return 0
+
+
+def _check_kind(args: argparse.Namespace, kind: str) -> None:
+    """Raise InputError for options that say nothing about what is embedded."""
+    about = {
+        "--max-num-patches": ("image", "pictures", args.max_num_patches is not None),
+        "--task": ("text", "texts", args.task is not None),
+        "--max-length": ("text", "texts", args.max_length is not None),
+        "--no-truncate": ("text", "texts", args.no_truncate),
+    }
+    for option, (fitting, what, given) in about.items():
+        if given and kind != fitting:
+            raise InputError(f"{option} is about {what}, and this embeds {kind}. Leave it out.")
 
 
 def _classify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -214,12 +230,7 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
         console.note(
             f"using the bundled {DEFAULT_MODEL}, made for emoji-like drawings; for photographs: --model {PHOTO_MODEL}"
         )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        loaded = load(args.model or DEFAULT_MODEL, revision=args.revision)
-    for warning in caught:
-        console.note(f"warning: {warning.message}")
-    return loaded
+    return load(args.model or DEFAULT_MODEL, revision=args.revision)
 
 
 def _kind(model: Any) -> str:

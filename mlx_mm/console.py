@@ -1,10 +1,12 @@
 """How results look in a terminal."""
 
+import contextlib
 import json
 import math
 import sys
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,22 @@ def is_terminal() -> bool:
 def note(text: str) -> None:
     """One line on stderr."""
     print(text, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Inside, a UserWarning is one line on stderr, without the place in the code; the same one appears once."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, UserWarning):
+            note(f"warning: {' '.join(str(message).split())}")
+        else:
+            usual(message, category, *place, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        usual, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def plural(count: int, noun: str) -> str:

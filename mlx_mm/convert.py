@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +23,14 @@ from mlx_mm.errors import InputError, OutputError, WeightsError
 from mlx_mm.load import parse_dtype
 from mlx_mm.models import find_family
 from mlx_mm.models.base import widen_mlps
+from mlx_mm.models.rows import Rows
 from mlx_mm.quantize import Choice, Recipe, Scheme
 
 # Files that travel with the weights; config.json and the index are written anew.
 CARRIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
 NOT_CARRIED = ("config.json", "*.index.json")
-# Parameters that grow with an MLP's width, and the axis that does.
-PADDED_AXES = {".mlp.fc1.weight": 0, ".mlp.fc1.bias": 0, ".mlp.fc2.weight": 1}
+# Parameters that grow with an MLP's width, and the axis that does; which of them grow depends on the family.
+PADDED_AXES = {".mlp.fc1.weight": 0, ".mlp.fc1.bias": 0, ".mlp.fc2.weight": 1, ".mlp.down_proj.weight": 1}
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def convert(
 
     source: folder, bundled name or hub id, with `revision`. bits: 4, 8, or None to keep the precision.
     group_size: 32, 64 or 128 weights share a scale. dtype: of what is not quantised, by default the source's.
-    recipe: a name of `quantize.RECIPES`, or {path pattern: {"bits", "group_size", "mode"} | False}.
+    recipe: a name of `quantize.RECIPES`, or {path pattern: {"bits", "group_size", "mode"} | False}; by default "all"
+    layers of an encoder, and "text-only" of a model that answers in words.
     overwrite: replace a checkpoint that stands at `out`. check: compare vectors with the source afterwards and
     write the result into the card. progress: show a bar on stderr.
     The folder appears complete or not at all. Raises MlxMmError's subclasses, OutputError for `out`.
@@ -93,8 +96,9 @@ def convert(
         values, padded = widen_mlps(values, config, scheme.group_size)
         config = family.config.ModelConfig.from_dict(values)
     model = family.model_class(values.get("architectures"))(config)
-    if check and model.labels is not None:
-        raise InputError("check compares vectors, and this checkpoint is a classifier. Leave check out.")
+    if check and (model.generates or model.labels is not None):
+        kind = "answers in words" if model.generates else "is a classifier"
+        raise InputError(f"check compares vectors, and this checkpoint {kind}. Leave check out.")
     checkpoint = weights.Checkpoint(folder)
     shapes = weights.parameter_shapes(model)
     arrays = dict(checkpoint.arrays) if checkpoint.is_mlx else model.sanitize(checkpoint.arrays)
@@ -102,6 +106,8 @@ def convert(
     parameters = sum(array.size for array in arrays.values())
     arrays = {name: _pad(name, array, shapes) for name, array in arrays.items()} if padded else arrays
     weights.check_match(shapes, arrays, folder)
+    if recipe is None and scheme is not None and model.generates:
+        recipe = "text-only"
     choices = quantize.plan(model, scheme, recipe)
     del model
 
@@ -147,7 +153,7 @@ class _Job:
 
     folder: Path
     checkpoint: weights.Checkpoint
-    arrays: dict[str, mx.array]
+    arrays: dict[str, mx.array | Rows]
     shapes: dict[str, tuple[int, ...]]
     choices: list[Choice]
     dtype: mx.Dtype | None
@@ -195,20 +201,30 @@ class _Job:
         for part, pieces in zip(("scales", "biases"), zip(*rest, strict=True), strict=True):
             writer.write(path + part, pieces)
 
-    def _read(self, name: str, array: mx.array) -> Iterator[mx.array]:
+    def _read(self, name: str, array: mx.array | Rows) -> Iterator[mx.array]:
         """The blocks of a tensor, checked and cast."""
-        for block in self.checkpoint.blocks(array):
-            weights.check_finite(name, block, self.folder)
-            yield block.astype(self._target(block.dtype))
+        waiting = deque(array.blocks if isinstance(array, Rows) else (array,))
+        del array  # so that a block can leave the memory once it is written
+        while waiting:
+            for block in self.checkpoint.blocks(waiting.popleft()):
+                weights.check_finite(name, block, self.folder)
+                yield block.astype(self._target(block.dtype))
 
     def _target(self, dtype: mx.Dtype) -> mx.Dtype:
-        return self.dtype if self.dtype is not None and mx.issubdtype(dtype, mx.floating) else dtype
+        """The dtype asked for, else the tensor's own, but none wider than the source has: a sum of its tensors is
+        computed in float32."""
+        if not mx.issubdtype(dtype, mx.floating):
+            return dtype
+        if self.dtype is not None:
+            return self.dtype
+        widest = self.checkpoint.widest_float
+        return widest if dtype.size > widest.size else dtype
 
 
-def _pad(name: str, array: mx.array, shapes: dict[str, tuple[int, ...]]) -> mx.array:
+def _pad(name: str, array: mx.array | Rows, shapes: dict[str, tuple[int, ...]]) -> mx.array | Rows:
     """Zeros at the end of the axis along which an MLP was widened; other tensors come back as they are."""
     axis = next((axis for suffix, axis in PADDED_AXES.items() if name.endswith(suffix)), None)
-    if axis is None or name not in shapes or array.ndim != len(shapes[name]):
+    if axis is None or name not in shapes or isinstance(array, Rows) or array.ndim != len(shapes[name]):
         return array
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, max(0, shapes[name][axis] - array.shape[axis]))

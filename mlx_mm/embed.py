@@ -1,5 +1,6 @@
 """Texts, pictures and sounds in, NumPy vectors or named scores out."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from numbers import Real
@@ -15,6 +16,7 @@ from mlx_mm.prefetch import prefetch
 
 Batch = dict[str, np.ndarray]
 OnError = Callable[[int, MediaError], None]
+TOKENS = 16_384  # of a batch of texts, padding included: 32 texts of 512, or 2 of 8192; more only takes more memory
 WINDOW = 8  # batches that are prepared together, so that pictures of like size can share a batch
 WORKERS = 2  # threads that decode and resize; Pillow releases the interpreter lock
 
@@ -33,28 +35,39 @@ def encode_text(
     task: str | None = None,
     dim: int | None = None,
     normalize: bool = True,
+    max_length: int | None = None,
+    truncate: bool = True,
     batch_size: int = 32,
     progress: bool = False,
 ) -> np.ndarray:
     """One vector per text, float32 (N, D); one str gives (D,).
 
     task: what the vectors are for, in families that distinguish it. dim: keep the first `dim` numbers. normalize:
-    scale to length 1, after cutting. progress: show a bar on stderr.
+    scale to length 1, after cutting. max_length: of a text in tokens, by default the family's. truncate: longer texts
+    are cut, and one UserWarning counts them at the end; False refuses them. batch_size: texts at a time; fewer, where
+    they are long. progress: show a bar on stderr.
     Raises ModalityError without a text tower, InputError for texts or options that cannot be used.
     """
     _require(model, "text")
-    _check_batch_size(batch_size)
+    _check_options(batch_size, dim)
     items, single = _as_list(texts)
     if strangers := [index for index, item in enumerate(items) if not isinstance(item, str)]:
         kind = type(items[strangers[0]]).__name__
         raise InputError(f"Text number {strangers[0]} is {kind}; expected str. Convert it or leave it out.")
 
+    options = {"task": task, "max_length": max_length, "truncation": truncate}
+    cut: list[tuple[int, int]] = []
+
     def prepare(index: int) -> Batch:
-        batch: Batch = processor.text([items[index]], task=task)
+        counts: list[int] = []
+        batch: Batch = processor.text([items[index]], on_cut=counts.append, **options)
+        cut.extend((count, batch["input_ids"].shape[1]) for count in counts)  # a text that is cut fills its row
         return batch
 
-    result = _encode(model, model.get_text_features, len(items), prepare, processor, batch_size, progress, None)
-    return _finish(result, single, dim, normalize)
+    result = _encode(model, model.get_text_features, len(items), prepare, processor, batch_size, progress, dim=dim)
+    if cut:
+        _warn_of_cuts(cut, len(items))
+    return _finish(result, single, normalize)
 
 
 def encode_image(
@@ -77,7 +90,7 @@ def encode_image(
     Other arguments as in `encode_text`. Raises ModalityError, MediaError, InputError.
     """
     _require(model, "image")
-    _check_batch_size(batch_size)
+    _check_options(batch_size, dim)
     items, single = _as_list(images)
     options = {} if max_num_patches is None else {"max_num_patches": max_num_patches}
 
@@ -85,8 +98,9 @@ def encode_image(
         batch: Batch = processor.images([items[index]], **options)
         return batch
 
-    result = _encode(model, model.get_image_features, len(items), prepare, processor, batch_size, progress, on_error)
-    return _finish(result, single, dim, normalize)
+    features = model.get_image_features
+    result = _encode(model, features, len(items), prepare, processor, batch_size, progress, on_error, dim)
+    return _finish(result, single, normalize)
 
 
 def encode_audio(
@@ -112,7 +126,7 @@ def encode_audio(
     Other arguments as in `encode_image`. Raises ModalityError, MediaError, InputError.
     """
     _require(model, "audio")
-    _check_batch_size(batch_size)
+    _check_options(batch_size, dim)
     items, single = _as_sounds(audio)
 
     def windows(index: int) -> Iterator[tuple[Batch, float]]:
@@ -121,15 +135,16 @@ def encode_audio(
         else:
             yield processor.audio([items[index]], truncation=truncation, seed=seed), 1.0
 
-    rows: dict[int, list[tuple[float, np.ndarray]]] = {}
+    rows: dict[int, list[tuple[float, np.floating, np.ndarray]]] = {}
     waiting: list[tuple[int, Batch, float]] = []
 
     def run() -> None:
         batch = to_mlx(processor.collate([batch for _, batch, _ in waiting]))
         vectors = np.array(run_row_by_row(model.get_audio_features, batch, _whole(model)).astype(mx.float32))
-        for (index, _, weight), vector in zip(waiting, vectors, strict=True):
+        lengths = [np.linalg.norm(vector) for vector in vectors]
+        for (index, _, weight), length, vector in zip(waiting, lengths, _cut(vectors, dim), strict=True):
             if index in rows:
-                rows[index].append((weight, vector))
+                rows[index].append((weight, length, vector))
         bar.update(len(waiting))
         waiting.clear()
 
@@ -148,7 +163,7 @@ def encode_audio(
         if waiting:
             run()
     vectors = [_average(rows[index]) for index in sorted(rows)]
-    return _finish(np.stack(vectors) if vectors else np.zeros((0, 0), np.float32), single, dim, normalize)
+    return _finish(np.stack(vectors) if vectors else np.zeros((0, 0), np.float32), single, normalize)
 
 
 def classify(
@@ -237,7 +252,8 @@ def _encode(
     processor: Any,
     batch_size: int,
     progress: bool,
-    on_error: OnError | None,
+    on_error: OnError | None = None,
+    dim: int | None = None,
 ) -> np.ndarray:
     """Prepare `count` items in threads, run them in batches of like size, return the rows in input order."""
     rows: dict[int, np.ndarray] = {}
@@ -253,13 +269,27 @@ def _encode(
                     on_error(index, error)
                     bar.update()
             ready.sort(key=lambda pair: sum(array.size for array in pair[1].values()))
-            for start in range(0, len(ready), batch_size):
-                chunk = ready[start : start + batch_size]
+            for chunk in _batches(ready, batch_size):
                 output = run_in_parts(features, to_mlx(processor.collate([batch for _, batch in chunk])), _whole(model))
-                vectors = np.array(output.astype(mx.float32))
+                vectors = _cut(np.array(output.astype(mx.float32)), dim)
                 rows.update(zip((index for index, _ in chunk), vectors, strict=True))
                 bar.update(len(chunk))
     return np.stack([rows[index] for index in sorted(rows)]) if rows else np.zeros((0, 0), np.float32)
+
+
+def _batches(ready: list[tuple[int, Batch]], batch_size: int) -> Iterator[list[tuple[int, Batch]]]:
+    """The items in order, at most `batch_size` at a time; of texts only as many as TOKENS allows, but one always."""
+    chunk: list[tuple[int, Batch]] = []
+    longest = 0
+    for index, batch in ready:
+        tokens = batch["input_ids"].shape[1] if "input_ids" in batch else 0
+        longest = max(longest, tokens)
+        if chunk and (len(chunk) == batch_size or (len(chunk) + 1) * longest > TOKENS):
+            yield chunk
+            chunk, longest = [], tokens
+        chunk.append((index, batch))
+    if chunk:
+        yield chunk
 
 
 def _windows(count: int, prepare: Callable[[int], Batch], size: int) -> Iterator[list[tuple[int, Future[Batch]]]]:
@@ -278,12 +308,33 @@ def _windows(count: int, prepare: Callable[[int], Batch], size: int) -> Iterator
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _finish(vectors: np.ndarray, single: bool, dim: int | None, normalize: bool) -> np.ndarray:
+def _cut(vectors: np.ndarray, dim: int | None) -> np.ndarray:
+    """The first `dim` numbers of each of (N, D), copied, so that the others do not stay in memory."""
+    if dim is None:
+        return vectors
+    count = vectors.shape[1]
+    if dim > count:
+        raise InputError(
+            f"dim is {dim}; the vectors have {count} numbers, so expected 1 to {count}. Leave it out to keep them all."
+        )
+    return vectors[:, :dim].copy()
+
+
+def _warn_of_cuts(cut: list[tuple[int, int]], count: int) -> None:
+    """One warning about the texts that were cut, given their tokens and the limit, out of `count` texts."""
+    longest, limit = max(cut)
+    verbs, most = ("is", "was"), f"it has {longest}"
+    if len(cut) > 1:
+        verbs, most = ("are", "were"), f"the longest has {longest}"
+    warnings.warn(
+        f"{len(cut)} of {count} texts {verbs[0]} longer than {limit} tokens ({most}) and {verbs[1]} cut there. "
+        "Where the model allows it, a higher max_length keeps more; truncate=False refuses such texts.",
+        stacklevel=3,
+    )
+
+
+def _finish(vectors: np.ndarray, single: bool, normalize: bool) -> np.ndarray:
     single = single and len(vectors) > 0  # a single picture that on_error let pass gives no row
-    if dim is not None and vectors.size:
-        if not 1 <= dim <= vectors.shape[1]:
-            raise InputError(f"dim is {dim}; the vectors have {vectors.shape[1]} numbers, so expected 1 to that.")
-        vectors = np.ascontiguousarray(vectors[:, :dim])
     if normalize and vectors.size:
         vectors = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors[0] if single else vectors
@@ -303,11 +354,14 @@ def _as_sounds(audio: Any) -> tuple[list[Any], bool]:
     return _as_list(audio)
 
 
-def _average(windows: list[tuple[float, np.ndarray]]) -> np.ndarray:
-    """Of unit vectors, by their weights; a single window stays as it is."""
+def _average(windows: list[tuple[float, np.floating, np.ndarray]]) -> np.ndarray:
+    """Of vectors divided by their lengths, by their weights; a single window stays as it is.
+
+    windows: weight, length before cutting, vector.
+    """
     if len(windows) == 1:
-        return windows[0][1]
-    total = sum(weight * vector / np.linalg.norm(vector) for weight, vector in windows)
+        return windows[0][2]
+    total = sum(weight * vector / length for weight, length, vector in windows)
     return np.asarray(total, np.float32)
 
 
@@ -328,6 +382,8 @@ def _require(model: Any, modality: str) -> None:
         )
 
 
-def _check_batch_size(batch_size: int) -> None:
+def _check_options(batch_size: int, dim: Any) -> None:
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; expected 1 or more.")
+    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1):
+        raise InputError(f"dim is {dim!r}; expected a whole number of 1 or more. Leave it out to keep all numbers.")

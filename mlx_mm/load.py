@@ -10,6 +10,7 @@ from mlx_mm import hub, quantize, weights
 from mlx_mm.errors import InputError
 from mlx_mm.layers import device
 from mlx_mm.models import KNOWN_PROBLEMS, find_family
+from mlx_mm.models.rows import Rows
 
 FLOATS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
@@ -51,7 +52,8 @@ def load_weights(
     lazy: bool,
 ) -> None:
     """Fill `model` with the tensors of `checkpoint`, strictly; values is its config.json."""
-    arrays = checkpoint.arrays if checkpoint.is_mlx else model.sanitize(checkpoint.arrays)
+    tensors = checkpoint.arrays if checkpoint.is_mlx else model.sanitize(checkpoint.arrays)
+    arrays = {name: tensor.join() if isinstance(tensor, Rows) else tensor for name, tensor in tensors.items()}
     block = quantize.read_config(values)
     if block is not None:
         quantize.apply_config(model, block, arrays)
@@ -60,7 +62,7 @@ def load_weights(
         for name, array in arrays.items():
             weights.check_finite(name, array, folder)
     model.load_weights([(name, _cast(array, dtype)) for name, array in arrays.items()])
-    if block is not None and device.dequantize_encoders():
+    if block is not None and device.dequantize_encoders() and not model.generates:
         quantize.dequantize_linears(model, dtype or mx.float32)
     model.eval()
     if not lazy:

@@ -17,7 +17,8 @@ MODES = {"affine": ((4, 8), (32, 64, 128))}
 Recipe = Mapping[str, Mapping[str, Any] | bool]
 # name -> recipe: the first pattern that matches a layer's path decides, no match means the default
 RECIPES: dict[str, Recipe] = {
-    "text-only": {"vision_model.*": False, "visual_projection": False, "audio_*": False},
+    "all": {},
+    "text-only": {"vision_model.*": False, "vision_tower.*": False, "visual_projection": False, "audio_*": False},
     "embeddings-8bit": {"*token_embedding": {"bits": 8}},
 }
 

@@ -8,11 +8,11 @@ import json
 import math
 import os
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -44,6 +44,13 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 Sizes = dict[str, tuple[mx.Dtype, tuple[int, ...]]]  # tensor name -> dtype and shape
 
 
+class HasShape(Protocol):
+    """An array, or what will become one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
 @dataclass(frozen=True)
 class Stored:
     """Where one tensor lies."""
@@ -68,6 +75,7 @@ class Checkpoint:
         self._stored: dict[int, tuple[weakref.ref[mx.array], Stored]] = {}
         self._lazy: dict[str, mx.array] = {}
         self._torch: dict[str, TorchTensor] = {}
+        self._dtypes: set[mx.Dtype] = set()
         files, read = _weight_files(folder, SINGLE, INDEX), self._open_safetensors
         if files is None:
             files, read = _weight_files(folder, TORCH_SINGLE, TORCH_INDEX), self._open_torch
@@ -94,6 +102,12 @@ class Checkpoint:
         self._torch = {}
         return arrays
 
+    @property
+    def widest_float(self) -> mx.Dtype:
+        """The floating dtype with the most bits that a tensor of the folder has; float32 where none has any."""
+        floats = [dtype for dtype in self._dtypes if mx.issubdtype(dtype, mx.floating)]
+        return max(floats, key=lambda dtype: dtype.size, default=mx.float32)
+
     def _open_safetensors(self, file: Path) -> None:
         header = _read_header(file)
         self.is_mlx |= (header.pop("__metadata__", None) or {}).get("format") == "mlx"
@@ -104,6 +118,7 @@ class Checkpoint:
         for name, array in loaded.items():
             entry = header[name]
             self._lazy[name] = array
+            self._dtypes.add(array.dtype)
             stored = Stored(file, start + entry["data_offsets"][0], array.dtype, tuple(entry["shape"]))
             self._stored[id(array)] = weakref.ref(array), stored
 
@@ -114,6 +129,7 @@ class Checkpoint:
         for name, tensor in tensors.items():
             _check_dtype(file, name, tensor.dtype)
             self._torch[name] = tensor
+            self._dtypes.add(DTYPES[tensor.dtype])
 
     def blocks(self, array: mx.array) -> Iterator[mx.array]:
         """`array` in blocks of rows. One that comes unchanged from a file is never whole in memory."""
@@ -187,7 +203,7 @@ def _read_header(file: Path) -> dict[str, Any]:
     return header
 
 
-def check_match(expected: dict[str, tuple[int, ...]], found: dict[str, mx.array], where: Path) -> None:
+def check_match(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, HasShape], where: Path) -> None:
     """Raise one WeightsError that names missing, unexpected and misshapen tensors; the first ten of each kind."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]

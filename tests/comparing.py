@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_mm.models import find_family
+from mlx_mm.models.rows import Rows
 
 
 def empty(config: dict[str, Any]) -> Any:
@@ -19,9 +20,15 @@ def empty(config: dict[str, Any]) -> Any:
 def build(config: dict[str, Any], weights: dict[str, np.ndarray]) -> Any:
     """The model of a config with PyTorch-layout weights, through the family's own renaming."""
     model = empty(config)
-    model.load_weights(list(model.sanitize(to_mx(weights)).items()), strict=True)
+    model.load_weights(list(sanitized(model, weights).items()), strict=True)
     model.eval()
     return model
+
+
+def sanitized(model: Any, weights: dict[str, np.ndarray]) -> dict[str, mx.array]:
+    """PyTorch-layout weights under the model's names, whole as `load` has them."""
+    tensors = model.sanitize(to_mx(weights))
+    return {name: tensor.join() if isinstance(tensor, Rows) else tensor for name, tensor in tensors.items()}
 
 
 def to_mx(batch: dict[str, np.ndarray]) -> dict[str, mx.array]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from clap_tiny import clap_weights, tiny_clap_config, write_clap_side_files
+from jina_tiny import jina_weights, tiny_jina_config, write_jina_side_files
 from metaclip_tiny import tiny_clip_config, tiny_clip_weights, write_clip_side_files
 from tiny import tiny_config, tiny_weights, write_checkpoint, write_side_files
 
@@ -15,8 +16,8 @@ from tiny import tiny_config, tiny_weights, write_checkpoint, write_side_files
 def tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """`tiny_checkpoint(family)` writes a Hugging Face folder of that family and returns its path.
 
-    `family` is a `model_type`: "siglip" (FixRes), "siglip2" (NaFlex), "metaclip_2", "clip" or "clap"; also
-    "clap-fused". `shards=3` writes three files and an index.
+    `family` is a `model_type`: "siglip" (FixRes), "siglip2" (NaFlex), "metaclip_2", "clip", "clap"
+    or "jina_clip"; also "clap-fused". `shards=3` writes three files and an index.
     """
 
     def write(family: str, *, shards: int = 1, name: str = "") -> Path:
@@ -26,6 +27,9 @@ def tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
         elif family in ("clap", "clap-fused"):
             config, side_files = tiny_clap_config(family == "clap-fused"), write_clap_side_files
             weights = clap_weights(config)
+        elif family == "jina_clip":
+            config, side_files = tiny_jina_config(), write_jina_side_files
+            weights = jina_weights(config)
         else:
             config, side_files = tiny_config(family), write_side_files
             weights = tiny_weights(config)

@@ -357,6 +357,8 @@ def test_bad_output_is_found_before_the_model_is_loaded(
         (["photos", "--batch-size", "0"], "batch_size is 0"),
         (["photos", "--max-num-patches", "0"], "max_num_patches is 0"),
         (["--text", "a cat", "--max-num-patches", "9"], "--max-num-patches"),
+        (["--text", "a cat", "--max-length", "0"], "max_length is 0; expected 1 to 64"),
+        (["--text", "a cat", "--task", "classification"], "task"),
         (["--text", "a cat", "--max-num-patches", "0"], "--max-num-patches"),
     ],
 )
@@ -365,6 +367,40 @@ def test_embed_options_out_of_range(
 ) -> None:
     assert_one_error(mlx_mm("embed", *arguments, "-m", model, "-o", "v.npz"), part)
     assert os.listdir(photos) == ["photos"]
+
+
+def test_embed_long_texts(mlx_mm: Callable[..., Result], model: Path) -> None:
+    """The notice is one line on stderr, and stdout holds nothing but vectors."""
+    texts = ["a cat", "hello " * 80, "hello " * 99]
+    result = mlx_mm("embed", "--text", *texts, "-m", model)
+    assert result.status == 0
+    assert [row["id"] for row in result.rows] == texts
+    assert len(result.err.splitlines()) == 1
+    assert result.err.startswith("warning: 2 of 3 texts are longer than 64 tokens (the longest has 199)")
+    assert ".py" not in result.err
+    assert mlx_mm("embed", "--text", *texts, "-m", model).err == result.err
+    assert_one_error(mlx_mm("embed", "--text", *texts, "-m", model, "--no-truncate"), "161 tokens", "at most 64")
+    short = mlx_mm("embed", "--text", *texts, "-m", model, "--max-length", 5, "--json")
+    assert "longer than 5 tokens" in short.err
+    with pytest.warns(UserWarning, match="longer than 5 tokens"):
+        expected = encode_text(*load(model), texts, max_length=5)
+    assert np.abs(np.array([row["vector"] for row in short.rows]) - expected).max() <= EQUAL
+
+
+def test_classify_with_long_labels(mlx_mm: Callable[..., Result], model: Path, photos: Path) -> None:
+    result = mlx_mm("classify", "photos", "-m", model, "-l", "cat," + "hello " * 80, "--json")
+    assert result.status == 0
+    assert len(result.json) == len(ALL)
+    assert result.err.startswith("warning: 1 of 2 texts is longer than 64 tokens")
+    assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", [["--task", "x"], ["--max-length", "9"], ["--no-truncate"]])
+def test_options_of_texts_with_pictures(
+    mlx_mm: Callable[..., Result], model: Path, photos: Path, option: list[str]
+) -> None:
+    result = mlx_mm("embed", "photos", "-m", model, *option)
+    assert_one_error(result, f"{option[0]} is about texts, and this embeds image. Leave it out.")
 
 
 def test_embed_with_a_classifier(mlx_mm: Callable[..., Result], classifier: Path, photos: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -181,3 +183,22 @@ def test_one_skipped(capsys: pytest.CaptureFixture[str]) -> None:
     skipped.on_error(["a.png"])(0, MediaError("a.png is empty"))
     skipped.report()
     assert capsys.readouterr().err.endswith("1 input skipped, see the warnings above\n")
+
+
+def test_warnings_as_notes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each once, on one line, from threads too; what is not for users keeps its place in the code."""
+
+    def work() -> None:
+        for text in ("first", "first", "over\ntwo  lines"):
+            warnings.warn(text, UserWarning, stacklevel=1)
+
+    for _ in range(2):
+        with console.warnings_as_notes():
+            work()
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(work).result()
+        assert capsys.readouterr() == ("", "warning: first\nwarning: over two lines\n")
+    with pytest.warns(RuntimeWarning, match="not for users"), console.warnings_as_notes():
+        warnings.warn("not for users", RuntimeWarning, stacklevel=1)
+    with pytest.raises(UserWarning):  # pytest's own filters are back
+        work()

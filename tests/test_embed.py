@@ -180,12 +180,35 @@ def test_dim_cuts_first_and_normalises_then(joint: tuple[Any, Any], dim: int) ->
     assert encode_text(*joint, "a cat", dim=dim).shape == (dim,)
 
 
-@pytest.mark.parametrize("dim", [0, 129, -1, 10**9])
-def test_dim_out_of_range(joint: tuple[Any, Any], pictures: list[Image.Image], dim: int) -> None:
+@pytest.mark.parametrize("dim", [129, 10**9])
+def test_a_dim_above_the_vectors_is_found_at_the_first_batch(
+    joint: tuple[Any, Any], pictures: list[Image.Image], dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    run = embed.run_in_parts
+    monkeypatch.setattr(embed, "run_in_parts", lambda *args: calls.append(1) or run(*args))
+    with pytest.raises(InputError, match=rf"dim is {dim}; the vectors have 128 numbers, so expected 1 to 128"):
+        encode_text(*joint, TEXTS, dim=dim, batch_size=1)
     with pytest.raises(InputError, match=rf"dim is {dim}; .*128"):
-        encode_text(*joint, TEXTS, dim=dim)
-    with pytest.raises(InputError, match=rf"dim is {dim}; .*128"):
-        encode_image(*joint, pictures[0], dim=dim)
+        encode_image(*joint, pictures, dim=dim, batch_size=1)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("dim", [0, -1, True, 2.0, "3"])
+def test_a_dim_that_is_no_count_is_found_before_anything_runs(joint: tuple[Any, Any], dim: Any) -> None:
+    model, processor = joint
+    for encode in (encode_text, encode_image):
+        with pytest.raises(InputError, match=rf"dim is {dim!r}; expected a whole number of 1 or more"):
+            encode(model, None, [object()], dim=dim)
+    assert encode_text(model, processor, "a cat", dim=np.int64(3)).shape == (3,)
+
+
+def test_vectors_are_cut_per_batch(joint: tuple[Any, Any]) -> None:
+    """What is cut off is not kept until the end."""
+    vectors = embed._cut(np.arange(12.0).reshape(3, 4), 2)
+    assert vectors.tolist() == [[0, 1], [4, 5], [8, 9]]
+    assert vectors.base is None
+    assert vectors.flags.c_contiguous
 
 
 @pytest.mark.parametrize("batch_size", [0, -3])
@@ -207,7 +230,119 @@ def test_nothing_in_nothing_out(joint: tuple[Any, Any]) -> None:
 def test_a_text_of_100_000_characters(joint: tuple[Any, Any]) -> None:
     """Cut to the model's length, so what follows the cut changes nothing."""
     long = "cat " * 25_000
-    assert np.array_equal(encode_text(*joint, long), encode_text(*joint, long + "dog"))
+    with pytest.warns(UserWarning, match="1 of 1 texts is longer than 64 tokens"):
+        vector = encode_text(*joint, long)
+    with pytest.warns(UserWarning, match="longer than 64"):
+        assert np.array_equal(vector, encode_text(*joint, long + "dog"))
+
+
+# --- texts that are too long ------------------------------------------------------------------------------------
+
+LONG = [*TEXTS, "hello " * 70, "hello " * 63, "hello " * 900]
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_texts_that_are_cut_are_told_of_once(joint: tuple[Any, Any], batch_size: int) -> None:
+    ids = joint[1].tokenizer.encode(LONG, 5000, do_lower_case=True)
+    counts = (ids != joint[1].tokenizer.pad_id).sum(axis=1).tolist()
+    assert counts[-1] == max(counts)
+    assert sum(count > 64 for count in counts) == 3
+    with pytest.warns(UserWarning, match="longer") as caught:
+        vectors = encode_text(*joint, LONG, batch_size=batch_size)
+    assert [str(warning.message) for warning in caught] == [
+        f"3 of 12 texts are longer than 64 tokens (the longest has {counts[-1]}) and were cut there. "
+        "Where the model allows it, a higher max_length keeps more; truncate=False refuses such texts."
+    ]
+    assert caught[0].filename == __file__
+    assert np.abs(vectors[: len(TEXTS)] - encode_text(*joint, TEXTS)).max() <= EQUAL
+
+
+def test_max_length_and_truncate(joint: tuple[Any, Any]) -> None:
+    with pytest.warns(UserWarning, match=r"1 of 2 texts is longer than 3 tokens \(it has \d+\)"):
+        vectors = encode_text(*joint, ["a", "hello hello hello hello hello"], max_length=3)
+    assert np.abs(vectors[0] - encode_text(*joint, "a", max_length=3)).max() <= EQUAL
+    assert np.abs(vectors[0] - encode_text(*joint, "a")).max() > 100 * EQUAL
+    assert np.array_equal(encode_text(*joint, TEXTS, truncate=False), encode_text(*joint, TEXTS))
+    with pytest.raises(InputError, match=r"A text has \d+ tokens and truncation is False; expected at most 64\."):
+        encode_text(*joint, LONG, truncate=False)
+    with pytest.raises(InputError, match="max_length is 65; expected 1 to 64"):
+        encode_text(*joint, TEXTS, max_length=65)
+
+
+def test_long_labels_are_told_of_once(joint: tuple[Any, Any]) -> None:
+    with pytest.warns(UserWarning, match="2 of 4 texts are longer than 64") as caught:
+        classify(*joint, picture(9, 9, 0), ["cat", "hello " * 80], template=["a {}", "{}"])
+    assert len(caught) == 1
+
+
+# --- batches by size --------------------------------------------------------------------------------------------
+
+
+class Long:
+    """Stands for a model and its processor: a text is a number of tokens, and its vector is that number."""
+
+    modalities, labels, lazy = ("text",), None, True
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def text(self, texts: list[str], **_: Any) -> dict[str, np.ndarray]:
+        return {"input_ids": np.ones((1, int(texts[0])), np.int32)}
+
+    def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        rows = [item["input_ids"][0] for item in items]
+        batch = np.zeros((len(rows), max(map(len, rows))), np.int32)
+        for target, row in zip(batch, rows, strict=True):
+            target[: len(row)] = row
+        self.shapes.append(batch.shape)
+        return {"input_ids": batch}
+
+    def get_text_features(self, input_ids: mx.array) -> mx.array:
+        return mx.repeat(input_ids.sum(axis=1, keepdims=True), 3, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batch_size", "expected"),
+    [
+        ([512] * 40, 32, [(32, 512), (8, 512)]),
+        ([513] * 40, 32, [(31, 513), (9, 513)]),
+        ([2048, 7, 2048, 9, *[2048] * 9], 32, [(8, 2048), (5, 2048)]),
+        ([8194, 8192, 8192, 8192, 3], 32, [(2, 8192), (2, 8192), (1, 8194)]),
+        ([20_000, 20_000], 32, [(1, 20_000), (1, 20_000)]),
+        ([64] * 5, 2, [(2, 64), (2, 64), (1, 64)]),
+    ],
+)
+def test_long_texts_run_in_smaller_batches(
+    lengths: list[int], batch_size: int, expected: list[tuple[int, int]]
+) -> None:
+    model = Long()
+    vectors = encode_text(model, model, list(map(str, lengths)), normalize=False, batch_size=batch_size)
+    assert model.shapes == expected
+    assert vectors.tolist() == [[length] * 3 for length in lengths]
+
+
+def test_smaller_batches_give_the_same_vectors(
+    tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = load(tiny_checkpoint("metaclip_2"))
+    texts = ["a cat", "the dog", "a", "a cat the dog", "dog"]
+    whole = encode_text(model, processor, texts)
+    monkeypatch.setattr(embed, "TOKENS", 8)
+    assert np.abs(encode_text(model, processor, texts) - whole).max() <= EQUAL
+
+
+def test_pictures_have_no_budget_of_tokens(
+    naflex: tuple[Any, Any], pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = naflex
+    monkeypatch.setattr(embed, "TOKENS", 1)
+    rows = []
+    run = embed.run_in_parts
+    monkeypatch.setattr(
+        embed, "run_in_parts", lambda f, batch, m: rows.append(len(batch["pixel_values"])) or run(f, batch, m)
+    )
+    encode_image(model, processor, pictures)
+    assert rows == [8, 1]
 
 
 def test_a_text_that_is_none_is_named_by_its_place(joint: tuple[Any, Any]) -> None:
@@ -312,11 +447,11 @@ def test_errors_of_the_caller_are_not_swallowed(naflex: tuple[Any, Any], picture
 
 def test_a_text_tower_takes_no_pictures(tmp_path: Path, pictures: list[Image.Image]) -> None:
     model, processor = tower(tmp_path, "text")
-    assert encode_text(model, processor, TEXTS).shape == (len(TEXTS), 128)
+    assert encode_text(model, processor, TEXTS[:3]).shape == (3, 128)
     with pytest.raises(ModalityError, match=r"no image encoder; it takes text\."):
         encode_image(model, processor, pictures)
     with pytest.raises(ModalityError):
-        classify(model, processor, pictures, LABELS)
+        classify(model, processor, pictures, LABELS, template="{}")
 
 
 def test_a_vision_tower_takes_no_texts(tmp_path: Path, pictures: list[Image.Image]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mlx_mm import classify, cli, convert, encode_audio, encode_image, encode_text, load, to_mlx
+from mlx_mm import classify, cli, convert, embed, encode_audio, encode_image, encode_text, load, to_mlx
 from mlx_mm.errors import InputError, MediaError, ModalityError
 from mlx_mm.fidelity import synthetic_sounds
 from mlx_mm.layers import device
@@ -171,6 +171,27 @@ def test_other_modalities_are_refused(clap: tuple[Any, Any], tiny_checkpoint: Ca
         encode_audio(*load(tiny_checkpoint("siglip")), noise(1))
 
 
+def test_dim_cuts_after_the_average_of_whole_windows(clap: tuple[Any, Any]) -> None:
+    sounds = [noise(3), noise(24, 1)]
+    whole = encode_audio(*clap, sounds, normalize=False)
+    np.testing.assert_array_equal(encode_audio(*clap, sounds, dim=5, normalize=False), whole[:, :5])
+    cut = whole[:, :5] / np.linalg.norm(whole[:, :5], axis=-1, keepdims=True)
+    np.testing.assert_allclose(encode_audio(*clap, sounds, dim=5), cut, rtol=0, atol=1e-7)
+
+
+def test_a_dim_is_checked_early(clap: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = clap
+    for dim in (0, -1, True, 1.5):
+        with pytest.raises(InputError, match=f"dim is {dim}; expected a whole number of 1 or more"):
+            encode_audio(model, None, noise(1), dim=dim)
+    calls = []
+    run = embed.run_row_by_row
+    monkeypatch.setattr(embed, "run_row_by_row", lambda *args: calls.append(1) or run(*args))
+    with pytest.raises(InputError, match=r"dim is 1000; the vectors have (\d+) numbers, so expected 1 to \1\."):
+        encode_audio(model, processor, [noise(1)] * 4, dim=1000, batch_size=1)
+    assert len(calls) == 1
+
+
 # --- scores
 
 
@@ -245,6 +266,9 @@ def test_command_line(folders: dict[str, Path], sounds: Path, capsys: pytest.Cap
     status, out, err = run(capsys, "embed", str(sounds), "-m", model, "--max-num-patches", "64")
     assert (status, out) == (1, "")
     assert "about pictures, and this embeds audio" in err
+    status, out, err = run(capsys, "embed", str(sounds), "-m", model, "--no-truncate")
+    assert (status, out) == (1, "")
+    assert "--no-truncate is about texts, and this embeds audio" in err
     status, out, err = run(capsys, "embed", str(sounds / ".."), "--text", "-m", model)
     assert status == 0
 

@@ -173,7 +173,7 @@ def test_a_recipe_cannot_overrule_the_model(model: Any) -> None:
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
-        ("fast", "no recipe 'fast'; expected one of text-only, embeddings-8bit"),
+        ("fast", "no recipe 'fast'; expected one of all, text-only, embeddings-8bit"),
         ({"audio_model.*": False}, r"pattern 'audio_model\.\*' matches no layer.*Layers are named like \w+_model\."),
         ({"*": False, "*.fc1": {"bits": 8}}, r"pattern '\*\.fc1' matches no layer, or only layers"),
         ({"*": {"bit": 8}}, "the key 'bit'; expected False, or a dict of bits, group_size and mode"),

@@ -1,7 +1,7 @@
 """Multi-head attention: the functions every tower shares, and the block most of them use.
 
-A mask is boolean, True = keep, broadcastable to (B, 1, L, S), or the word "causal", or a float array that is added
-to the scores, broadcastable to (B, H, L, S).
+A mask is boolean, True = keep, broadcastable to (B, 1, L, S), or the word "causal" (the last query sees the last
+key), or a float array that is added to the scores, broadcastable to (B, H, L, S).
 """
 
 from collections.abc import Callable
@@ -36,7 +36,8 @@ def attention_weights(q: mx.array, k: mx.array, mask: Mask = None) -> mx.array:
     """The weights `attend` multiplies v with, (B, H, L, S); for inspection, it materialises them all."""
     scores = (q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2)
     if isinstance(mask, str):
-        mask = mx.tri(q.shape[-2], k.shape[-2], dtype=mx.bool_)
+        length, keys = q.shape[-2], k.shape[-2]
+        mask = mx.tri(length, keys, keys - length, dtype=mx.bool_)
     if mask is not None:
         scores = mx.where(mask, scores, mx.finfo(scores.dtype).min) if mask.dtype == mx.bool_ else scores + mask
     return mx.softmax(scores, axis=-1, precise=True)

@@ -14,6 +14,7 @@ MODEL_TYPES = {
     "clip": "metaclip_2",
     "clip_text_model": "metaclip_2",
     "clip_vision_model": "metaclip_2",
+    "jina_clip": "jina_clip",
     "metaclip_2": "metaclip_2",
     "metaclip_2_text_model": "metaclip_2",
     "metaclip_2_vision_model": "metaclip_2",

@@ -5,13 +5,16 @@ A family is a folder of `models/` with these files and names:
     config.py     ModelConfig.from_dict(config.json) -> ModelConfig, with `licence`: the one under which all published
                   checkpoints stand, where it restricts their use, otherwise None
     model.py      ARCHITECTURES: `architectures[0]` of config.json -> model class; "" is the default. A class has
-                  modalities, score_function, prompt_template, lazy = False (`load` sets it), sanitize(weights),
-                  quant_predicate(path, module) and get_{text,image,audio}_features(**batch) -> (B, D), normalised only
-                  where transformers does so; a classifier has class_scores(logits) and the names of its classes in
-                  `labels`, which is None elsewhere
+                  config, modalities, lazy = False (`load` sets it), generates (it answers in words, and its layers stay
+                  quantised on a CPU too), sanitize(weights) -> tensors under our names (`rows.Rows` where one is made
+                  from many) and quant_predicate(path, module). One that does not generate has score_function,
+                  prompt_template, score(items, labels) and get_{text,image,audio}_features(**batch) -> (B, D),
+                  normalised only where transformers does so; a classifier has class_scores(logits) and the names of
+                  its classes in `labels`, which is None elsewhere
     processor.py  Processor.from_folder(folder, config) with .text(), .images(), .audio() and .collate(),
-                  whose keys are the arguments of the model; beside .audio() it has .windows(sound), which yields
-                  batches of one with their weights in a mean
+                  whose keys are the arguments of the model; .text() takes max_length, truncation (False refuses
+                  long texts) and on_cut, called with the number of tokens of each text that is cut; beside .audio() it
+                  has .windows(sound), which yields batches of one with their weights in a mean
 
 `tests/test_architecture.py` checks each family for them.
 """
@@ -169,9 +172,10 @@ def complete_names(weights: dict[str, Value], tower: str | None, others: tuple[s
 def widen_mlps(values: dict[str, Any], config: Any, multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Round each tower's `intermediate_size` up to a multiple, so that its MLP can be quantised in groups.
 
-    An MLP whose activation maps 0 to 0 may be wider for free: the added units have zero weights. values is
-    config.json, config what the family read from it. Returns the new config.json, of which the wider model is
-    built like any other, and a record {key: [old, new]} of what changed.
+    An MLP whose activation maps 0 to 0 may be wider for free: the added units have zero weights. So may the last
+    matrix of any MLP, over zeros that the family appends. values is config.json, config what the family read from
+    it. Returns the new config.json, of which the wider model is built like any other, and a record
+    {key: [old, new]} of what changed.
     """
     result, record = dict(values), {}
     for section in ("text_config", "vision_config"):

@@ -97,10 +97,18 @@ def resize(image: Image.Image, size: tuple[int, int], resample: int) -> Image.Im
 
 
 def shortest_edge_size(height: int, width: int, edge: int) -> tuple[int, int]:
-    """The size at which the shorter side is `edge`; the longer one is cut to a whole number, as in transformers."""
-    if height <= width:
-        return edge, edge * width // height
-    return edge * height // width, edge
+    """The size at which the shorter side is `edge`; the longer one is cut to a whole number, as in transformers.
+
+    Raises MediaError for a picture so long that this makes more pixels than Pillow's MAX_IMAGE_PIXELS.
+    """
+    size = (edge, edge * width // height) if height <= width else (edge * height // width, edge)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and edge * edge <= limit < size[0] * size[1]:
+        raise MediaError(
+            f"A picture of {height}x{width} pixels is too long: with {edge} on the shorter side it has "
+            f"{size[0]}x{size[1]}; expected at most {limit} pixels. Give a part of it."
+        )
+    return size
 
 
 def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -4,7 +4,7 @@ import json
 import re
 import string
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +22,9 @@ SENTENCEPIECE = "spiece.model"  # what SigLIP's own tokenizer class reads; its i
 # The formats a tokenizer.json is made from; we read only the result.
 _SOURCE_FILES = ("tokenizer.model", "sentencepiece.bpe.model", "vocab.json")
 _FILES = ("tokenizer.json", "tokenizer_config.json", SENTENCEPIECE, *_SOURCE_FILES)
+
+OnCut = Callable[[int], None]
+_QUOTED = 40  # characters of a text that an error shows
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -84,32 +87,70 @@ class Tokenizer:
         size: int = self._any_backend().get_vocab_size(with_added_tokens=False)
         return size
 
-    def encode(self, texts: Sequence[str], length: int, *, do_lower_case: bool) -> npt.NDArray[np.int32]:
+    def encode(
+        self,
+        texts: Sequence[str],
+        length: int,
+        *,
+        do_lower_case: bool,
+        truncation: bool = True,
+        on_cut: OnCut | None = None,
+    ) -> npt.NDArray[np.int32]:
         """Ids int32 (B, length): tokens, exactly one end token after them, then padding on the right.
 
-        Longer texts are cut so that the end token stays the last. Special tokens typed in a text are matched
-        before it is lower-cased: "<eos>" is a token, "<EOS>" is text. Raises InputError for what is not text.
+        Longer texts are cut so that the end token stays the last; truncation False refuses them. on_cut: called with
+        the tokens of each text that is cut, its end token included. Special tokens typed in a text are matched
+        before it is lower-cased: "<eos>" is a token, "<EOS>" is text. Raises InputError, also for what is not text.
         """
-        ids, eos, rows = self._ids(texts, do_lower_case), self.eos_id, []
-        for row in ids:
-            tokens = row[: length - 1]
-            # Files differ in whether they add the end token; here it is always there and never twice.
-            while tokens and tokens[-1] == eos:
-                tokens.pop()
-            rows.append([*tokens, eos])
-        return pad_rows(rows, length, self.pad_id)
+        eos = self.eos_id
+        # Files differ in whether they add the end token; here it is always there and never twice.
+        rows = [_without_end(row, eos) for row in self._ids(texts, do_lower_case)]
+        if not truncation:
+            _refuse_long(texts, [len(row) + 1 for row in rows], length)
+        for row in rows:
+            if len(row) >= length and on_cut is not None:
+                on_cut(len(row) + 1)
+        return pad_rows([[*_without_end(row[: length - 1], eos), eos] for row in rows], length, self.pad_id)
 
     def encode_as_filed(
-        self, texts: Sequence[str], length: int | None, *, do_lower_case: bool | None = None
+        self,
+        texts: Sequence[str],
+        length: int | None,
+        *,
+        do_lower_case: bool | None = None,
+        on_cut: OnCut | None = None,
     ) -> list[list[int]]:
         """Ids with the tokens that the file puts around a text, and with an end token at the end in any case.
 
         length: longer texts are cut so that the end token stays the last; None: they are not cut.
-        do_lower_case None: as the files say. Raises InputError for what is not text.
+        do_lower_case None: as the files say. on_cut: called with the tokens of each text that is cut, all included.
+        Raises InputError for what is not text.
         """
         rows, eos = self._ids(texts, do_lower_case), self.eos_id
         rows = [row if row[-1:] == [eos] else [*row, eos] for row in rows]
-        return [row if length is None or len(row) <= length else [*row[: length - 1], eos] for row in rows]
+        if length is None:
+            return rows
+        for row in rows:
+            if len(row) > length and on_cut is not None:
+                on_cut(len(row))
+        return [row if len(row) <= length else [*row[: length - 1], eos] for row in rows]
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a finished prompt: nothing is added, and special tokens written in it count as such."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"A prompt holds half of a surrogate pair ({error.reason}); expected valid Unicode. Decode its source "
+                "again, with errors='replace'."
+            ) from error
+        ids: list[int] = self._any_backend().encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The text of ids; tokens that the file calls special are written only without skip_special_tokens."""
+        text: str = self._any_backend().decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
 
     def _ids(self, texts: Sequence[str], do_lower_case: bool | None) -> list[list[int]]:
         for index, text in enumerate(texts):
@@ -207,23 +248,20 @@ def text_batch(
     padding: bool | str,
     truncation: bool,
     do_lower_case: bool | None,
+    on_cut: OnCut | None = None,
 ) -> Batch:
     """input_ids and attention_mask, int32 (B, L), 1 = real, of texts with the tokens that the file puts around them.
 
     limit: the most tokens of a text. padding: to the "longest" of the texts (or True), or to "max_length", the limit.
-    truncation: longer texts are cut and keep their end token; False refuses them. Raises InputError.
+    truncation: longer texts are cut and keep their end token; False refuses them. on_cut: called with the tokens of
+    each text that is cut, all included, before it is. Raises InputError.
     """
     if padding not in (True, "longest", "max_length"):
         raise InputError(f'padding is {padding!r}; expected "longest" or "max_length". Leave it out.')
-    cut = limit if truncation else None
-    rows = tokenizer.encode_as_filed(as_list(texts, "texts", str), cut, do_lower_case=do_lower_case)
-    longest = max(map(len, rows))
-    if longest > limit:
-        raise InputError(
-            f"A text has {longest} tokens and truncation is False; expected at most {limit}. Shorten it, or leave "
-            "truncation on."
-        )
-    length = limit if padding == "max_length" else longest
+    items, cut = as_list(texts, "texts", str), limit if truncation else None
+    rows = tokenizer.encode_as_filed(items, cut, do_lower_case=do_lower_case, on_cut=on_cut)
+    _refuse_long(items, [len(row) for row in rows], limit)
+    length = limit if padding == "max_length" else max(map(len, rows))
     mask = pad_rows([[1] * len(row) for row in rows], length, 0)
     return {"input_ids": pad_rows(rows, length, tokenizer.pad_id), "attention_mask": mask}
 
@@ -284,6 +322,25 @@ def pad_rows(rows: Sequence[Sequence[int]], length: int, value: int) -> npt.NDAr
     for row, tokens in zip(result, rows, strict=True):
         row[: len(tokens)] = tokens
     return result
+
+
+def _refuse_long(texts: Sequence[str], counts: Sequence[int], limit: int) -> None:
+    """Raise InputError for the first of the texts that has more tokens than the limit."""
+    for text, count in zip(texts, counts, strict=True):
+        if count > limit:
+            start = repr(text[:_QUOTED]) + ("…" if len(text) > _QUOTED else "")
+            raise InputError(
+                f"A text has {count} tokens and truncation is False; expected at most {limit}. It begins with {start}. "
+                "Shorten it, or leave truncation on."
+            )
+
+
+def _without_end(tokens: list[int], eos: int) -> list[int]:
+    """The tokens up to the end tokens that they end with."""
+    count = len(tokens)
+    while count and tokens[count - 1] == eos:
+        count -= 1
+    return tokens[:count]
 
 
 def _token(named: dict[str, Any], key: str, folder: Path) -> str:

@@ -113,3 +113,11 @@ def test_without_bias_has_no_bias() -> None:
     parameters = Attention(8, 2, bias=False).parameters()
     assert set(parameters) == {"q_proj", "k_proj", "v_proj", "out_proj"}
     assert all(set(part) == {"weight"} for part in parameters.values())
+
+
+def test_causal_weights_with_fewer_queries_than_keys() -> None:
+    """The last query sees the last key, as in `attend`."""
+    q, k, v = arrays((1, 2, 3, 16), (1, 2, 7, 16), (1, 2, 7, 16))
+    weights = reading.weigh(q, k, np.triu(np.full((3, 7), -1e30), 5))
+    assert worst(attention_weights(*to_mx(q, k), mask="causal"), weights) < 1e-6
+    assert worst(attend(*to_mx(q, k, v), mask="causal"), weights @ v) < 2e-6

@@ -70,6 +70,81 @@ def test_grouped_heads(groups, masked):
     np.testing.assert_allclose(attend(q, k, v, keep), reference(q, k, v, keep), rtol=0, atol=2e-6)
 
 
+KEEP = {
+    "none": None,
+    "keys": draw(2, 1, 1, 9, seed=3) > -1,
+    "queries and keys": draw(2, 1, 7, 9, seed=4) > -1,
+    "each head": draw(2, 4, 7, 9, seed=5) > -1,
+    "two axes": draw(7, 9, seed=6) > -1,
+    "one axis": draw(9, seed=7) > -1,
+    "bias": draw(1, 4, 7, 9, seed=8),
+    "bias of keys": draw(1, 4, 1, 9, seed=9),
+    "causal": "causal",
+}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("kind", KEEP)
+def test_blocks_of_queries_equal_one_piece(monkeypatch, kind, groups, rows):
+    """Also when the last block is shorter. The same mask rows for every block would be far off."""
+    q, k, v = draw(2, 4, 7, 8), draw(2, groups, 9, 8, seed=1), draw(2, groups, 9, 6, seed=2)
+    mask = KEEP[kind]
+    whole = attend(q, k, v, mask)
+    blocks = []
+    real = device._attend
+    monkeypatch.setattr(device, "_attend", lambda q, *more: blocks.append(q.shape[2]) or real(q, *more))
+    monkeypatch.setattr(device, "SCORES", rows * 2 * 4 * 9 + 5)
+    np.testing.assert_allclose(attend(q, k, v, mask), whole, rtol=0, atol=1e-6)
+    assert blocks == [rows] * (7 // rows) + [7 % rows] * (7 % rows > 0)
+    if kind in ("queries and keys", "each head", "two axes", "bias", "causal"):
+        monkeypatch.setattr(device, "_mask_rows", lambda mask, start, end, *more: mask_of_first(mask, end - start))
+        assert rows == 7 or np.abs(attend(q, k, v, mask) - whole).max() > 1e-2
+
+
+def mask_of_first(mask, rows):
+    """A wrong one: every block has the mask of the first."""
+    if isinstance(mask, str):
+        return mx.arange(9) <= mx.arange(2, 2 + rows)[:, None]
+    return mask[..., :rows, :]
+
+
+def test_one_row_of_scores_above_the_limit(monkeypatch, qkv):
+    whole = attend(*qkv)
+    monkeypatch.setattr(device, "SCORES", 1)
+    np.testing.assert_allclose(attend(*qkv), whole, rtol=0, atol=4e-6)
+
+
+def test_blocks_can_be_traced(monkeypatch, qkv):
+    """Compiled, differentiated, and in the threads of `run_in_parts`."""
+    whole = attend(*qkv)
+    arrays = [mx.array(x) for x in qkv]
+    monkeypatch.setattr(device, "SCORES", 100)
+
+    def attention(q, k, v):
+        return device.scaled_dot_product_attention(q, k, v, scale=SCALE)
+
+    np.testing.assert_allclose(np.array(mx.compile(attention)(*arrays)), whole, rtol=0, atol=4e-6)
+    slope = mx.grad(lambda q, k, v: attention(q, k, v).sum(), argnums=(0, 1, 2))
+    blocks = slope(*arrays)
+    monkeypatch.setattr(device, "use_fast_blas", lambda: BlasStatus("stand-in", False, "", 2))
+    parts = device.run_in_parts(attention, dict(zip("qkv", arrays, strict=True)), nn.Module())
+    np.testing.assert_allclose(np.array(parts), whole, rtol=0, atol=4e-6)
+    monkeypatch.setattr(device, "SCORES", 1 << 22)
+    for a, b in zip(blocks, slope(*arrays), strict=True):
+        np.testing.assert_allclose(np.array(a), np.array(b), rtol=0, atol=1e-5)
+
+
+def test_long_texts_take_little_memory():
+    """2 x 8 heads over 2048 tokens are 268 MB of scores, which one piece holds several times."""
+    q, k, v = (mx.random.normal((2, 2048, 8, 8), key=mx.random.key(i)).swapaxes(1, 2) for i in range(3))
+    mx.eval(q, k, v)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(device.scaled_dot_product_attention(q, k, v, scale=SCALE, mask="causal"))
+    assert mx.get_peak_memory() - before < 450e6  # measured: 256e6; in one piece 1.35e9
+
+
 @pytest.mark.parametrize("additive", [False, True])
 def test_masked_content_changes_nothing_at_all(qkv, additive):
     q, k, v = qkv

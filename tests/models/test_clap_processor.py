@@ -519,6 +519,9 @@ def test_long_texts(plain: Processor) -> None:
             plain.text("a", max_length=length)
     with pytest.raises(InputError, match="2002 tokens and truncation is False; expected at most 77"):
         plain.text(long, truncation=False)
+    cut: list[int] = []
+    plain.text(["a", long, "x" * 75, "x" * 76], on_cut=cut.append)
+    assert cut == [2002, 78]
     for options in ({"padding": "repeatpad"}, {"padding": False}, {"task": "x"}):
         with pytest.raises(InputError, match="Leave"):
             plain.text("a", **options)

@@ -268,7 +268,7 @@ def test_extreme_shapes(crop: Processor, squash: Processor, shape: tuple[int, in
 
 def test_monstrous_sizes_are_refused(crop: Processor, squash: Processor) -> None:
     strip = np.zeros((2, 20_000, 3), np.uint8)
-    with pytest.raises(InputError, match=r"224x2240000 .*expected at most"):
+    with pytest.raises(MediaError, match=r"2x20000 pixels is too long: .* 224x2240000; expected at most"):
         crop.images([strip])
     assert squash.images([strip])["pixel_values"].shape == (1, 224, 224, 3)
     for processor in (crop, squash):
@@ -540,6 +540,15 @@ def test_texts_that_may_not_be_cut(crop: Processor) -> None:
             crop.text(texts, truncation=False, **options)
     with pytest.raises(InputError, match="tokens"):
         crop(text="cat " * 76, truncation=False)
+
+
+def test_texts_that_are_cut_are_reported(crop: Processor) -> None:
+    """With their begin and end token."""
+    cut: list[int] = []
+    crop.text(["cat " * 75, "cat " * 76, "cat " * 900], on_cut=cut.append)
+    assert cut == [78, 902]
+    crop.text(["a cat", "a"], max_length=3, on_cut=cut.append)
+    assert cut[2:] == [4]
 
 
 @pytest.mark.parametrize("length", [0, -1, 78, 1000, 2.5, "12"])

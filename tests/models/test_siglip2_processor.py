@@ -254,6 +254,21 @@ def test_length_is_the_models(tmp_path: Path) -> None:
             processor.text(["a cat"], max_length=length)
 
 
+@pytest.mark.parametrize("family", ["siglip", "siglip2"])
+def test_texts_that_are_too_long_are_reported_or_refused(family: str, tmp_path: Path) -> None:
+    """Their own tokens, here two for each word and its space, and the end token count; the padding does not."""
+    processor = Processor.from_folder(folder_of(tmp_path), config(family))
+    cut: list[int] = []
+    processor.text(["hello " * 31, "hello " * 32, "hello " * 900], on_cut=cut.append)
+    assert cut == [65, 1801]
+    fits = processor.text("hello " * 31, truncation=False)["input_ids"]
+    assert fits.tolist() == processor.text("hello " * 31)["input_ids"].tolist()
+    for call in (processor.text, lambda text, **options: processor(text=text, **options)):
+        with pytest.raises(InputError, match="65 tokens and truncation is False; expected at most 64"):
+            call("hello " * 32, truncation=False)
+        assert call("hello " * 32, truncation=True)["input_ids"].shape == (1, 64)
+
+
 def test_a_checkpoint_can_switch_lower_casing_off(tmp_path: Path) -> None:
     processor = Processor.from_folder(folder_of(tmp_path, tokenizer={"do_lower_case": False}), config("siglip2"))
     upper = processor.text(["A CAT"])["input_ids"]
@@ -313,7 +328,8 @@ def test_every_override_of_images_is_one_of_call() -> None:
     images = inspect.signature(Processor.images).parameters
     text = inspect.signature(Processor.text).parameters
     call = inspect.signature(Processor.__call__).parameters
-    wanted = [name for name, p in text.items() if p.kind is inspect.Parameter.KEYWORD_ONLY and name != "task"]
+    wanted = [name for name, p in text.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    wanted = [name for name in wanted if name not in ("task", "on_cut")]  # of `encode_text` alone
     assert sorted(wanted) == sorted(set(call) - {"self", "text", "images", "options"})
     assert call["options"].annotation == images["options"].annotation
 

@@ -12,7 +12,7 @@ import pytest
 from tiny import golden
 
 from mlx_mm.errors import ConfigError, InputError
-from mlx_mm.processing.text import Tokenizer
+from mlx_mm.processing.text import Tokenizer, text_batch
 
 CASES = golden("siglip2_tokenizer_cases")
 NAMES: dict[str, Any] = {"pad_token": "<pad>", "eos_token": "<eos>"}
@@ -237,3 +237,53 @@ def test_the_file_is_read_once_by_threads(tmp_path: Path, monkeypatch: pytest.Mo
         rows = list(pool.map(lambda _: tokenizer.encode_as_filed(["a cat"], None), range(8)))
     assert reads == [None]
     assert all(row == rows[0] for row in rows)
+
+
+# --- texts that are too long
+
+
+@pytest.mark.parametrize("post_processor", [CASES["tokenizer_json"]["post_processor"], None])
+@pytest.mark.parametrize("ending", ["", "<eos>", "<eos><eos>"])
+def test_texts_that_are_cut_are_reported(tmp_path: Path, post_processor: object, ending: str) -> None:
+    """With the number of tokens they would have uncut, the one end token included."""
+    tokenizer = Tokenizer.from_folder(write(tmp_path, {"post_processor": post_processor}))
+    texts = ["a cat" + ending, "cat " * 50 + ending, "", "a cat a" + ending]
+    rows = tokenizer.encode(texts, 500, do_lower_case=True).tolist()
+    counts = [row.index(1) + 1 for row in rows]
+    assert counts[0] == 3
+    for length in (3, counts[1] - 1, counts[1], 500):
+        cut: list[int] = []
+        told = tokenizer.encode(texts, length, do_lower_case=True, on_cut=cut.append)
+        assert cut == [count for count in counts if count > length]
+        assert told.tolist() == tokenizer.encode(texts, length, do_lower_case=True).tolist()
+
+
+def test_texts_that_are_cut_as_filed_are_reported(tokenizer: Tokenizer) -> None:
+    texts = ["a cat", "cat " * 50, "dog " * 20]
+    counts = [len(row) for row in tokenizer.encode_as_filed(texts, None)]
+    for limit in (2, 3, max(counts) - 1, max(counts)):
+        seen: list[list[int]] = [[], []]
+        rows = tokenizer.encode_as_filed(texts, limit, on_cut=seen[0].append)
+        options: dict[str, Any] = {"padding": True, "truncation": True, "do_lower_case": None}
+        batch = text_batch(tokenizer, texts, limit, **options, on_cut=seen[1].append)
+        assert seen == [[count for count in counts if count > limit]] * 2
+        assert rows == tokenizer.encode_as_filed(texts, limit)
+        assert batch["attention_mask"].sum(axis=1).tolist() == [min(count, limit) for count in counts]
+    tokenizer.encode_as_filed(texts, None, on_cut=pytest.fail)
+
+
+def test_long_texts_can_be_refused(tokenizer: Tokenizer) -> None:
+    texts = ["a cat", "cat " * 50]
+    count = tokenizer.encode(texts, 500, do_lower_case=True)[1].tolist().index(1) + 1
+    whole = tokenizer.encode(texts, count, do_lower_case=True, truncation=False)
+    assert whole.tolist() == tokenizer.encode(texts, count, do_lower_case=True).tolist()
+    message = f"A text has {count} tokens and truncation is False; expected at most {count - 1}"
+    with pytest.raises(InputError, match=message):
+        tokenizer.encode(texts, count - 1, do_lower_case=True, truncation=False, on_cut=pytest.fail)
+    with pytest.raises(InputError, match=message):
+        text_batch(tokenizer, texts, count - 1, padding=True, truncation=False, do_lower_case=None, on_cut=pytest.fail)
+
+
+def test_the_message_shows_which_text_is_too_long(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match=r"expected at most 8\. It begins with 'dog\\ndog dog"):
+        tokenizer.encode(["a cat", "dog\n" + "dog " * 50], 8, do_lower_case=True, truncation=False)

@@ -82,6 +82,7 @@ class Model(nn.Module):
 
     labels = None
     lazy = False
+    generates = False
     score_function = "softmax"
     prompt_template = "This is a sound of {}."  # transformers' zero-shot pipeline
 

@@ -32,6 +32,7 @@ from mlx_mm.processing.audio import (
 from mlx_mm.processing.batch import Batch, as_list, collate
 from mlx_mm.processing.settings import COUNT, Check, override, read_json, refuse_options
 from mlx_mm.processing.text import (
+    OnCut,
     Tokenizer,
     check_ends,
     check_length,
@@ -175,12 +176,14 @@ class Processor:
         padding: bool | str = "longest",
         truncation: bool = True,
         do_lower_case: bool | None = None,
+        on_cut: OnCut | None = None,
     ) -> Batch:
         """input_ids and attention_mask, int32 (B, L), 1 = real.
 
         max_length: of a text with its begin and end token, by default 77 as in training; up to the model's longest.
         padding: to the "longest" of this call (or True), or to "max_length". truncation: longer texts are cut and
-        keep their end token; False refuses them. do_lower_case: by default as the tokenizer's files say.
+        keep their end token; False refuses them. do_lower_case: by default as the tokenizer's files say. on_cut:
+        called with the number of tokens of each text that is cut.
         Raises InputError for arguments, ModalityError without a text tower, ConfigError for files that do not fit
         the model.
         """
@@ -200,7 +203,15 @@ class Processor:
                 f"{tokenizer.path} pads with {tokenizer.pad_id}; expected {config.pad_token_id}, from which the model "
                 "counts its positions, as config.json says. Use the files of one checkpoint."
             )
-        batch = text_batch(tokenizer, texts, limit, padding=padding, truncation=truncation, do_lower_case=do_lower_case)
+        batch = text_batch(
+            tokenizer,
+            texts,
+            limit,
+            padding=padding,
+            truncation=truncation,
+            do_lower_case=do_lower_case,
+            on_cut=on_cut,
+        )
         check_vocabulary(tokenizer, config.vocab_size, batch["input_ids"])
         return batch
 

@@ -50,6 +50,7 @@ class Model(nn.Module):
 
     labels = None
     lazy = False
+    generates = False
     score_function = "softmax"
     prompt_template = "This is a photo of {}."  # transformers' zero-shot pipeline
     sanitize = sanitize_weights
@@ -128,6 +129,7 @@ class ImageClassifier(nn.Module):
     """The vision tower with a linear layer over the mean of its patches, without the class token."""
 
     lazy = False
+    generates = False
     score_function = "softmax"
     modalities = ("image",)
     sanitize = sanitize_weights

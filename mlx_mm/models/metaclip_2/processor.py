@@ -35,6 +35,7 @@ from mlx_mm.processing.settings import (
     refuse_options,
 )
 from mlx_mm.processing.text import (
+    OnCut,
     Tokenizer,
     check_ends,
     check_length,
@@ -117,12 +118,14 @@ class Processor:
         padding: bool | str = "longest",
         truncation: bool = True,
         do_lower_case: bool | None = None,
+        on_cut: OnCut | None = None,
     ) -> Batch:
         """input_ids and attention_mask, int32 (B, L), 1 = real.
 
         max_length: of a text with its begin and end token, by default the model's. padding: to the "longest" of
         this call (or True), or to "max_length". truncation: longer texts are cut and keep their end token; False
-        refuses them. do_lower_case: by default as the tokenizer's files say.
+        refuses them. do_lower_case: by default as the tokenizer's files say. on_cut: called with the number of tokens
+        of each text that is cut.
         Raises InputError for arguments, ModalityError without a text tower, ConfigError for files that do not fit
         the model.
         """
@@ -134,7 +137,15 @@ class Processor:
             raise InputError(f"task={task!r} was given; this family has no tasks. Leave task out.")
         limit = check_length(max_length, config.max_position_embeddings)
         _check_tokenizer(tokenizer, config, do_lower_case)
-        batch = text_batch(tokenizer, texts, limit, padding=padding, truncation=truncation, do_lower_case=do_lower_case)
+        batch = text_batch(
+            tokenizer,
+            texts,
+            limit,
+            padding=padding,
+            truncation=truncation,
+            do_lower_case=do_lower_case,
+            on_cut=on_cut,
+        )
         check_vocabulary(tokenizer, config.vocab_size, batch["input_ids"])
         return batch
 

@@ -60,6 +60,7 @@ class Model(nn.Module):
 
     labels = None
     lazy = False
+    generates = False
     score_function = "sigmoid"
     prompt_template = "This is a photo of {}."  # transformers' zero-shot pipeline
     sanitize = sanitize_weights
@@ -147,6 +148,7 @@ class ImageClassifier(nn.Module):
     """The vision tower with a linear layer over the mean of its tokens; the pooling head is loaded, not used."""
 
     lazy = False
+    generates = False
     score_function = "softmax"
     modalities = ("image",)
     sanitize = sanitize_weights

@@ -20,7 +20,7 @@ from mlx_mm.models.siglip2.config import ModelConfig
 from mlx_mm.processing.batch import Batch, as_list, collate
 from mlx_mm.processing.image import ImageSource, open_image, patchify, resize, to_pixels
 from mlx_mm.processing.settings import ImageOptions, PixelSettings, override, read_image_settings, refuse_options
-from mlx_mm.processing.text import Tokenizer, check_length
+from mlx_mm.processing.text import OnCut, Tokenizer, check_length
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -76,6 +76,7 @@ class Processor:
         text: str | Sequence[str] | None = None,
         images: ImageSource | Sequence[ImageSource] | None = None,
         max_length: int | None = None,
+        truncation: bool = True,
         do_lower_case: bool | None = None,
         **options: Unpack[ImageOptions],
     ) -> Batch:
@@ -84,7 +85,7 @@ class Processor:
             raise InputError("Neither text nor images was given; expected at least one of them. Pass text= or images=.")
         batch: Batch = {}
         if text is not None:
-            batch |= self.text(text, max_length=max_length, do_lower_case=do_lower_case)
+            batch |= self.text(text, max_length=max_length, truncation=truncation, do_lower_case=do_lower_case)
         if images is not None:
             batch |= self.images(images, **options)
         else:
@@ -97,12 +98,16 @@ class Processor:
         *,
         task: str | None = None,
         max_length: int | None = None,
+        truncation: bool = True,
         do_lower_case: bool | None = None,
+        on_cut: OnCut | None = None,
     ) -> Batch:
         """input_ids int32 (B, L), padded or cut to L = max_length, by default the model's text length.
 
         There is no attention mask: the model was trained to see the padding. Text is lower-cased, as it was
-        in training, also where transformers 5.23 does not (FixRes). Raises InputError and ModalityError.
+        in training, also where transformers 5.23 does not (FixRes). truncation: longer texts are cut and keep their
+        end token; False refuses them. on_cut: called with the tokens of each text that is cut.
+        Raises InputError and ModalityError.
         """
         if self.config.text_config is None or self.tokenizer is None:
             part = "text tower" if self.config.text_config is None else "tokenizer file (tokenizer.json)"
@@ -111,7 +116,9 @@ class Processor:
             raise InputError(f"task={task!r} was given; SigLIP has no tasks. Leave task out.")
         length = check_length(max_length, self.config.text_config.max_position_embeddings)
         lower = self.tokenizer.do_lower_case if do_lower_case is None else do_lower_case
-        return {"input_ids": self.tokenizer.encode(as_list(texts, "texts", str), length, do_lower_case=lower)}
+        items = as_list(texts, "texts", str)
+        ids = self.tokenizer.encode(items, length, do_lower_case=lower, truncation=truncation, on_cut=on_cut)
+        return {"input_ids": ids}
 
     def images(self, images: ImageSource | Sequence[ImageSource], **options: Unpack[ImageOptions]) -> Batch:
         """Pictures as the model's arrays; an option that is not None replaces the checkpoint's setting.

@@ -1,0 +1,73 @@
+"""Rotary positions (Su et al., arXiv 2104.09864): queries and keys are turned by angles that grow with their place.
+
+A head's numbers are turned in pairs. Models differ in which numbers are a pair: j and j + d/2 ("halves", GPT-NeoX),
+or 2j and 2j + 1 ("neighbours", the paper's form). Angles are float32 whatever the head's dtype: in bfloat16
+neighbouring places from 256 on would coincide.
+"""
+
+import mlx.core as mx
+
+from mlx_mm.layers.attention import Rotation
+
+
+def inverse_frequencies(dims: int, base: float) -> mx.array:
+    """base^(-2j/dims) for j = 0 … dims/2 - 1 (section 3.2.2), float32 (dims/2,).
+
+    Rounded as where models are trained: the power to float32, then its reciprocal. At place 8,000 one bit less turns
+    a pair by 5e-4.
+    """
+    return 1 / mx.array([base ** (2 * j / dims) for j in range(dims // 2)], mx.float32)
+
+
+def rotate_halves(angles: mx.array, dtype: mx.Dtype = mx.float32) -> Rotation:
+    """Turns x (B, H, L, d) by angles (L, d/2) or (B, 1, L, d/2): the pairs are j and j + d/2.
+
+    dtype: that of x, where it is known; the cosines are then rounded to it once, for all layers.
+    """
+    cos, sin = mx.cos(angles).astype(dtype), mx.sin(angles).astype(dtype)
+
+    def rotate(x: mx.array) -> mx.array:
+        a, b = mx.split(x, 2, axis=-1)
+        c, s = cos.astype(x.dtype), sin.astype(x.dtype)
+        return mx.concatenate([a * c - b * s, b * c + a * s], axis=-1)
+
+    return rotate
+
+
+def rotate_neighbours(angles: mx.array, dtype: mx.Dtype = mx.float32) -> Rotation:
+    """Turns x (B, H, L, d) by angles (L, d/2) or (B, 1, L, d/2): the pairs are 2j and 2j + 1.
+
+    dtype: that of x, where it is known; the cosines are then rounded to it once, for all layers.
+    """
+    cos, sin = mx.cos(angles).astype(dtype), mx.sin(angles).astype(dtype)
+
+    def rotate(x: mx.array) -> mx.array:
+        a, b = x[..., 0::2], x[..., 1::2]
+        c, s = cos.astype(x.dtype), sin.astype(x.dtype)
+        return mx.stack([a * c - b * s, b * c + a * s], axis=-1).flatten(-2)
+
+    return rotate
+
+
+def rotate_first(dims: int, rotation: Rotation) -> Rotation:
+    """Turns the first `dims` numbers of each head of x (B, H, L, d); the others pass."""
+
+    def rotate(x: mx.array) -> mx.array:
+        if x.shape[-1] == dims:
+            return rotation(x)
+        return mx.concatenate([rotation(x[..., :dims]), x[..., dims:]], axis=-1)
+
+    return rotate
+
+
+def grid_angles(rows: int, cols: int, head_dims: int, *, base: float = 10000.0, scale: float = 1.0) -> mx.array:
+    """Angles of the cells of a grid, row by row, float32 (rows·cols, head_dims/2).
+
+    The first half of a head's pairs turns by the row, the second by the column; `scale` is the distance of two cells.
+    """
+    frequencies = inverse_frequencies(head_dims // 2, base)
+    by_row = (mx.arange(rows) * scale)[:, None, None] * frequencies
+    by_col = (mx.arange(cols) * scale)[None, :, None] * frequencies
+    shape = (rows, cols, head_dims // 4)
+    both = mx.concatenate([mx.broadcast_to(by_row, shape), mx.broadcast_to(by_col, shape)], axis=-1)
+    return both.reshape(rows * cols, head_dims // 2)
