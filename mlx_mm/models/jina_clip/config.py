@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.base import BaseConfig, TowerConfig, tower_sections
+from mlx_mm.models.base import BaseConfig, FamilyConfig, TowerConfig, tower_sections
 
 TEXT_MODEL = "jinaai/jina-embeddings-v3"
 COMPLETE = "Use the complete config.json of the checkpoint."
@@ -126,7 +126,7 @@ class VisionConfig(BaseConfig):
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(FamilyConfig):
     """Both towers.
 
     lora: None for a checkpoint without low-rank matrices. adapter: which of those in the file to merge.
@@ -141,7 +141,9 @@ class ModelConfig:
     task_instructions: dict[str, str]
     default_instruction_task: str | None
 
-    licence = "cc-by-nc-4.0"
+    @property
+    def licence(self) -> str:
+        return "cc-by-nc-4.0"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":

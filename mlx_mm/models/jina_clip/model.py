@@ -147,13 +147,14 @@ class Model(nn.Module):
             expected = (*original.shape[:1], lora.lora_rank), (lora.lora_rank, *original.shape[1:])
             fits = (left.shape[1:], right.shape[1:]) == expected and min(len(left), len(right)) > adapter
             if not fits or f"{layer}.weight" in weights:
-                problems.append(f"{layer} with {' and '.join(str(factor.shape) for factor in factors)}")
+                shapes = [str(factor.shape) if factor.size else "none" for factor in factors]
+                problems.append(f"{layer} with {' and '.join(shapes)}")
                 continue
             merge = _merge_table if table else _merge
             result[f"{layer}.weight"] = merge(original, left[adapter], right[adapter], lora.scale)
         if problems:
             raise WeightsError(
-                f"{len(problems)} layers lack low-rank factors, or have those of another rank: lora_A and lora_B of "
+                f"Layers without low-rank factors, or with some of another rank: {len(problems)}. lora_A and lora_B of "
                 f"{', '.join(problems[:10])}{', …' if len(problems) > 10 else ''}. Expected both of rank "
                 f"{lora.lora_rank} in each, an adapter of number {adapter}, as config.json says, and no merged weight "
                 "beside them. Use the config.json and the weights of one and the same checkpoint."
