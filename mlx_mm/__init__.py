@@ -1,4 +1,4 @@
-"""Multimodal models on MLX: search pictures and sounds by words, tag them, convert checkpoints to 4 or 8 bit."""
+"""Multimodal models on MLX: search pictures and sounds by words, tag them, ask about them, convert to 4 or 8 bit."""
 
 import sys as _sys
 from importlib import import_module as _import_module
@@ -8,33 +8,46 @@ from typing import TYPE_CHECKING, Any
 from mlx_mm.errors import MlxMmError
 
 if TYPE_CHECKING:
+    from mlx_mm.conversation import Conversation
     from mlx_mm.convert import ConvertReport, convert
     from mlx_mm.embed import classify, encode_audio, encode_image, encode_text, to_mlx
+    from mlx_mm.generate import Generation, generate, stream_generate
     from mlx_mm.load import load
+    from mlx_mm.prompt_cache import PromptCache
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Conversation",
     "ConvertReport",
+    "Generation",
     "MlxMmError",
+    "PromptCache",
     "classify",
     "convert",
     "encode_audio",
     "encode_image",
     "encode_text",
+    "generate",
     "load",
+    "stream_generate",
     "to_mlx",
 ]
 
 # Imported on first use: `import mlx_mm` stays instant, `mlx_mm --help` too.
 _ROOMS = {
+    "Conversation": "conversation",
     "ConvertReport": "convert",
+    "Generation": "generate",
+    "PromptCache": "prompt_cache",
     "classify": "embed",
     "convert": "convert",
     "encode_audio": "embed",
     "encode_image": "embed",
     "encode_text": "embed",
+    "generate": "generate",
     "load": "load",
+    "stream_generate": "generate",
     "to_mlx": "embed",
 }
 

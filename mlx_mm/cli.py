@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlx_mm import __version__, console
+from mlx_mm import __version__, cli_generate, console
 from mlx_mm.errors import InputError, MediaError, MlxMmError
 
 DEFAULT_MODEL = "emoji-siglip2"
@@ -100,12 +100,18 @@ def _convert(args: argparse.Namespace) -> int:
 def _info_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="folder, bundled name or hub id; without it, about this machine")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    parser.add_argument("--image", action="append", default=[], help="show the tokens this picture costs; repeatable")
+    parser.add_argument("--video", action="append", default=[], help="show the tokens this video costs; repeatable")
 
 
 def _info(args: argparse.Namespace) -> int:
     from mlx_mm import info
 
+    if (args.image or args.video) and not args.model:
+        raise InputError("--image and --video show what a model makes of them; expected one. Name it first.")
     result = info.describe_model(args.model, args.revision) if args.model else info.describe_machine()
+    if args.image or args.video:
+        result["tokens"] = info.count_tokens(args.model, args.image, args.video, args.revision)
     print(json.dumps(result, indent=2) if args.json else console.key_values(result))
     return 0
 
@@ -291,4 +297,6 @@ COMMANDS = {
     "info": Command("show what runs here, or what a checkpoint is", _info_arguments, _info),
     "embed": Command("turn pictures, sounds or texts into vectors", _embed_arguments, _embed),
     "classify": Command("score pictures or sounds against labels", _classify_arguments, _classify),
+    "generate": Command("answer a question, also about pictures", cli_generate.add_generate, cli_generate.run_generate),
+    "chat": Command("talk about pictures and videos", cli_generate.add_chat, cli_generate.run_chat),
 }

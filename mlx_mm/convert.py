@@ -111,6 +111,7 @@ def convert(
     choices = quantize.plan(model, scheme, recipe)
     del model
 
+    values = family.config.ModelConfig.complete(values)
     values.pop("quantization_config", None)
     if not any(choice.scheme for choice in choices):
         scheme = None  # the recipe left nothing to quantise, and neither config nor card may say otherwise

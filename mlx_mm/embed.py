@@ -185,6 +185,7 @@ def classify(
     `encode_audio`.
     Raises InputError without labels or for a template without {}.
     """
+    _refuse_generating(model)
     hears = "audio" in model.modalities
     items, single = _as_sounds(item) if hears else _as_list(item)
     if labels is None:
@@ -371,6 +372,7 @@ def _whole(model: Any) -> Any:
 
 
 def _require(model: Any, modality: str) -> None:
+    _refuse_generating(model)
     if modality not in model.modalities:
         raise ModalityError(
             f"This checkpoint has no {modality} encoder; it takes {' and '.join(model.modalities)}. "
@@ -380,6 +382,11 @@ def _require(model: Any, modality: str) -> None:
         raise ModalityError(
             f"This checkpoint is a classifier and gives no {modality} vectors. Use classify, or a joint checkpoint."
         )
+
+
+def _refuse_generating(model: Any) -> None:
+    if model.generates:
+        raise ModalityError("This checkpoint answers in words and gives no vectors or scores. Use generate or chat.")
 
 
 def _check_options(batch_size: int, dim: Any) -> None:

@@ -2,10 +2,12 @@
 
 import math
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 from mlx_mm import __version__, card, hub, quantize, weights
+from mlx_mm.errors import ModalityError
 from mlx_mm.layers import blas, device
 from mlx_mm.models import MODEL_TYPES, find_family
 
@@ -53,3 +55,17 @@ def describe_model(path_or_repo: str, revision: str | None = None) -> dict[str, 
         "padded": values.get("padded"),
         "licence": card.read_licence(folder) or config.licence,
     }
+
+
+def count_tokens(
+    path_or_repo: str, images: Sequence[str], videos: Sequence[str], revision: str | None = None
+) -> dict[str, int]:
+    """What each picture and video costs a model that generates, without the markers around it; no weights are read."""
+    folder = hub.resolve(path_or_repo, revision)
+    values = hub.read_config(folder)
+    family = find_family(values["model_type"])
+    if not family.model_class(values.get("architectures")).generates:
+        raise ModalityError(f"{path_or_repo} gives vectors; expected a model that reads pictures as tokens. Name one.")
+    processor = family.processor.Processor.from_folder(folder, family.config.ModelConfig.from_dict(values))
+    counted = processor.count_tokens(images=list(images), videos=list(videos))
+    return dict(zip([*images, *videos], [*counted["images"], *counted["videos"]], strict=True))

@@ -13,6 +13,13 @@ from mlx_mm.weights import Sizes
 
 # mode -> (bits, group sizes) that we convert to
 MODES = {"affine": ((4, 8), (32, 64, 128))}
+# and that MLX computes with, so files of other programs have them
+READ_MODES = {
+    "affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)),
+    "mxfp4": ((4,), (32,)),
+    "mxfp8": ((8,), (32,)),
+    "nvfp4": ((4,), (16,)),
+}
 
 Recipe = Mapping[str, Mapping[str, Any] | bool]
 # name -> recipe: the first pattern that matches a layer's path decides, no match means the default
@@ -32,12 +39,7 @@ class Scheme:
     mode: str = "affine"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise QuantizationError(f"mode is {self.mode!r}; expected one of {', '.join(MODES)}.")
-        bits, group_sizes = MODES[self.mode]
-        for name, value, known in (("bits", self.bits, bits), ("group_size", self.group_size, group_sizes)):
-            if isinstance(value, bool) or value not in known:
-                raise QuantizationError(f"{name} is {value!r}; {self.mode} takes {', '.join(map(str, known))}.")
+        _check_known(asdict(self), MODES)
 
     def quantize(self, weight: mx.array) -> list[mx.array]:
         """(out, in) -> packed uint32 weight, scales and biases."""
@@ -52,6 +54,17 @@ class Scheme:
             "scales": (dtype, groups),
             "biases": (dtype, groups),
         }
+
+
+def _check_known(scheme: Mapping[str, Any], modes: Mapping[str, tuple[tuple[int, ...], ...]]) -> None:
+    """Raise QuantizationError unless `modes` has this scheme's mode, bits and group_size."""
+    mode = scheme["mode"]
+    if not isinstance(mode, str) or mode not in modes:
+        raise QuantizationError(f"mode is {mode!r}; expected one of {', '.join(modes)}.")
+    for name, known in zip(("bits", "group_size"), modes[mode], strict=True):
+        value = scheme[name]
+        if isinstance(value, bool) or value not in known:
+            raise QuantizationError(f"{name} is {value!r}; {mode} takes {', '.join(map(str, known))}.")
 
 
 @dataclass(frozen=True)
@@ -182,14 +195,16 @@ def apply_config(model: nn.Module, block: Mapping[str, Any], names: Mapping[str,
             return False
         own = block.get(path, {})
         own = {key: own[key] for key in default if key in own} if isinstance(own, Mapping) else {}
-        scheme = Scheme(**{**default, **own})
+        # A layer's own block without a mode means MLX's default, whatever that of the others is.
+        scheme = {**default, **({"mode": "affine"} if own else {}), **own}
+        _check_known(scheme, READ_MODES)
         width = module["weight"].shape[-1]
-        if width % scheme.group_size:
+        if width % scheme["group_size"]:
             raise QuantizationError(
-                f"config.json says that {path} is quantised in groups of {scheme.group_size}, which do not divide its "
-                f"width {width}. Use the config.json that belongs to the weights."
+                f"config.json says that {path} is quantised in groups of {scheme['group_size']}, which do not divide "
+                f"its width {width}. Use the config.json that belongs to the weights."
             )
-        return asdict(scheme)
+        return scheme
 
     nn.quantize(model, class_predicate=choose)
 
@@ -203,12 +218,12 @@ def dequantize_linears(model: nn.Module, dtype: mx.Dtype) -> None:
         linear = nn.Linear(1, 1, bias="bias" in module)
         linear.weight = mx.dequantize(
             module.weight,
-            module.scales.astype(dtype),
+            module.scales.astype(dtype) if module.mode == "affine" else module.scales,  # bytes in the other modes
             None if module.biases is None else module.biases.astype(dtype),
             module.group_size,
             module.bits,
             module.mode,
-        )
+        ).astype(dtype)
         if "bias" in module:
             linear.bias = module.bias
         return linear

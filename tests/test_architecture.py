@@ -24,9 +24,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FAMILIES = sorted(set(MODEL_TYPES.values()))
 ROOMS = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in FILES}
 ARRAYS = {"mlx", "numpy"}
-COMMAND_LINE = {"cli", "console", "__main__"}  # the rooms that talk to a terminal
+COMMAND_LINE = {"cli", "cli_generate", "chat", "console", "__main__"}  # the rooms that talk to a terminal
+# The rooms that make an answer, which alone import mlx_lm beside the family that has it
+ANSWERS = ["answering", "conversation", "generate", "prompt_cache", "sampling"]
 # Of `tiny_checkpoint`, each kind of every family
 TINY = ["siglip", "siglip2", "metaclip_2", "clap", "clap-fused", "jina_clip"]
+PROCESSOR_ROOMS = (
+    "processor",
+    "defaults",
+    "media",
+    "pixels",
+    "prompt",
+    "settings",
+)  # a large family splits its processor
 NEVER = {"torch", "transformers", "torchvision", "timm", "tensorflow", "jax"}
 
 
@@ -99,12 +109,13 @@ def test_family_config(room: str) -> None:
     assert neighbours(ROOMS[room]) <= {"models/base", "errors"}
 
 
-@pytest.mark.parametrize("room", rooms("models/*/processor"))
+@pytest.mark.parametrize("room", rooms(*(f"models/*/{part}" for part in PROCESSOR_ROOMS)))
 def test_family_processor(room: str) -> None:
     family = room.rsplit("/", 1)[0]
     # typing_extensions for the type checker alone; it is no dependency
     assert packages(ROOMS[room]) <= {"numpy", "PIL", "typing_extensions"}
-    own = starts(neighbours(ROOMS[room]), "processing/", f"{family}/config")
+    parts = [f"{family}/{part}" for part in ("config", *PROCESSOR_ROOMS)]
+    own = starts(neighbours(ROOMS[room]), "processing/", *parts)
     assert neighbours(ROOMS[room]) - own <= {"errors", "models/base"}
 
 
@@ -151,12 +162,24 @@ def test_load_and_convert(room: str) -> None:
     assert found <= {"models/__init__", "models/base", "models/rows", "layers/__init__", "layers/device", "layers/blas"}
 
 
-@pytest.mark.parametrize("room", [room for room in ("embed", "generate") if room in ROOMS])
+@pytest.mark.parametrize("room", ["embed", *ANSWERS])
 def test_embed_and_generate(room: str) -> None:
-    allowed = {"mlx", "numpy", "tqdm"} | ({"mlx_lm"} if room == "generate" else set())
+    # typing_extensions for the type checker alone
+    allowed = {"mlx", "numpy", "tqdm"} | ({"mlx_lm", "typing_extensions"} if room in ANSWERS else set())
     assert packages(ROOMS[room]) <= allowed
     # layers.device divides a batch among the processors of a CPU; the blocks of models are not its business
-    assert neighbours(ROOMS[room]) <= {"errors", "layers/__init__", "layers/device", "prefetch"}
+    around = {"errors", "layers/__init__", "layers/device", "prefetch"}
+    # An answer is text by then, and what it says no matter of arrays
+    around |= {"embed", "processing/__init__", "processing/answer", *ANSWERS} if room in ANSWERS else set()
+    assert neighbours(ROOMS[room]) <= around
+
+
+@pytest.mark.parametrize("room", ANSWERS)
+def test_mlx_lm_is_imported_late(room: str) -> None:
+    """It takes 0.65 s, which somebody who only imports us should not pay."""
+    for node in ast.parse(ROOMS[room].read_text("utf-8")).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            assert "mlx_lm" not in ast.unparse(node)
 
 
 def test_command_line() -> None:
@@ -167,7 +190,7 @@ def test_command_line() -> None:
 
 def test_mlx_lm_only_where_text_is_generated() -> None:
     users = {room for room in ROOMS if "mlx_lm" in packages(ROOMS[room])}
-    assert all(room == "generate" or room.startswith("models/glm4v/") for room in users)
+    assert all(room in ANSWERS or room.startswith("models/glm4v/") for room in users)
 
 
 def test_family_names_stay_in_models() -> None:
@@ -240,7 +263,7 @@ def test_all_is_sorted_and_complete() -> None:
     assert mlx_mm.__all__ == sorted(mlx_mm.__all__)
     for name in mlx_mm.__all__:
         assert getattr(mlx_mm, name) is not None
-    needed = {"MlxMmError", "classify", "convert", "encode_image", "encode_text", "load", "to_mlx"}
+    needed = {"MlxMmError", "classify", "convert", "encode_image", "encode_text", "generate", "load", "to_mlx"}
     assert needed <= set(mlx_mm.__all__)
 
 
@@ -296,12 +319,14 @@ def test_family_contract(family: str) -> None:
     assert "" in rooms.model.ARCHITECTURES
     assert inspect.getdoc(rooms.model)
     for model in set(rooms.model.ARCHITECTURES.values()):
-        assert model.score_function in ("softmax", "sigmoid")
+        assert callable(model.request) if model.generates else model.score_function in ("softmax", "sigmoid")
         assert hasattr(model, "modalities")
         assert model.lazy is False
         for method in ("sanitize", "quant_predicate", "__call__"):
             assert callable(getattr(model, method))
     model = rooms.model.ARCHITECTURES[""]
+    if model.generates:
+        return
     assert "{}" in model.prompt_template
     assert callable(model.score)
 

@@ -281,7 +281,7 @@ def test_long_labels_are_told_of_once(joint: tuple[Any, Any]) -> None:
 class Long:
     """Stands for a model and its processor: a text is a number of tokens, and its vector is that number."""
 
-    modalities, labels, lazy = ("text",), None, True
+    modalities, labels, lazy, generates = ("text",), None, True, False
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []

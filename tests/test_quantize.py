@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 from tiny import classification_shapes, golden_weights, siglip_shapes, tiny_config, write_checkpoint
 
 from mlx_mm import convert, encode_image, encode_text, load
@@ -18,6 +19,7 @@ from mlx_mm.errors import QuantizationError, WeightsError
 from mlx_mm.models import find_family
 from mlx_mm.quantize import (
     MODES,
+    READ_MODES,
     RECIPES,
     Choice,
     Scheme,
@@ -301,6 +303,44 @@ def test_a_block_of_another_tool(model: Any) -> None:
     assert isinstance(model.vision_model.embeddings.patch_embedding, nn.Linear)
 
 
+def read_schemes() -> list[tuple[int, int, str]]:
+    return [(b, g, mode) for mode, (bits, groups) in READ_MODES.items() for b in bits for g in groups]
+
+
+@pytest.mark.parametrize(("bits", "group_size", "mode"), read_schemes())
+def test_schemes_of_other_tools(bits: int, group_size: int, mode: str) -> None:
+    """Whatever MLX computes with: a layer is read with it, and its weights become floats on a CPU."""
+
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.other = nn.Linear(256, 40), nn.Linear(256, 40)
+
+    theirs, ours = Holder(), Holder()
+    nn.quantize(theirs, group_size, bits, mode=mode, class_predicate=lambda path, _: path == "layer")
+    tensors = dict(tree_flatten(theirs.parameters()))
+    apply_config(ours, {"bits": bits, "group_size": group_size, "mode": mode, "other": False}, tensors)
+    ours.load_weights(list(tensors.items()), strict=True)
+    assert (ours.layer.bits, ours.layer.group_size, ours.layer.mode) == (bits, group_size, mode)
+    x = mx.random.normal((3, 256), key=mx.random.key(3))
+    expected = theirs.layer(x)
+    assert (ours.layer(x) == expected).all()
+    dequantize_linears(ours, mx.float32)
+    assert isinstance(ours.layer, nn.Linear)
+    assert ours.layer.weight.dtype == mx.float32
+    np.testing.assert_allclose(ours.layer(x), expected, atol=1e-5)
+
+
+def test_a_layers_own_block_without_a_mode(model: Any) -> None:
+    """Other tools write none for affine, beside a default that is not affine."""
+    names = {"text_model.head.scales": None, "text_model.embeddings.token_embedding.scales": None}
+    block = {"group_size": 32, "bits": 4, "mode": "mxfp4", "text_model.head": {"group_size": 64, "bits": 8}}
+    apply_config(model, block, names)
+    head, embedding = model.text_model.head, model.text_model.embeddings.token_embedding
+    assert (head.bits, head.group_size, head.mode) == (8, 64, "affine")
+    assert (embedding.bits, embedding.group_size, embedding.mode) == (4, 32, "mxfp4")
+
+
 @pytest.mark.parametrize("names", [{}, {"text_model.head.weight": None}])
 def test_a_block_without_scales(model: Any, names: dict[str, None]) -> None:
     with pytest.raises(WeightsError, match=r"hold no \.scales tensors"):
@@ -313,10 +353,13 @@ def test_a_block_without_scales(model: Any, names: dict[str, None]) -> None:
         {},
         {"bits": 4},
         {"group_size": 64},
-        {"bits": 2, "group_size": 64},
+        {"bits": 7, "group_size": 64},
+        {"bits": True, "group_size": 64},
         {"bits": 4, "group_size": 48},
         {"bits": 4, "group_size": 64, "mode": "nvfp4"},
-        {"bits": 4, "group_size": 64, "text_model.head": {"bits": 5}},
+        {"bits": 4, "group_size": 64, "mode": "nf4"},
+        {"bits": 4, "group_size": 64, "mode": ["affine"]},
+        {"bits": 4, "group_size": 64, "text_model.head": {"bits": 1}},
     ],
 )
 def test_a_block_we_cannot_read(model: Any, block: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import itertools
 import json
 import os
@@ -18,7 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from glm_side_files import write_glm_side_files
+from glm_tiny import glm_config, glm_weights
 from PIL import Image
+from tiny import write_checkpoint, write_json
 
 import mlx_mm
 from mlx_mm import cli, hub
@@ -56,7 +60,19 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which all command lines run one after another: `photos/` with some pictures."""
     folder = tmp_path_factory.mktemp("readme")
     lay_out(folder)
+    lay_out_glm(folder)
     return folder
+
+
+def lay_out_glm(folder: Path) -> Path:
+    """A receipt, a film (a GIF inside), and `glm-flash-4bit/`: tiny, and soon at the end of what it has to say."""
+    frames = [Image.fromarray(np.full((60, 80, 3), shade, np.uint8)) for shade in (0, 80, 160, 240)]
+    frames[2].save(folder / "receipt.jpg")
+    frames[0].save(folder / "clip.mp4", "GIF", save_all=True, append_images=frames[1:], duration=500)
+    config = glm_config()
+    model = write_checkpoint(folder / "glm-flash-4bit", config, glm_weights(config), side_files=write_glm_side_files)
+    write_json(model / "generation_config.json", {"eos_token_id": list(range(150))})
+    return model
 
 
 def lay_out(folder: Path) -> None:
@@ -73,6 +89,7 @@ def run_line(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int
     """Run one line: in this process, or by the shell where it uses the shell's own signs."""
     monkeypatch.chdir(desk)
     monkeypatch.setenv("MLX_MM_CACHE", str(desk / "cache"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is this?\n"))
 
     def run(line: str) -> int:
         words = shlex.split(line, comments=True)
@@ -129,6 +146,8 @@ def test_python_block(
         text = re.sub(r'load\("laion/[\w-]+"', f"load({str(tiny_checkpoint('clap'))!r}", text)
         for name in re.findall(r'"(\w+\.(?:wav|mp3|flac))"', text):
             soundfile.write(tmp_path / name, np.sin(np.arange(30_000) / 9), 24_000)
+    if "zai-org/" in text:
+        text = re.sub(r'load\("zai-org/[\w.-]+"', f"load({str(lay_out_glm(tmp_path))!r}", text)
     if "jinaai/" in text:  # its tiny double has shorter texts and vectors
         text = re.sub(r'load\("jinaai/[\w-]+"', f"load({str(tiny_checkpoint('jina_clip'))!r}", text)
         text = text.replace("max_length=8192", "max_length=64").replace("dim=256", "dim=32")

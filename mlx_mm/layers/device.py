@@ -12,14 +12,16 @@ algorithm) and prints their errors. Inputs must be finite and below 1e38.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import itertools
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -301,3 +303,20 @@ def _attend(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array 
     weights = weights.reshape(batch, groups, -1, keys)
     # Dividing after the product touches (L, D) numbers and not (L, S).
     return ((weights @ v) / weights.sum(axis=-1, keepdims=True)).reshape(batch, heads, length, -1)
+
+
+@contextlib.contextmanager
+def wired_memory(stream: Any) -> Iterator[None]:
+    """Inside, as much of the weights as Metal recommends stays in memory, as mlx_lm has it while it generates.
+
+    stream: what runs on it is finished before the limit is as it was.
+    """
+    if not mx.metal.is_available():
+        yield
+        return
+    usual = mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
+    try:
+        yield
+    finally:
+        mx.synchronize(stream)
+        mx.set_wired_limit(usual)

@@ -75,3 +75,29 @@ class ImageClassifierOutput:
     logits: mx.array
     hidden_states: tuple[mx.array, ...] | None = None
     attentions: tuple[mx.array, ...] | None = None
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """Result of a language model without its head.
+
+    last_hidden_state: (B, L, D). rope_deltas: (B,), how far a row's next token stands from its count of tokens; None
+    where the positions were given. hidden_states: embeddings and the output of each layer, the last one normed.
+    attentions: softmax weights of each layer, (B, H, L, S).
+    """
+
+    last_hidden_state: mx.array
+    hidden_states: tuple[mx.array, ...] | None = None
+    attentions: tuple[mx.array, ...] | None = None
+    rope_deltas: mx.array | None = None
+
+
+@dataclass(frozen=True)
+class CausalLMOutput:
+    """Result of a language model. loss: (), only with `labels`; logits: (B, L, vocabulary); the rest as above."""
+
+    loss: mx.array | None
+    logits: mx.array
+    hidden_states: tuple[mx.array, ...] | None = None
+    attentions: tuple[mx.array, ...] | None = None
+    rope_deltas: mx.array | None = None

@@ -2,19 +2,21 @@
 
 A family is a folder of `models/` with these files and names:
 
-    config.py     ModelConfig.from_dict(config.json) -> ModelConfig, with `licence`: the one under which all published
-                  checkpoints stand, where it restricts their use, otherwise None
+    config.py     ModelConfig.from_dict(config.json) -> ModelConfig, a FamilyConfig
     model.py      ARCHITECTURES: `architectures[0]` of config.json -> model class; "" is the default. A class has
                   config, modalities, lazy = False (`load` sets it), generates (it answers in words, and its layers stay
                   quantised on a CPU too), sanitize(weights) -> tensors under our names (`rows.Rows` where one is made
-                  from many) and quant_predicate(path, module). One that does not generate has score_function,
+                  from many) and quant_predicate(path, module). One that generates has request(**batch), what
+                  mlx_lm's token loop takes for a model. One that does not has score_function,
                   prompt_template, score(items, labels) and get_{text,image,audio}_features(**batch) -> (B, D),
                   normalised only where transformers does so; a classifier has class_scores(logits) and the names of
                   its classes in `labels`, which is None elsewhere
     processor.py  Processor.from_folder(folder, config) with .text(), .images(), .audio() and .collate(),
                   whose keys are the arguments of the model; .text() takes max_length, truncation (False refuses
                   long texts) and on_cut, called with the number of tokens of each text that is cut; beside .audio() it
-                  has .windows(sound), which yields batches of one with their weights in a mean
+                  has .windows(sound), which yields batches of one with their weights in a mean. Of a family that
+                  generates, .chat(messages), .decode(ids), .count_tokens() and `defaults`: how tokens are chosen
+                  where nobody says, and how answers end
 
 `tests/test_architecture.py` checks each family for them.
 """
@@ -80,6 +82,24 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilyConfig:
+    """What a family's ModelConfig has beside its own fields."""
+
+    @property
+    def licence(self) -> str | None:
+        """The licence under which all published checkpoints stand, where it restricts their use; otherwise None."""
+        return None
+
+    @classmethod
+    def complete(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """config.json as `convert` writes it, with keys for other programs that run our files and a source may lack.
+
+        It is read as the same config.
+        """
+        return values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.base import BaseConfig, TowerConfig, tower_sections
+from mlx_mm.models.base import BaseConfig, FamilyConfig, TowerConfig, tower_sections
 
 # Keys of the audio tower that are the same in every checkpoint; another value would ask for another computation.
 FIXED = {"patch_embed_input_channels": 1, "flatten_patch_embeds": True, "enable_patch_layer_norm": True}
@@ -149,7 +149,7 @@ class ProjectionConfig(BaseConfig):
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(FamilyConfig):
     """Both towers, or one: the config of an absent tower is None.
 
     projection: None for a tower saved without it. Of a joint model its keys stand at the top of the file, and those
@@ -159,8 +159,6 @@ class ModelConfig:
     text_config: TextConfig | None
     audio_config: AudioConfig | None
     projection: ProjectionConfig | None
-
-    licence = None  # the checkpoints' cards name theirs
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":

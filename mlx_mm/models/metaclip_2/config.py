@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.base import BaseConfig, TowerConfig, label_names, tower_sections
+from mlx_mm.models.base import BaseConfig, FamilyConfig, TowerConfig, label_names, tower_sections
 
 # What CLIP's old files say; their texts end with <|endoftext|>, the highest id of the vocabulary
 LEGACY_EOS = 2
@@ -56,7 +56,7 @@ class ProjectionConfig(BaseConfig):
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(FamilyConfig):
     """Both towers, or one: the config of an absent tower is None.
 
     model_type: "metaclip_2" or "clip". projection_dim: None for a tower saved without its projection.

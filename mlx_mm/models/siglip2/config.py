@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.base import TowerConfig, label_names, tower_sections
+from mlx_mm.models.base import FamilyConfig, TowerConfig, label_names, tower_sections
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class NaflexVisionConfig(EncoderConfig):
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(FamilyConfig):
     """Both towers, or one: the config of an absent tower is None.
 
     model_type: "siglip" (FixRes) or "siglip2" (NaFlex). labels: names of the classification head's outputs.
@@ -79,7 +79,6 @@ class ModelConfig:
     vision_config: VisionConfig | NaflexVisionConfig | None
     labels: tuple[str, ...]
     problem_type: str | None
-    licence = None  # free for all uses, as far as the published checkpoints go
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":

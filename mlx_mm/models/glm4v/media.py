@@ -1,0 +1,131 @@
+"""Pictures and videos, first as what they cost in patches and then as the patches themselves."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mlx_mm.errors import InputError, MediaError
+from mlx_mm.models.glm4v.pixels import sample_by_duration, sample_by_rate, slice_times, to_patches
+from mlx_mm.models.glm4v.settings import PictureSettings, Sampling, grid_of
+from mlx_mm.processing.batch import Batch, as_list
+from mlx_mm.processing.image import resize, to_pixels
+from mlx_mm.processing.measure import measured
+from mlx_mm.processing.video import Video, open_video
+
+Grid = tuple[int, int, int]
+ONE_IMAGE = (str, bytes, bytearray, memoryview, np.ndarray, Image.Image)
+ONE_VIDEO = (str, bytes, bytearray, memoryview, np.ndarray, Video)
+# How fast frames without a rate follow each other where none are left out: transformers' assumption.
+_USUAL_FPS = 24
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture whose size is known. open: decodes it."""
+
+    grid: Grid
+    open: Callable[[], Image.Image]
+
+    def tokens(self, patches: int) -> int:
+        """How many tokens it becomes, each of so many patches."""
+        return self.grid[1] * self.grid[2] // patches
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video whose frames are chosen. labels: what is written after each of its temporal slices."""
+
+    grid: Grid
+    video: Video
+    indices: list[int]
+    labels: list[str]
+
+    def tokens(self, patches: int) -> tuple[int, list[str]]:
+        """How many tokens a slice becomes, and the labels of all slices."""
+        return self.grid[1] * self.grid[2] // patches, self.labels
+
+
+def measure_pictures(images: Any, settings: PictureSettings) -> Iterator[Picture]:
+    """Grids of pictures, by their headers where these suffice."""
+    for source in as_list(images, "images", ONE_IMAGE):
+        height, width, opener = measured(source, do_convert_rgb=settings.do_convert_rgb)
+        yield Picture(grid_of(settings, None, height, width), opener)
+
+
+def measure_clips(
+    videos: Any, settings: PictureSettings, rule: Sampling, fps: float | None, do_sample_frames: bool | None
+) -> Iterator[Clip]:
+    """Grids, frames and labels of videos. do_sample_frames: None leaves the rule's."""
+    if do_sample_frames is not None and not isinstance(do_sample_frames, bool):
+        raise InputError(f"do_sample_frames is {do_sample_frames!r}; expected True or False. Leave it out.")
+    for source in as_list(videos, "videos", ONE_VIDEO):
+        video = open_video(source, fps=fps)
+        if rule.do_sample_frames if do_sample_frames is None else do_sample_frames:
+            indices = _sample(video, rule, settings.temporal_patch_size)
+        else:
+            indices = list(range(video.total))
+        grid = grid_of(settings, len(indices), video.height, video.width)
+        times = slice_times(indices, video.fps or _USUAL_FPS, settings.temporal_patch_size)
+        labels = [f"{time:.1f} seconds" if rule.decimals else f"{int(time)}" for time in times]
+        yield Clip(grid, video, indices, labels)
+
+
+def picture_arrays(pictures: list[Picture], settings: PictureSettings) -> Batch:
+    """pixel_values and image_grid_thw; nothing for no pictures."""
+    if not pictures:
+        return {}
+    patch, times = settings.patch_size, settings.temporal_patch_size
+    values = []
+    for picture in pictures:
+        pixels = _pixels(picture.open(), picture.grid, settings)
+        values.append(to_patches(np.broadcast_to(pixels, (times, *pixels.shape)), patch, settings.merge_size))
+    grids = np.array([picture.grid for picture in pictures], np.int32)
+    return {"pixel_values": np.concatenate(values), "image_grid_thw": grids}
+
+
+def clip_arrays(clips: list[Clip], settings: PictureSettings) -> Batch:
+    """pixel_values_videos and video_grid_thw; nothing for no videos."""
+    if not clips:
+        return {}
+    values = [part for clip in clips for part in _slices(clip, settings)]
+    grids = np.array([clip.grid for clip in clips], np.int32)
+    return {"pixel_values_videos": np.concatenate(values), "video_grid_thw": grids}
+
+
+def _slices(clip: Clip, settings: PictureSettings) -> Iterator[npt.NDArray[np.float32]]:
+    """The patches of each temporal slice; the last frame fills an unfinished one. One slice is held at a time."""
+    times, frames = settings.temporal_patch_size, list[npt.NDArray[np.float32]]()
+    with contextlib.closing(clip.video.frames(clip.indices)) as images:
+        for image in images:
+            frames.append(_pixels(image, clip.grid, settings))
+            if len(frames) == times:
+                yield to_patches(np.stack(frames), settings.patch_size, settings.merge_size)
+                frames.clear()
+    if frames:
+        frames += frames[-1:] * (times - len(frames))
+        yield to_patches(np.stack(frames), settings.patch_size, settings.merge_size)
+
+
+def _pixels(image: Image.Image, grid: Grid, settings: PictureSettings) -> npt.NDArray[np.float32]:
+    if settings.do_resize:
+        patch = settings.patch_size
+        image = resize(image, (grid[1] * patch, grid[2] * patch), settings.resample)
+    return to_pixels(image, settings)
+
+
+def _sample(video: Video, rule: Sampling, temporal: int) -> list[int]:
+    if video.fps is None:
+        raise MediaError(
+            f"{video.name} has no frames per second, from which frames are chosen; expected them. Pass fps=, or "
+            "do_sample_frames=False to take all frames."
+        )
+    if rule.by_duration:
+        return sample_by_duration(video.total, video.fps, video.duration, temporal)
+    return sample_by_rate(video.total, video.fps, video.duration, rule.fps, rule.max_duration)

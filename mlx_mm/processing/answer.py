@@ -1,0 +1,320 @@
+"""What a model's text says: reasoning, answer, tool calls and boxes, whole or piece by piece."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from mlx_mm.errors import InputError
+
+THINK, END_THINK = "<think>", "</think>"
+ANSWER, END_ANSWER = "<answer>", "</answer>"
+CALL, END_CALL = "<tool_call>", "</tool_call>"
+KEY, END_KEY = "<arg_key>", "</arg_key>"
+VALUE, END_VALUE = "<arg_value>", "</arg_value>"
+BOX, END_BOX = "<|begin_of_box|>", "<|end_of_box|>"
+END_TOKENS = ("<|endoftext|>", "<|user|>", "<|observation|>", "<|assistant|>", "<|system|>")
+BOX_RANGE = 1000
+
+_MARKERS = (THINK, END_THINK, ANSWER, END_ANSWER, CALL, BOX, END_BOX, *END_TOKENS)  # none begins with another
+_MARKER = re.compile("|".join(map(re.escape, _MARKERS)))
+_NAME = re.compile(r"[^\s<>]*")
+_SPACE = re.compile(r"\s*")
+_NUMBER = r"\d{1,4}(?:\.\d{1,6})?"
+_BOX = rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{3}}\s*\]"
+# One box or several in box markers, or a list of lists without markers
+_BOXED = re.compile(rf"{re.escape(BOX)}(.*?)(?:{re.escape(END_BOX)}|$)", re.DOTALL)
+_LISTED = re.compile(rf"\[\s*{_BOX}(?:\s*,\s*{_BOX})*\s*\]")
+
+ToolCall: TypeAlias = dict[str, Any]
+Piece: TypeAlias = tuple[str, str]  # ("reasoning" | "text" | "tool_call", what to add)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """text: without markers. reasoning: None where there is none. tool_calls: in the OpenAI shape, arguments as JSON.
+
+    boxes: [x1, y1, x2, y2] in thousandths of width and height, of the text alone.
+    """
+
+    text: str
+    reasoning: str | None
+    tool_calls: list[ToolCall]
+    boxes: list[list[float]]
+
+
+def parse_answer(raw: str, *, thinking_open: bool, tools: Sequence[Mapping[str, Any]] | None = None) -> Answer:
+    """A model's whole text, taken apart; the rules are those of `StreamParser`.
+
+    thinking_open: the prompt ended inside a think block. tools: the schemas that were offered.
+    """
+    parser = StreamParser(thinking_open=thinking_open, tools=tools)
+    parser.feed(raw)
+    parser.finish()
+    return parser.answer()
+
+
+class StreamParser:
+    """A model's text piece by piece; what comes out does not depend on where the text was cut.
+
+    - `<think>` opens reasoning only before any text, `</think>` ends it; without an end all is reasoning. In a text
+      that has begun, both are text: an answer may speak of them.
+    - `<answer>` at the beginning of the text is left out, and so is its end (GLM-4.1V).
+    - Box markers and end tokens are left out everywhere; what follows an end token is kept, for stopping is not done
+      here. Whitespace around reasoning and text is left out.
+    - A tool call counts in reasoning too. What only looks like a call, and one that never ends, stays as it is in the
+      reasoning or text that it stands in.
+    """
+
+    def __init__(self, *, thinking_open: bool, tools: Sequence[Mapping[str, Any]] | None = None) -> None:
+        self._schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools or ()}
+        self._thinking = thinking_open
+        self._answer_open = False
+        self._buffer = ""
+        self._fields = {"reasoning": _Trimmed(), "text": _Trimmed()}
+        self._marked: list[str] = []  # the text with its box markers
+        self._calls: list[ToolCall] = []
+        self._pieces: list[Piece] = []
+
+    def feed(self, text: str) -> list[Piece]:
+        """What is certain after this piece; a "tool_call" is one whole call, as the JSON of an OpenAI tool call."""
+        return self._read(text, final=False)
+
+    def finish(self) -> list[Piece]:
+        """What was still held back because it could have become a marker."""
+        return self._read("", final=True)
+
+    def answer(self) -> Answer:
+        """Everything so far; complete after `finish`."""
+        reasoning, text = self._fields["reasoning"].text(), self._fields["text"].text()
+        return Answer(text, reasoning or None, list(self._calls), parse_boxes("".join(self._marked)))
+
+    def _read(self, text: str, *, final: bool) -> list[Piece]:
+        self._buffer += text
+        self._pieces = []
+        while self._buffer:
+            match = _MARKER.search(self._buffer)
+            if match is None:
+                held = 0 if final else _open_suffix(self._buffer, _MARKERS)
+                self._plain(self._take(len(self._buffer) - held))
+                break
+            self._plain(self._take(match.start()))
+            if match.group() != CALL:
+                self._marker(self._take(len(match.group())))
+                continue
+            call, end = _read_call(self._buffer)
+            if end is None and not final:
+                break
+            if call is None or end is None:
+                self._plain(self._take(len(CALL)))
+            else:
+                self._take(end)
+                self._called(*call)
+        return self._pieces
+
+    def _take(self, count: int) -> str:
+        taken, self._buffer = self._buffer[:count], self._buffer[count:]
+        return taken
+
+    def _plain(self, text: str) -> None:
+        field = "reasoning" if self._thinking else "text"
+        if not self._thinking:
+            self._marked.append(text)
+        if certain := self._fields[field].add(text):
+            self._pieces.append((field, certain))
+
+    def _marker(self, marker: str) -> None:
+        begun = self._fields["text"].begun
+        if marker in (THINK, END_THINK):
+            if begun:
+                self._plain(marker)
+            elif marker == THINK and not self._thinking:
+                self._fields["reasoning"].separate()
+            self._thinking = marker == THINK and not begun
+        elif marker in (ANSWER, END_ANSWER):
+            leave_out = not self._thinking and (not begun if marker == ANSWER else self._answer_open)
+            if leave_out:
+                self._answer_open = marker == ANSWER
+            else:
+                self._plain(marker)
+        elif marker in (BOX, END_BOX) and not self._thinking:
+            self._marked.append(marker)
+
+    def _called(self, name: str, arguments: dict[str, str]) -> None:
+        properties = self._schemas.get(name, {}).get("properties") or {}
+        values = {key: _value(raw, properties.get(key)) for key, raw in arguments.items()}
+        function = {"name": name, "arguments": json.dumps(values, ensure_ascii=False)}
+        self._calls.append({"id": f"call_{len(self._calls)}", "type": "function", "function": function})
+        self._pieces.append(("tool_call", json.dumps(self._calls[-1], ensure_ascii=False)))
+
+
+class StopStrings:
+    """Cuts a stream of text before the first of some strings, and never lets out a part of one.
+
+    Raises InputError for an empty string among them.
+    """
+
+    def __init__(self, strings: str | Sequence[str]) -> None:
+        self._strings = (strings,) if isinstance(strings, str) else tuple(strings)
+        for string in self._strings:
+            if not isinstance(string, str) or not string:
+                raise InputError(f"{string!r} is among the stop strings; expected text. Leave it out.")
+        self._buffer = ""
+        self._stopped = False
+
+    def feed(self, piece: str) -> tuple[str, bool]:
+        """What may be shown, and whether a stop string was reached; nothing comes after it."""
+        return self._read(piece, final=False)
+
+    def finish(self) -> tuple[str, bool]:
+        """What was held back because it could have become a stop string."""
+        return self._read("", final=True)
+
+    def _read(self, piece: str, *, final: bool) -> tuple[str, bool]:
+        if self._stopped:
+            return "", True
+        self._buffer += piece
+        places = [place for string in self._strings if (place := self._buffer.find(string)) >= 0]
+        cut = min(places, default=len(self._buffer))
+        held = 0 if final else _open_suffix(self._buffer, self._strings)
+        # A string that began before the one found may still be completed, and then it is the first.
+        open_at = len(self._buffer) - held
+        self._stopped = bool(places) and cut <= open_at
+        cut = min(cut, open_at)
+        emit, self._buffer = self._buffer[:cut], "" if self._stopped else self._buffer[cut:]
+        return emit, self._stopped
+
+
+def parse_boxes(text: str) -> list[list[float]]:
+    """[x1, y1, x2, y2] in 0..1000: of all fours of numbers within box markers, and of lists of them elsewhere.
+
+    Fours with a number out of that range are no boxes. A marked answer that is a list of four numbers looks the same.
+    """
+    boxes: list[list[float]] = []
+    end = 0
+    for marked in _BOXED.finditer(text):
+        boxes += _listed(text[end : marked.start()]) + _fours(marked.group(1))
+        end = marked.end()
+    return boxes + _listed(text[end:])
+
+
+def scale_boxes(boxes: Sequence[Sequence[float]], width: int, height: int) -> list[list[float]]:
+    """Boxes in thousandths to pixels of a picture; raises InputError for a size or a box that is none."""
+    if width < 1 or height < 1:
+        raise InputError(f"The picture is {width} by {height}; expected at least one pixel. Give its width and height.")
+    for box in boxes:
+        if len(box) != 4:
+            raise InputError(f"A box has {len(box)} numbers; expected x1, y1, x2, y2. Leave it out.")
+    sides = (width, height, width, height)
+    return [[value * side / BOX_RANGE for value, side in zip(box, sides, strict=True)] for box in boxes]
+
+
+class _Trimmed:
+    """Text that grows, without whitespace around it: inner whitespace is certain once something follows it."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._space = ""
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._parts)
+
+    def add(self, text: str) -> str:
+        text = self._space + text if self._parts else text.lstrip()
+        certain = text.rstrip()
+        self._space = text[len(certain) :]
+        self._parts += [certain] if certain else []
+        return certain
+
+    def separate(self) -> None:
+        self._space = self._space or "\n"
+
+    def text(self) -> str:
+        return "".join(self._parts)
+
+
+def _open_suffix(text: str, strings: Sequence[str]) -> int:
+    """Length of the longest end of a text with which one of the strings could begin, but not be complete."""
+    longest = min(len(text), max(map(len, strings), default=1) - 1)
+    for length in range(longest, 0, -1):
+        suffix = text[-length:]
+        if any(len(string) > length and string.startswith(suffix) for string in strings):
+            return length
+    return 0
+
+
+def _read_call(text: str) -> tuple[tuple[str, dict[str, str]] | None, int | None]:
+    """The call that a text begins with: (name, raw arguments) and its end; (None, 0) for no call, end None: cut off."""
+    start = _skip(text, len(CALL))
+    place = _skip(text, start, _NAME)
+    name = text[start:place]
+    if not name or place == len(text):
+        return None, None if place == len(text) else 0
+    arguments: dict[str, str] = {}
+    place = _skip(text, place)
+    while not text.startswith(END_CALL, place):
+        key, place_of_value = _between(text, place, KEY, END_KEY)
+        if key is None or place_of_value is None:
+            return None, place_of_value
+        value, place_after = _between(text, _skip(text, place_of_value), VALUE, END_VALUE)
+        if value is None or place_after is None:
+            return None, place_after
+        arguments[key.strip()] = value
+        place = _skip(text, place_after)
+    return (name, arguments), place + len(END_CALL)
+
+
+def _between(text: str, start: int, opening: str, closing: str) -> tuple[str | None, int | None]:
+    """What stands between two markers, and the place after them; (None, 0): not here, (None, None): cut off."""
+    rest = text[start : start + max(len(opening), len(END_CALL))]
+    if not rest.startswith(opening):
+        return None, None if opening.startswith(rest) or (opening == KEY and END_CALL.startswith(rest)) else 0
+    end = text.find(closing, start + len(opening))
+    return (None, None) if end < 0 else (text[start + len(opening) : end], end + len(closing))
+
+
+def _skip(text: str, start: int, what: re.Pattern[str] = _SPACE) -> int:
+    found = what.match(text, start)
+    return start if found is None else found.end()
+
+
+def _value(raw: str, schema: Any) -> Any:
+    """An argument's value: text as it is where the schema says string, else what its JSON says, else text."""
+    types = _types(schema)
+    try:
+        value = json.loads(raw)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # NaN, infinity, half a surrogate pair
+    except (ValueError, RecursionError):
+        return raw
+    # Where text is one of several types, only what is plainly another of them counts as that.
+    return raw if "string" in types and not _json_types(value) & types else value
+
+
+def _types(schema: Any) -> set[str]:
+    """The JSON types that a schema allows, as far as it names them."""
+    if not isinstance(schema, Mapping):
+        return set()
+    named = schema.get("type")
+    types = {named} if isinstance(named, str) else set()
+    types |= {kind for kind in named if isinstance(kind, str)} if isinstance(named, list) else set()
+    for key in ("anyOf", "oneOf"):
+        options = schema.get(key)
+        types = types.union(*map(_types, options)) if isinstance(options, list) else types
+    return types
+
+
+def _json_types(value: Any) -> set[str]:
+    """The types in a schema's words that a value from JSON has; none for text."""
+    names = {bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}, list: {"array"}, dict: {"object"}}
+    return {"null"} if value is None else names.get(type(value), set())
+
+
+def _listed(text: str) -> list[list[float]]:
+    return [box for found in _LISTED.finditer(text) for box in _fours(found.group())]
+
+
+def _fours(text: str) -> list[list[float]]:
+    found = [[float(number) for number in re.findall(_NUMBER, box)] for box in re.findall(_BOX, text)]
+    return [box for box in found if max(box) <= BOX_RANGE]

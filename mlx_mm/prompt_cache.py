@@ -1,0 +1,178 @@
+"""What a model has computed of a prompt, kept for the next one that begins alike, in memory or in a file."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from mlx_mm.errors import InputError, OutputError
+
+FORMAT = "mlx_mm prompt cache 1"
+ENDING = ".safetensors"
+LAYERS = ("KVCache", "QuantizedKVCache", "RotatingKVCache")
+SAMPLE = 8  # numbers of each tensor by which two checkpoints are told apart
+KINDS = {1: ("image_grid_thw", "pixel_values"), 2: ("video_grid_thw", "pixel_values_videos")}
+
+Batch = Mapping[str, np.ndarray]
+
+
+class PromptCache:
+    """Keys and values of the tokens of one prompt, for one model. An empty one may be passed to any generation.
+
+    keys: one number for each token that is in it, see `token_keys`. What a prompt shares with it from the beginning
+    is not computed again. Without the model it was made with, or with other limits, it begins anew.
+    """
+
+    def __init__(self) -> None:
+        self.keys: list[int] = []
+        self._layers: list[Any] = []
+        self._kind: tuple[int | None, int | None] = (None, None)
+        self._model: Any = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def begin(
+        self, model: Any, request: Any, keys: Sequence[int], *, max_kv_size: int | None, kv_bits: int | None
+    ) -> list[Any]:
+        """mlx_lm's caches for a prompt of these keys; `len(self)` of its tokens, never all, are in them."""
+        from mlx_lm.models.cache import make_prompt_cache
+
+        same = self._model is model and self._kind == (max_kv_size, kv_bits)
+        pairs = enumerate(zip(self.keys, keys, strict=False))
+        common = next((i for i, (old, new) in pairs if old != new), min(len(self.keys), len(keys)))
+        self.cut(min(common, len(keys) - 1) if same else 0)
+        if not self._layers:
+            self._model, self._kind = model, (max_kv_size, kv_bits)
+            self._layers = make_prompt_cache(request, max_kv_size)
+        return self._layers
+
+    def cut(self, count: int) -> None:
+        """Keep the first `count` tokens; none, where that is not possible.
+
+        A rotating cache that is full has forgotten what it would take. After an interruption layers may have come to
+        different ends, and one may be torn in the middle.
+        """
+        surplus = [layer.offset - count for layer in self._layers]
+        whole = bool(count and surplus) and min(surplus) >= 0 and all(map(_is_whole, self._layers))
+        if not whole or not all(
+            layer.is_trimmable() for layer, more in zip(self._layers, surplus, strict=True) if more
+        ):
+            self._layers, self.keys = [], []
+            return
+        for layer, more in zip(self._layers, surplus, strict=True):
+            layer.trim(more)
+        del self.keys[count:]
+
+    def save(self, path: str | Path, *, about: Mapping[str, str] | None = None) -> None:
+        """Write it to a file, which is replaced once the new one is complete. about: texts to keep beside it.
+
+        Raises InputError for an empty cache and another ending than .safetensors, OutputError where writing fails.
+        """
+        from mlx_lm.models.cache import save_prompt_cache
+
+        path = _checked(path)
+        if not self.keys:
+            raise InputError("There is nothing in the cache yet; expected a prompt. Generate first, then save.")
+        about = {f"about_{key}": text for key, text in (about or {}).items()}
+        own = {"format": FORMAT, "model": fingerprint(self._model), "keys": json.dumps(self.keys)}
+        temporary = path.with_name(f".{path.stem}-{os.getpid()}{ENDING}")
+        try:
+            save_prompt_cache(str(temporary), self._layers, own | {"kind": json.dumps(self._kind)} | about)
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:  # mlx raises RuntimeError for files
+            raise OutputError(f"{path} cannot be written ({error}). Name a file in a folder that exists.") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Any) -> tuple["PromptCache", dict[str, str]]:
+        """A saved cache and what was saved about it; InputError for another model's, or what is no such file."""
+        from mlx_lm.models.cache import load_prompt_cache
+
+        path = _checked(path)
+        try:
+            loaded: Any = mx.load(str(path), return_metadata=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({error}); expected a prompt cache. Save it again.") from error
+        metadata = loaded[1]
+        kinds = [value for name, value in metadata.items() if name.startswith("1.")]  # as mlx_lm flattens its metadata
+        if metadata.get("0.format") != FORMAT or not kinds or not set(kinds) <= set(LAYERS):
+            raise InputError(f"{path} is no prompt cache; expected one that mlx_mm saved. Name another file.")
+        if metadata.get("0.model") != fingerprint(model):
+            raise InputError(
+                f"{path} was saved with another checkpoint, or another conversion of it; expected one of the model "
+                "that is loaded. Load that model, or begin anew."
+            )
+        cache = cls()
+        try:
+            cache._layers = load_prompt_cache(str(path))  # type: ignore[no-untyped-call]
+            cache.keys = [int(key) for key in json.loads(metadata["0.keys"])]
+            size, bits = json.loads(metadata["0.kind"])
+            mx.eval([array for layer in cache._layers for _, array in _arrays(layer)])
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is damaged ({error}); expected a prompt cache. Save it again.") from error
+        if {layer.offset for layer in cache._layers} != {len(cache.keys)}:
+            raise InputError(f"{path} is damaged: its tokens are not as many as it says. Save it again.")
+        cache._model, cache._kind = model, (size, bits)
+        start = "0.about_"
+        return cache, {key.removeprefix(start): text for key, text in metadata.items() if key.startswith(start)}
+
+
+def token_keys(batch: Batch) -> list[int]:
+    """One number for each token of a batch of one: its id; that of a picture also says which picture it is.
+
+    Two pictures of one size have the same ids, and what a model computes of them is not the same.
+    """
+    keys = batch["input_ids"][0].astype(np.int64)
+    types = batch["mm_token_type_ids"][0]
+    for kind, (grids, pixels) in KINDS.items():
+        places = np.flatnonzero(types == kind)
+        if not len(places):
+            continue
+        patches = len(batch[pixels]) // len(places)  # of a token
+        token = 0
+        for grid in batch[grids]:
+            count = int(grid.prod()) // patches
+            own = batch[pixels][token * patches : (token + count) * patches]
+            digest = hashlib.blake2b(own.tobytes(), digest_size=7, person=grid.astype(np.int32).tobytes()).digest()
+            keys[places[token : token + count]] = -1 - int.from_bytes(digest, "big")
+            token += count
+    result: list[int] = keys.tolist()
+    return result
+
+
+def fingerprint(model: Any) -> str:
+    """A digest of a model's tensors: names, shapes, dtypes and the first numbers of each."""
+    tensors = sorted(tree_flatten(model.parameters()))
+    samples = [tensor.reshape(-1)[:SAMPLE].astype(mx.float32) for _, tensor in tensors]
+    mx.eval(samples)
+    digest = hashlib.blake2b(digest_size=16)
+    for (name, tensor), sample in zip(tensors, samples, strict=True):
+        digest.update(f"{name} {tensor.shape} {tensor.dtype}".encode() + np.array(sample).tobytes())
+    return digest.hexdigest()
+
+
+def _is_whole(layer: Any) -> bool:
+    """Whether keys and values of a layer have room for equally many tokens, and it knows where the next one goes."""
+    if type(layer).__name__ == "RotatingKVCache":
+        _, _, offset, _, size, place = layer.state
+        if offset < size and offset != place:
+            return False
+    return len({array.shape[-2] for _, array in _arrays(layer)}) == 1
+
+
+def _arrays(layer: Any) -> list[tuple[str, mx.array]]:
+    return [(name, value) for name, value in tree_flatten(layer.state) if isinstance(value, mx.array)]
+
+
+def _checked(path: str | Path) -> Path:
+    if Path(path).suffix != ENDING:
+        raise InputError(f"{path} is the name of a prompt cache; expected one that ends in {ENDING}. Change it.")
+    return Path(path)

@@ -1,0 +1,310 @@
+"""What a model's text says, whole and in pieces."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from mlx_mm.errors import InputError
+from mlx_mm.processing.answer import Answer, StopStrings, StreamParser, parse_answer, parse_boxes, scale_boxes
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "crop",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "box": {"type": "array"},
+                    "note": {"type": "string"},
+                    "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                    "either": {"type": ["string", "integer"]},
+                    "count": {"type": ["integer", "null"]},
+                },
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "now"}},
+]
+
+
+def written(name: str, **arguments: str) -> str:
+    inner = "".join(f"<arg_key>{k}</arg_key>\n<arg_value>{v}</arg_value>\n" for k, v in arguments.items())
+    return f"<tool_call>{name}\n{inner}</tool_call>"
+
+
+def calls(answer: Answer) -> list[tuple[str, Any]]:
+    return [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in answer.tool_calls]
+
+
+# raw, thinking_open, text, reasoning, calls
+CASES: dict[str, tuple[str, bool, str, str | None, list[tuple[str, Any]]]] = {
+    "plain": ("Hello, you.", False, "Hello, you.", None, []),
+    "nothing": ("", False, "", None, []),
+    "think": ("\n<think>a\nb</think>\n\nAnswer\n", False, "Answer", "a\nb", []),
+    "empty think": ("<think></think>\nAnswer", False, "Answer", None, []),
+    "open think": ("a b</think>Answer", True, "Answer", "a b", []),
+    "open think, said again": ("<think>a</think>Answer", True, "Answer", "a", []),
+    "think without end": ("<think>a b", False, "", "a b", []),
+    "open think without end": ("a b", True, "", "a b", []),
+    "two thinks": ("<think>a</think>\n<think>b</think>c", False, "c", "a\nb", []),
+    "end without think": ("</think>\nAnswer", False, "Answer", None, []),
+    "text about thinking": ("Use <think> and </think>.", False, "Use <think> and </think>.", None, []),
+    "4.1V": ("<think>a</think><answer>7</answer>", False, "7", "a", []),
+    "text about answers": ("Write <answer>7</answer>.", False, "Write <answer>7</answer>.", None, []),
+    "answer in reasoning": ("<think>an <answer> is</think>7", False, "7", "an <answer> is", []),
+    "box": ("It is <|begin_of_box|>42<|end_of_box|>.<|user|>", False, "It is 42.", None, []),
+    "box in reasoning": ("<think><|begin_of_box|>4<|end_of_box|></think>4", False, "4", "4", []),
+    "ends": ("a<|endoftext|><|observation|>", False, "a", None, []),
+    "half a marker": ("a <|begin_of", False, "a <|begin_of", None, []),
+    "inner space": ("a \n\n b", False, "a \n\n b", None, []),
+    "call": (
+        f"<think>t</think>Let me.\n{written('crop', box='[1, 2]', note='12')}<|observation|>",
+        False,
+        "Let me.",
+        "t",
+        [("crop", {"box": [1, 2], "note": "12"})],
+    ),
+    "two calls": (
+        f"{written('now')}\n{written('crop', note='a')}",
+        False,
+        "",
+        None,
+        [("now", {}), ("crop", {"note": "a"})],
+    ),
+    "no line break": ("<tool_call>now</tool_call>", False, "", None, [("now", {})]),
+    "compact": (
+        "<tool_call>crop<arg_key>note</arg_key><arg_value>x</arg_value></tool_call>",
+        False,
+        "",
+        None,
+        [("crop", {"note": "x"})],
+    ),
+    "newlines": (written("crop", note="\na\n\n b\n"), False, "", None, [("crop", {"note": "\na\n\n b\n"})]),
+    "markers in a value": (
+        written("crop", note="</think><|user|><tool_call>"),
+        False,
+        "",
+        None,
+        [("crop", {"note": "</think><|user|><tool_call>"})],
+    ),
+    "call in reasoning": (f"<think>a {written('now')}</think>b", False, "b", "a", [("now", {})]),
+    "call in open reasoning": (f"a {written('now')}", True, "", "a", [("now", {})]),
+    "call with text after": (f"a {written('now')} b", False, "a  b", None, [("now", {})]),
+    "only a word": ("The <tool_call> tag opens a call", False, "The <tool_call> tag opens a call", None, []),
+    "unfinished": ("a <tool_call>crop\n<arg_key>no", False, "a <tool_call>crop\n<arg_key>no", None, []),
+    "unfinished, then one": (
+        f"<tool_call>crop\n<arg_key>n</arg_key>\n{written('now')}",
+        False,
+        "<tool_call>crop\n<arg_key>n</arg_key>",
+        None,
+        [("now", {})],
+    ),
+    "unfinished, stopped": ("<tool_call>now<|observation|>", False, "<tool_call>now", None, []),
+    "unfinished in reasoning": ("<think>a <tool_call>", False, "", "a <tool_call>", []),
+    "no name": ("<tool_call></tool_call>x", False, "<tool_call></tool_call>x", None, []),
+    "unlisted tool": (written("other", a="[1]", b="b"), False, "", None, [("other", {"a": [1], "b": "b"})]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parse_answer(name: str) -> None:
+    raw, thinking_open, text, reasoning, expected = CASES[name]
+    answer = parse_answer(raw, thinking_open=thinking_open, tools=TOOLS)
+    assert (answer.text, answer.reasoning, calls(answer)) == (text, reasoning, expected)
+    assert [c["id"] for c in answer.tool_calls] == [f"call_{i}" for i in range(len(expected))]
+    assert all(c["type"] == "function" and isinstance(c["function"]["arguments"], str) for c in answer.tool_calls)
+
+
+def streamed(chunks: list[str], thinking_open: bool) -> tuple[dict[str, str], list[Any], Answer]:
+    parser = StreamParser(thinking_open=thinking_open, tools=TOOLS)
+    pieces = [piece for chunk in chunks for piece in parser.feed(chunk)] + parser.finish()
+    assert all(piece for _, piece in pieces)
+    joined = {kind: "".join(p for k, p in pieces if k == kind) for kind in ("reasoning", "text")}
+    return joined, [json.loads(piece) for kind, piece in pieces if kind == "tool_call"], parser.answer()
+
+
+def cuttings(raw: str) -> list[list[str]]:
+    """Every way to cut a text in two, single characters, and some random ways."""
+    rng = random.Random(raw)
+    result = [[raw[:cut], raw[cut:]] for cut in range(len(raw) + 1)] + [list(raw)]
+    for _ in range(20):
+        cuts = sorted(rng.sample(range(len(raw) + 1), min(len(raw), rng.randint(1, 8))))
+        result.append([raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)])
+    return result
+
+
+def check_cuttings(raw: str, thinking_open: bool) -> None:
+    whole = parse_answer(raw, thinking_open=thinking_open, tools=TOOLS)
+    for chunks in cuttings(raw):
+        joined, found, answer = streamed(chunks, thinking_open)
+        assert answer == whole, chunks
+        assert joined == {"reasoning": whole.reasoning or "", "text": whole.text}, chunks
+        assert found == whole.tool_calls, chunks
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pieces_do_not_matter(name: str) -> None:
+    check_cuttings(CASES[name][0], CASES[name][1])
+
+
+PARTS = ["<think>", "</think>", "<answer>", "</answer>", "<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>"]
+PARTS += [
+    "<arg_value>",
+    "</arg_value>",
+    "<|begin_of_box|>",
+    "<|end_of_box|>",
+    "<|user|>",
+    "now",
+    "a",
+    " ",
+    "\n",
+    "<",
+    "<|",
+]
+PARTS += [written("now"), written("crop", note="x"), "[[1,2,3,4]]"]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_pieces_of_nonsense_do_not_matter(seed: int) -> None:
+    rng = random.Random(seed)
+    raw = "".join(rng.choices(PARTS, k=rng.randint(1, 12)))
+    check_cuttings(raw, rng.random() < 0.5)
+
+
+def test_pieces_come_early() -> None:
+    parser = StreamParser(thinking_open=False)
+    assert parser.feed("Hello <|beg") == [("text", "Hello")]
+    assert parser.feed("in the") == [("text", " <|begin the")]
+    assert parser.feed(" <tool_call> is") == []  # still the name of a tool
+    assert parser.feed(" a tag") == [("text", " <tool_call>"), ("text", " is a tag")]
+    assert parser.feed(" <tool_call>now</tool_call>")[0][0] == "tool_call"
+    assert parser.finish() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "raw", "value"),
+    [
+        ("note", "12", "12"),
+        ("note", "null", "null"),
+        ("maybe", "null", None),
+        ("maybe", "12", "12"),
+        ("maybe", '"a"', '"a"'),
+        ("either", "12", 12),
+        ("either", "1.5", "1.5"),
+        ("either", "true", "true"),
+        ("count", "12", 12),
+        ("count", "twelve", "twelve"),
+        ("box", " [1]\n", [1]),
+        ("free", "true", True),
+        ("free", '{"a": 1.5}', {"a": 1.5}),
+        ("free", "NaN", "NaN"),
+        ("free", "[1e999]", "[1e999]"),
+        ("free", '"\\ud800"', '"\\ud800"'),
+        ("free", "[" * 9999, "[" * 9999),
+        ("free", "ä", "ä"),
+    ],
+)
+def test_values(key: str, raw: str, value: Any) -> None:
+    answer = parse_answer(written("crop", **{key: raw}), thinking_open=False, tools=TOOLS)
+    assert calls(answer) == [("crop", {key: value})]
+
+
+def test_json_is_not_escaped() -> None:
+    answer = parse_answer(written("crop", note="ä"), thinking_open=False)
+    assert answer.tool_calls[0]["function"]["arguments"] == '{"note": "ä"}'
+
+
+# --- boxes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes"),
+    [
+        ("<|begin_of_box|>[[1, 2, 30, 1000]]<|end_of_box|>", [[1, 2, 30, 1000]]),
+        ("<|begin_of_box|>[1,2,3,4]<|end_of_box|> [5,6,7,8]", [[1, 2, 3, 4]]),
+        ("<|begin_of_box|>[1,2,3,4], [5,6,7,8]", [[1, 2, 3, 4], [5, 6, 7, 8]]),
+        ('<|begin_of_box|>[{"bbox_2d": [1,2,3,4], "label": "cat"}]<|end_of_box|>', [[1, 2, 3, 4]]),
+        ("at [[1, 2.5, 3, 4],\n [5, 6, 7, 8]] and [ [0,0,9,9] ]", [[1, 2.5, 3, 4], [5, 6, 7, 8], [0, 0, 9, 9]]),
+        ("numbers [1,2,3,4], [[1,2,3]], [[1,2,3,1001]], [[-1,2,3,4]]", []),
+        ("[[1,2,3,4]] <|begin_of_box|>[5,6,7,8]<|end_of_box|> [[9,9,9,9]]", [[1, 2, 3, 4], [5, 6, 7, 8], [9, 9, 9, 9]]),
+        ("", []),
+        ("[" * 50000, []),
+    ],
+)
+def test_parse_boxes(text: str, boxes: list[list[float]]) -> None:
+    assert parse_boxes(text) == boxes
+
+
+def test_boxes_of_an_answer() -> None:
+    raw = "<think>[[9,9,9,9]]</think>The cat: <|begin_of_box|>[1,2,3,4]<|end_of_box|>"
+    answer = parse_answer(raw, thinking_open=False)
+    assert answer.boxes == [[1, 2, 3, 4]]
+    assert answer.text == "The cat: [1,2,3,4]"
+
+
+def test_scale_boxes() -> None:
+    assert scale_boxes([[0, 500, 1000, 1000]], 640, 480) == [[0, 240, 640, 480]]
+    assert scale_boxes([], 1, 1) == []
+    with pytest.raises(InputError, match="0 by 5"):
+        scale_boxes([[0, 0, 1, 1]], 0, 5)
+    with pytest.raises(InputError, match="3 numbers"):
+        scale_boxes([[0, 0, 1]], 5, 5)
+
+
+# --- stop strings -----------------------------------------------------------------------------------------------
+
+
+def cut(text: str, stops: list[str]) -> tuple[str, bool]:
+    """The rule itself: up to the first place at which a stop string stands."""
+    places = [place for place in range(len(text)) if any(text.startswith(stop, place) for stop in stops)]
+    return (text[: places[0]], True) if places else (text, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "stops"),
+    [
+        ("Hello END more", ["END"]),
+        ("Hello EN", ["END"]),
+        ("abc", ["b", "abc"]),
+        ("abd", ["b", "abc"]),
+        ("ab", ["b", "abc"]),
+        ("aaab", ["aab"]),
+        ("xxaabaab", ["aabaac", "ba"]),
+        ("no stop", []),
+        ("\n\nQ: x", ["\n\n", "Q:"]),
+    ],
+)
+def test_stop_strings(text: str, stops: list[str]) -> None:
+    for chunks in cuttings(text):
+        stop, shown = StopStrings(stops), ""
+        for chunk in chunks:
+            shown += stop.feed(chunk)[0]
+            assert cut(text, stops)[0].startswith(shown), chunks
+        last, stopped = stop.finish()
+        assert (shown + last, stopped) == cut(text, stops), chunks
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_stop_strings_of_nonsense(seed: int) -> None:
+    rng = random.Random(seed)
+    stops = ["".join(rng.choices("ab", k=rng.randint(1, 5))) for _ in range(rng.randint(1, 3))]
+    test_stop_strings("".join(rng.choices("abc", k=15)), stops)
+
+
+def test_nothing_after_a_stop() -> None:
+    stop = StopStrings("END")
+    assert stop.feed("a EN") == ("a ", False)
+    assert stop.feed("D b") == ("", True)
+    assert stop.feed("c") == ("", True)
+    assert stop.finish() == ("", True)
+
+
+@pytest.mark.parametrize("stops", ["", ["a", ""], [5]])
+def test_stop_strings_refused(stops: Any) -> None:
+    with pytest.raises(InputError, match="stop strings"):
+        StopStrings(stops)
