@@ -1,7 +1,7 @@
 """Answers in words, at once or as they come."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from mlx_mm.answering import Listener, Said
 from mlx_mm.embed import to_mlx
 from mlx_mm.errors import InputError, ModalityError
 from mlx_mm.layers.device import wired_memory
-from mlx_mm.processing.answer import THINK
+from mlx_mm.processing.answer import THINK, scale_boxes
 from mlx_mm.prompt_cache import PromptCache, token_keys
 from mlx_mm.sampling import make_processors, make_sampler, resolve
 
@@ -27,13 +27,14 @@ class Generation:
 
     Of the pieces of a stream, text, reasoning, tool_calls and raw are what is new and add up to the whole, so that
     printing every text shows the answer once; a piece may add nothing. Numbers are those so far. The last piece has
-    finish_reason and boxes.
+    finish_reason and the boxes.
 
     text: without markers and reasoning. reasoning: None where there is none. tool_calls: in the OpenAI shape.
     finish_reason: "stop", "length" (max_tokens, or the model's context, is used up) or "tool_calls"; None before the
     end. raw: with all markers, up to the end token. prompt_tokens: with pictures; cached_tokens of them were not run
     again. prompt_tps, generation_tps: tokens per second. peak_memory: of the process, in GB.
-    boxes: [x1, y1, x2, y2] in thousandths of width and height; `mlx_mm.processing.answer.scale_boxes` makes pixels.
+    boxes: [x1, y1, x2, y2] in thousandths of width and height. pixel_boxes: the same in pixels of the picture as it was
+    given, where there is exactly one; `mlx_mm.processing.answer.scale_boxes` makes them for others.
     """
 
     text: str = ""
@@ -48,6 +49,7 @@ class Generation:
     generation_tps: float = 0.0
     peak_memory: float = 0.0
     boxes: list[list[float]] = field(default_factory=list)
+    pixel_boxes: list[list[float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class _Job:
     batch: dict[str, Any]
     cache: PromptCache
     listener: Listener
+    sizes: Callable[[], list[tuple[int, int]]]
     sampler: Any
     sampling: Any
     defaults: Any
@@ -203,6 +206,7 @@ def stream_generate(
         batch=batch,
         cache=PromptCache() if cache is None else cache,
         listener=Listener(decode, stop, thinking_open=thinking_open, tools=tools),
+        sizes=lambda: processor.image_sizes(messages, images=images),
         sampler=make_sampler(sampling, seed),
         sampling=sampling,
         defaults=defaults,
@@ -232,6 +236,7 @@ def join(pieces: Iterable[Generation]) -> Generation:
         tool_calls=calls,
         finish_reason=last.finish_reason,
         boxes=last.boxes,
+        pixel_boxes=last.pixel_boxes,
         **counts,
         **speeds,
     )
@@ -290,11 +295,18 @@ def _run(job: _Job) -> Iterator[Generation]:
         if job.listener.stopped:
             reason = "stop"
         reason = "tool_calls" if called and reason == "stop" else reason
-        yield clock.piece(said, finish_reason=reason, boxes=job.listener.boxes())
+        boxes = job.listener.boxes()
+        yield clock.piece(said, finish_reason=reason, boxes=boxes, pixel_boxes=_in_pixels(boxes, job.sizes))
     finally:  # also where the caller stops, or an interruption comes in the middle of a step
         steps.close()
         bar.close()
         cache.cut(len(cache.keys))
+
+
+def _in_pixels(boxes: list[list[float]], sizes: Callable[[], list[tuple[int, int]]]) -> list[list[float]]:
+    """Boxes of the only picture; the sizes are read where there are any, because for that a URL is fetched again."""
+    found = sizes() if boxes else []
+    return scale_boxes(boxes, found[0][1], found[0][0]) if len(found) == 1 else []
 
 
 class _Clock:

@@ -41,3 +41,16 @@ def test_peers_row_12_markers_do_not_leak(loaded: Any) -> None:
     assert answer.text == streamed == "<answer_>Here: [[10, 20, 30, 40]]."
     assert answer.boxes == [[10, 20, 30, 40]]
     assert "<|begin_of_box|>" in answer.raw
+    assert answer.pixel_boxes == []  # of which picture?
+
+
+def test_boxes_in_pixels(loaded: Any) -> None:
+    said = "<|begin_of_box|>[[100, 200, 300, 1000]]<|end_of_box|>"
+    model, processor = script(*loaded, said), loaded[1]
+    photo = picture(height=300, width=400)
+    expected = [[40, 60, 120, 300]]
+    assert mlx_mm.generate(model, processor, "q", images=[photo]).pixel_boxes == expected
+    parts = [{"type": "image", "image": photo}, {"type": "text", "text": "q"}]
+    assert mlx_mm.generate(model, processor, [{"role": "user", "content": parts}]).pixel_boxes == expected
+    assert mlx_mm.generate(model, processor, "q", images=[photo], max_pixels=20_000).pixel_boxes == expected
+    assert mlx_mm.generate(model, processor, "q", images=[photo, photo]).pixel_boxes == []

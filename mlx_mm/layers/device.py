@@ -127,7 +127,7 @@ def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array], 
     that it really uses are found by running the first rows alone, and the others stay unread.
     """
     rows = _rows(batch)
-    parts = min(rows, _processors()) if on_cpu() else 1
+    parts = min(rows, processors()) if on_cpu() else 1
     if parts < 2:
         result = function(**batch)
         mx.eval(result)
@@ -161,7 +161,7 @@ def _run_pieces(
         return result
 
     results = []
-    with limited_threads(1), ThreadPoolExecutor(_processors()) as workers:
+    with limited_threads(1), ThreadPoolExecutor(processors()) as workers:
         if model is None:
             results.append(function(**_piece(batch, *bounds[:2])))
             mx.eval(results)
@@ -178,7 +178,8 @@ def _rows(batch: dict[str, mx.array]) -> int:
     return next(iter(batch.values())).shape[0]
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many threads are worth starting."""
     return use_fast_blas().threads or usable_cpus()
 
 

@@ -82,15 +82,20 @@ def read_image_settings(folder: Path, known: Collection[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         values = read_json(folder / "preprocessor_config.json")
     values = _spell_out_size(values)
+    refuse_unknown(values, known, f"The image processor file in {folder}")
+    return {key: values[key] for key in known if values.get(key) is not None}
+
+
+def refuse_unknown(values: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Raise ConfigError where a file has a key that could change pixels and is not known; where: "The … file in …"."""
     for key, value in values.items():
         off = value is None or (key.startswith("do_") and value is False)
         unused = key in _SWITCHED_KEYS and not values.get(_SWITCHED_KEYS[key])
         if key not in known and key not in _HARMLESS_KEYS and not off and not unused:
             raise ConfigError(
-                f"The image processor file in {folder} has {key}: {value!r}; expected only settings of this "
-                "family. Remove the key if it changes nothing; otherwise the checkpoint cannot be run."
+                f"{where} has {key}: {value!r}; expected only settings of this family. Remove the key if it changes "
+                "nothing; otherwise the checkpoint cannot be run."
             )
-    return {key: values[key] for key in known if values.get(key) is not None}
 
 
 def _spell_out_size(values: dict[str, Any]) -> dict[str, Any]:

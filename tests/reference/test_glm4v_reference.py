@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from mlx_mm.errors import InputError  # noqa: E402
 from mlx_mm.layers import blas  # noqa: E402
 from mlx_mm.models.glm4v.config import ModelConfig  # noqa: E402
 from mlx_mm.models.glm4v.model import ARCHITECTURES  # noqa: E402
@@ -180,6 +181,32 @@ def test_logits_and_tokens(name: str, case: str) -> None:
     (tokens,) = their_answer(theirs, batch)
     assert answer(ours, batch, TOKENS) == tokens
     assert answer(ours, batch, TOKENS, prefill_step_size=5) == tokens
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_images_and_videos_in_one_prompt(name: str) -> None:
+    """transformers refuses them together, but not their features among the embeddings and its own positions."""
+    theirs, ours = pair(name)
+    batch = prompt(10, (4, 6), 11, (3, 4, 6), 12, (8, 4), 13, (1, 6, 4), 14)
+    inputs = as_torch(batch)
+    ids, types = inputs["input_ids"], inputs["mm_token_type_ids"]
+    grids = {key: inputs[key] for key in ("image_grid_thw", "video_grid_thw")}
+    with torch.no_grad():
+        embeds = theirs.get_input_embeddings()(ids).clone()
+        for kind, part in ((1, "image"), (2, "video")):
+            pixels = inputs["pixel_values" if kind == 1 else "pixel_values_videos"]
+            features = getattr(theirs, f"get_{part}_features")(pixels, grids[f"{part}_grid_thw"]).pooler_output
+            embeds[types == kind] = torch.cat(list(features))
+        positions, deltas = theirs.model.get_rope_index(ids, types, **grids)
+        right = theirs(inputs_embeds=embeds, position_ids=positions, use_cache=False).logits
+    out = ours(**batch)
+    assert out.rope_deltas.tolist() == deltas.flatten().tolist()
+    assert difference(out.logits, right) < LOGIT
+    request = Request(ours, **batch)
+    assert difference(request(batch["input_ids"], all_logits=True), right) < LOGIT
+    swapped = batch | {"mm_token_type_ids": mx.where(batch["mm_token_type_ids"] > 0, 1, 0)}
+    with pytest.raises(InputError):
+        ours(**swapped)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

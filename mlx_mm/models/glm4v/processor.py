@@ -51,6 +51,7 @@ from mlx_mm.models.glm4v.settings import (
 from mlx_mm.processing.batch import Batch, as_list
 from mlx_mm.processing.chat import ChatTemplate, Media
 from mlx_mm.processing.image import ImageSource
+from mlx_mm.processing.measure import measured
 from mlx_mm.processing.settings import override, refuse_options
 from mlx_mm.processing.text import Tokenizer
 from mlx_mm.processing.video import VideoSource
@@ -188,9 +189,7 @@ class Processor:
                 "the checkpoint's hub repository, or write the prompt yourself and pass text=."
             )
         refuse_typed(messages, tools)
-        added = [Media("image", source, {}, "An image") for source in _several(images, ONE_IMAGE)]
-        added += [Media("video", source, {}, "A video") for source in _several(videos, ONE_VIDEO)]
-        placed, media = put_media(messages, added)
+        placed, media = _placed(messages, images, videos)
         prompt = self.template.render(
             placed, tools=tools, add_generation_prompt=add_generation_prompt, enable_thinking=enable_thinking
         )
@@ -206,6 +205,13 @@ class Processor:
             clips += measure_clips([item.source], narrowed, self.sampling, rate, do_sample_frames)
         batch = self._pad(self._rows([prompt], pictures, clips), "longest", "left")
         return batch | picture_arrays(pictures, settings) | clip_arrays(clips, moving)
+
+    def image_sizes(
+        self, messages: Sequence[Mapping[str, Any]], *, images: ImageSource | Sequence[ImageSource] = ()
+    ) -> list[tuple[int, int]]:
+        """Height and width of the pictures of a chat as they were given, in the order in which the model sees them."""
+        media = _placed(messages, images, ())[1]
+        return [measured(item.source)[:2] for item in media if item.kind == "image"]
 
     def collate(self, items: Sequence[Batch]) -> Batch:
         """One batch from several, in order: prompts are padded on the left, and some may be without pictures."""
@@ -324,6 +330,15 @@ class Processor:
             "attention_mask": _padded(masks, 0, side),
             "mm_token_type_ids": _padded(types, 0, side),
         }
+
+
+def _placed(
+    messages: Sequence[Mapping[str, Any]], images: Any, videos: Any
+) -> tuple[list[Mapping[str, Any]], list[Media]]:
+    """The messages with the pictures and videos that came beside them, and all of these in their order."""
+    added = [Media("image", source, {}, "An image") for source in _several(images, ONE_IMAGE)]
+    added += [Media("video", source, {}, "A video") for source in _several(videos, ONE_VIDEO)]
+    return put_media(messages, added)
 
 
 def _several(values: Any, single: tuple[type, ...]) -> list[Any]:

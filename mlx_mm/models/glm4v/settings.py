@@ -18,15 +18,16 @@ from mlx_mm.processing.settings import (
     override,
     read_image_settings,
     read_json,
+    refuse_unknown,
 )
 
 IMAGE_BUDGET = (112 * 112, 28 * 28 * 15000)  # transformers' class defaults; checkpoints write smaller ones
 VIDEO_BUDGET = (112 * 112, 28 * 28 * 2 * 30000)
 _VIDEO_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
-# Keys of a video file that change nothing: transformers' samplers of these models do not read them.
-_UNREAD = {"num_frames", "max_image_size", "return_metadata", "video_metadata", "video_processor_type"}
-_NAMES = {"image_processor_type", "processor_class", "feature_extractor_type", "auto_map", "data_format", "device"}
-_NAMES |= {"input_data_format", "return_tensors", "default_to_square", "disable_grouping", "crop_size", "pad_size"}
+# Keys of a video file that change nothing: transformers' samplers of these models do not read them, and the size is
+# never one number.
+_UNREAD = {"default_to_square", "max_image_size", "num_frames", "return_metadata", "video_metadata"}
+_UNREAD |= {"video_processor_type"}
 _MLX_VLM = "Glm46VMoEProcessor"  # which its converter writes, for GLM-4.5V and 4.6V alike
 _LATER_THETA = 100_000  # rope_theta is 500000 in GLM-4.6V, 10000 in 4.5V and 4.1V
 
@@ -119,14 +120,7 @@ def read_videos(folder: Path, config: ModelConfig) -> tuple[PictureSettings, Sam
     places = [nested if isinstance(nested, dict) else {}, *(read_json(folder / name) for name in _VIDEO_FILES)]
     values = {key: value for key, value in next(filter(None, places), {}).items() if value is not None}
     sampling_keys = [field.name for field in fields(Sampling) if field.name not in ("by_duration", "decimals")]
-    known = [*_file_keys(), *sampling_keys]
-    for key, value in values.items():
-        off = key.startswith("do_") and value is False
-        if key not in known and key not in _UNREAD | _NAMES and key[0] != "_" and not off:
-            raise ConfigError(
-                f"The video processor file in {folder} has {key}: {value!r}; expected only settings of this family. "
-                "Remove the key if it changes nothing; otherwise the checkpoint cannot be run."
-            )
+    refuse_unknown(values, [*_file_keys(), *sampling_keys, *_UNREAD], f"The video processor file in {folder}")
     settings = _settings(
         {key: values[key] for key in _file_keys() if key in values}, VIDEO_BUDGET, config.vision_config
     )
