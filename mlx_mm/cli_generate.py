@@ -35,8 +35,9 @@ def run_generate(args: argparse.Namespace) -> int:
         raise InputError("The prompt is empty; expected a question. Write it, or - with a question on stdin.")
     messages = [{"role": "system", "content": args.system}] if args.system else []
     messages.append({"role": "user", "content": prompt})
-    from mlx_mm.generate import join, stream_generate
+    from mlx_mm.generate import join, refuse_idle, stream_generate
 
+    refuse_idle(args.image, args.video, args.max_pixels, args.fps)
     model, processor = _load(args)
     screen, pieces = chat.Screen(show_thinking=args.show_thinking), []
     media = {"images": args.image, "videos": args.video}

@@ -189,7 +189,10 @@ def stream_generate(
         raise InputError("thinking_budget is given, and this model's tokenizer does not know <think>. Leave it out.")
     given = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
     sampling = resolve(defaults.sampling, {**given, "repetition_penalty": repetition_penalty})
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    messages = prompt
+    if isinstance(prompt, str):  # messages can hold pictures themselves
+        messages = [{"role": "user", "content": prompt}]
+        refuse_idle(images, videos, max_pixels, fps)
     pictures = {} if max_pixels is None else {"max_pixels": max_pixels}
     batch = processor.chat(
         messages, images=images, videos=videos, tools=tools, enable_thinking=enable_thinking, fps=fps, **pictures
@@ -336,6 +339,15 @@ class _Clock:
             peak_memory=mx.get_peak_memory() / 1e9,
             **end,
         )
+
+
+def refuse_idle(images: Any, videos: Any, max_pixels: int | None, fps: float | None) -> None:
+    """Raise InputError where a question without pictures or videos comes with a setting of them."""
+    given = any(not isinstance(items, list | tuple) or items for items in (images, videos))
+    if max_pixels is not None and not given:
+        raise InputError(f"max_pixels is {max_pixels}, and there is no picture or video. Pass one, or leave it out.")
+    if fps is not None and isinstance(videos, list | tuple) and not videos:
+        raise InputError(f"fps is {fps}, and there is no video. Pass one, or leave it out.")
 
 
 def _room(max_tokens: int, prompt: int, limit: int) -> int:

@@ -11,6 +11,7 @@ import pytest
 from glm_answers import picture, script
 
 import mlx_mm
+from mlx_mm.errors import InputError
 
 
 @pytest.fixture
@@ -30,6 +31,15 @@ def test_peers_row_11_pixel_limits_act(loaded: Any) -> None:
         assert loaded[1].images([photo], size=size)["image_grid_thw"].prod() // 4 == tokens
         cost = mlx_mm.generate(*loaded, "q", images=[photo], max_tokens=1, max_pixels=limit).prompt_tokens
         assert full - cost == whole - tokens
+
+
+@pytest.mark.parametrize("idle", [{"max_pixels": 50_000}, {"fps": 2.0}])
+def test_limits_without_pictures_are_refused(idle: dict[str, Any], loaded: Any) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(idle))} is .* leave it out"):
+        mlx_mm.generate(*loaded, "q", max_tokens=1, **idle)
+    with pytest.raises(InputError, match="there is no video"):
+        mlx_mm.generate(*loaded, "q", images=[picture()], max_tokens=1, fps=2.0)
+    assert mlx_mm.generate(*loaded, "q", images=picture(), max_tokens=1, max_pixels=50_000).generation_tokens == 1
 
 
 def test_peers_row_12_markers_do_not_leak(loaded: Any) -> None:
