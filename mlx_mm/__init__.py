@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from mlx_mm.convert import ConvertReport, convert
     from mlx_mm.embed import classify, encode_audio, encode_image, encode_text, to_mlx
     from mlx_mm.generate import Generation, generate, stream_generate
+    from mlx_mm.generation.prompt_cache import PromptCache
     from mlx_mm.load import load
-    from mlx_mm.prompt_cache import PromptCache
 
 __version__ = "0.1.0"
 
@@ -39,7 +39,7 @@ _ROOMS = {
     "Conversation": "conversation",
     "ConvertReport": "convert",
     "Generation": "generate",
-    "PromptCache": "prompt_cache",
+    "PromptCache": "generation.prompt_cache",
     "classify": "embed",
     "convert": "convert",
     "encode_audio": "embed",

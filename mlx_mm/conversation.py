@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlx_mm.errors import InputError
 from mlx_mm.generate import Generation, join, stream_generate
-from mlx_mm.prompt_cache import PromptCache
+from mlx_mm.generation.prompt_cache import PromptCache
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

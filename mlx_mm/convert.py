@@ -18,13 +18,14 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from mlx_mm import card, hub, quantize, weights
+from mlx_mm.checkpoint import card, hub, weights
+from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import InputError, OutputError, WeightsError
 from mlx_mm.load import parse_dtype
 from mlx_mm.models import find_family
 from mlx_mm.models.base import widen_mlps
-from mlx_mm.models.rows import Rows
-from mlx_mm.quantize import Choice, Recipe, Scheme
+from mlx_mm.quantize import plan as quantize
+from mlx_mm.quantize.plan import Choice, Recipe, Scheme
 
 # Files that travel with the weights; config.json and the index are written anew.
 CARRIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
@@ -127,7 +128,7 @@ def convert(
         (new / "config.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
         cosines = None
         if check:
-            from mlx_mm.fidelity import cosines_to_source
+            from mlx_mm.evaluate import cosines_to_source
 
             cosines = cosines_to_source(folder, new)
         report = ConvertReport(

@@ -10,9 +10,9 @@ import mlx.core as mx
 import numpy as np
 from tqdm import tqdm
 
+from mlx_mm.backend.device import run_in_parts, run_row_by_row
 from mlx_mm.errors import InputError, MediaError, ModalityError
-from mlx_mm.layers.device import run_in_parts, run_row_by_row
-from mlx_mm.prefetch import prefetch
+from mlx_mm.processing.read_ahead import prefetch
 
 Batch = dict[str, np.ndarray]
 OnError = Callable[[int, MediaError], None]

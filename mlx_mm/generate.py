@@ -8,13 +8,13 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from mlx_mm.answering import Listener, Said
+from mlx_mm.backend.device import wired_memory
 from mlx_mm.embed import to_mlx
 from mlx_mm.errors import InputError, ModalityError
-from mlx_mm.layers.device import wired_memory
+from mlx_mm.generation.listener import Listener, Said
+from mlx_mm.generation.prompt_cache import PromptCache, token_keys
+from mlx_mm.generation.sampling import make_processors, make_sampler, resolve
 from mlx_mm.processing.answer import THINK, scale_boxes
-from mlx_mm.prompt_cache import PromptCache, token_keys
-from mlx_mm.sampling import make_processors, make_sampler, resolve
 
 Prompt = str | Sequence[Mapping[str, Any]]
 CACHE_BITS = (4, 8)

@@ -6,11 +6,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_mm import hub, quantize, weights
+from mlx_mm.backend import device
+from mlx_mm.checkpoint import hub, weights
+from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import InputError
-from mlx_mm.layers import device
 from mlx_mm.models import KNOWN_PROBLEMS, find_family
-from mlx_mm.models.rows import Rows
+from mlx_mm.quantize import plan as quantize
 
 FLOATS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 

@@ -7,8 +7,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.models import find_family
-from mlx_mm.models.rows import Rows
 
 
 def empty(config: dict[str, Any]) -> Any:

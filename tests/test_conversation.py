@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from glm_answers import count_encoded, picture, script
 
-from mlx_mm import Conversation, chat, generate, load
-from mlx_mm.chat import Screen, find_media, run_chat
+from mlx_mm import Conversation, generate, load
+from mlx_mm.cli import chat
+from mlx_mm.cli.chat import Screen, find_media, run_chat
 from mlx_mm.errors import InputError, MediaError
 from mlx_mm.generate import Generation, join
 

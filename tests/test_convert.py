@@ -28,9 +28,9 @@ from tiny import (
 )
 
 import mlx_mm
-from mlx_mm import weights
+from mlx_mm.backend import device
+from mlx_mm.checkpoint import weights
 from mlx_mm.errors import MlxMmError, OutputError, QuantizationError
-from mlx_mm.layers import device
 
 Checkpoint = Callable[..., Path]
 FAMILIES = ["siglip", "siglip2"]

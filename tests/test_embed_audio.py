@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from mlx_mm import classify, cli, convert, embed, encode_audio, encode_image, encode_text, load, to_mlx
+from mlx_mm import classify, convert, embed, encode_audio, encode_image, encode_text, load, to_mlx
+from mlx_mm.backend import device
+from mlx_mm.cli import program as cli
 from mlx_mm.errors import InputError, MediaError, ModalityError
-from mlx_mm.fidelity import synthetic_sounds
-from mlx_mm.layers import device
+from mlx_mm.evaluate import synthetic_sounds
 
 RATE = 48000
 

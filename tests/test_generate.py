@@ -17,11 +17,11 @@ from tiny import write_json
 
 import mlx_mm
 from mlx_mm import PromptCache, generate, load, stream_generate, to_mlx
-from mlx_mm.answering import Listener
 from mlx_mm.errors import ConfigError, InputError, MediaError, ModalityError, OutputError
 from mlx_mm.generate import join
-from mlx_mm.prompt_cache import token_keys
-from mlx_mm.sampling import make_sampler
+from mlx_mm.generation.listener import Listener
+from mlx_mm.generation.prompt_cache import token_keys
+from mlx_mm.generation.sampling import make_sampler
 
 Checkpoint = Callable[..., Path]
 WEATHER = {

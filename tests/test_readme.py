@@ -25,7 +25,8 @@ from PIL import Image
 from tiny import write_checkpoint, write_json
 
 import mlx_mm
-from mlx_mm import cli, hub
+from mlx_mm.checkpoint import hub
+from mlx_mm.cli import program as cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend import device
 from mlx_mm.errors import ConfigError
-from mlx_mm.layers import device
 
 # `nn.GELU("precise")` is the tanh form: MLX's names are not those of the configs.
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {

@@ -31,12 +31,13 @@ from mlx.utils import tree_flatten
 from tiny import GOLDEN, golden, requantised, write_checkpoint
 
 import mlx_mm
+from mlx_mm.backend import blas, device
+from mlx_mm.checkpoint.weights import check_match, parameter_shapes
 from mlx_mm.errors import ConfigError, InputError, ModalityError, UnsupportedModelError, WeightsError
-from mlx_mm.layers import activations, blas, device, interpolate
+from mlx_mm.layers import activations, interpolate
 from mlx_mm.models.clap import audio
 from mlx_mm.models.clap.config import ModelConfig
 from mlx_mm.models.clap.model import RENAMES
-from mlx_mm.weights import check_match, parameter_shapes
 
 SPECS = golden("clap_golden")
 EMBEDDING, LOGIT, STATE, SHARE = 2e-5, 2e-4, 5e-5, 1e-5

@@ -17,13 +17,13 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import BatchKVCache, KVCache, QuantizedKVCache, make_prompt_cache
 from tiny import hashed
 
+from mlx_mm.backend import blas
+from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import InputError
-from mlx_mm.layers import blas
 from mlx_mm.layers.rope import inverse_frequencies, rotate_first, rotate_halves, rotate_neighbours
 from mlx_mm.models.glm4v import language
 from mlx_mm.models.glm4v.config import ModelConfig, MoeConfig
 from mlx_mm.models.glm4v.model import Model
-from mlx_mm.models.rows import Rows
 
 CASES = list(glm_cases())
 LOGIT, MISS = 2e-5, 1e-2

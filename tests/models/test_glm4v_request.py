@@ -20,8 +20,8 @@ from mlx_lm.models.cache import (
     trim_prompt_cache,
 )
 
+from mlx_mm.backend import blas
 from mlx_mm.errors import InputError
-from mlx_mm.layers import blas
 from mlx_mm.models.glm4v import request as room
 from mlx_mm.models.glm4v.config import ModelConfig
 from mlx_mm.models.glm4v.model import Model

@@ -15,8 +15,8 @@ from glm_tiny import DENSE, MODELS, REFERENCE, VISUAL, glm_cases, glm_config, gl
 from mlx.utils import tree_flatten
 from tiny import golden
 
+from mlx_mm.backend import blas, device
 from mlx_mm.errors import ConfigError, InputError
-from mlx_mm.layers import blas, device
 from mlx_mm.layers.interpolate import bicubic_matrix, resize_table
 from mlx_mm.layers.rope import grid_angles, inverse_frequencies
 from mlx_mm.models.glm4v import vision as room

@@ -27,15 +27,16 @@ from mlx.utils import tree_flatten
 from tiny import golden, golden_weights, hashed, requantised, write_checkpoint
 
 import mlx_mm
+from mlx_mm.backend import blas, device
+from mlx_mm.checkpoint.weights import check_match, parameter_shapes
 from mlx_mm.errors import ConfigError, InputError, MlxMmError, UnsupportedModelError, WeightsError
-from mlx_mm.layers import activations, blas, device
+from mlx_mm.layers import activations
 from mlx_mm.layers.attention import merge_heads, split_heads
 from mlx_mm.layers.rope import grid_angles, rotate_halves, rotate_neighbours
 from mlx_mm.models.base import widen_mlps
 from mlx_mm.models.jina_clip import model as room
 from mlx_mm.models.jina_clip import text, vision
 from mlx_mm.models.jina_clip.config import FIXED, ModelConfig
-from mlx_mm.weights import check_match, parameter_shapes
 
 SPEC = golden("jina_clip_v2_golden_forward")
 CHECKPOINT = golden("jina_clip_v2_checkpoint")

@@ -26,10 +26,10 @@ from mlx.utils import tree_flatten
 from tiny import golden, golden_weights, hashed, layer_of, requantised, write_checkpoint
 
 import mlx_mm
+from mlx_mm.backend import blas, device
+from mlx_mm.checkpoint.weights import parameter_shapes
 from mlx_mm.errors import ConfigError, InputError, MlxMmError, ModalityError, UnsupportedModelError
-from mlx_mm.layers import blas, device
 from mlx_mm.models import find_family
-from mlx_mm.weights import parameter_shapes
 
 QUICK, ERF = "metaclip2_quick_gelu", "metaclip2_gelu"
 SPECS = golden("metaclip2_golden_forward")

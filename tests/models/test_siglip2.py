@@ -21,8 +21,8 @@ from tiny import (
     tiny_weights,
 )
 
+from mlx_mm.backend import blas, device
 from mlx_mm.errors import MlxMmError
-from mlx_mm.layers import blas, device
 
 FIXRES, NAFLEX = "siglip_fixres", "siglip2_naflex"
 SPECS = golden("siglip2_golden_forward")

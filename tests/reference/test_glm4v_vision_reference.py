@@ -11,7 +11,7 @@ import pytest
 from beside import difference, randomise, torch
 from glm_tiny import glm_pixels
 
-from mlx_mm.layers import blas
+from mlx_mm.backend import blas
 from mlx_mm.models.glm4v.config import ModelConfig, VisionConfig
 from mlx_mm.models.glm4v.positions import rope_index
 from mlx_mm.models.glm4v.vision import VisionTower

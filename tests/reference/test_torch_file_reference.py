@@ -9,9 +9,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_mm.checkpoint.torch_file import read_torch_file
+from mlx_mm.checkpoint.weights import Checkpoint
 from mlx_mm.errors import WeightsError
-from mlx_mm.torch_file import read_torch_file
-from mlx_mm.weights import Checkpoint
 
 torch = pytest.importorskip("torch")
 

@@ -12,10 +12,10 @@ import mlx.nn as nn
 from mlx_lm.models.base import scaled_dot_product_attention
 from mlx_lm.models.switch_layers import SwitchGLU
 
+from mlx_mm.backend.device import silu
+from mlx_mm.backend.linear import linear
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import Mask, Rotation, attend, attention_weights, merge_heads, split_heads
-from mlx_mm.layers.device import silu
-from mlx_mm.layers.linear import linear
 from mlx_mm.layers.outputs import TowerOutput
 from mlx_mm.layers.rope import inverse_frequencies, rotate_first, rotate_halves, rotate_neighbours
 from mlx_mm.models.glm4v.config import ModelConfig, MoeConfig, TextConfig

@@ -18,6 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.base import create_attention_mask
 
+from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import InputError, ModalityError
 from mlx_mm.layers.attention import Mask
 from mlx_mm.layers.outputs import CausalLMOutput, DecoderOutput
@@ -25,7 +26,6 @@ from mlx_mm.models.glm4v.config import ModelConfig
 from mlx_mm.models.glm4v.language import Cache, LanguageModel
 from mlx_mm.models.glm4v.positions import IMAGE, NAMES, TEXT, VIDEO, feature_rows, frame_sizes, rope_index
 from mlx_mm.models.glm4v.vision import VisionTower
-from mlx_mm.models.rows import Rows
 
 # How names begin in a file, without "model." -> ours
 PREFIXES = (

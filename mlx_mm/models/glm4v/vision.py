@@ -16,12 +16,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.device import gelu_erf
+from mlx_mm.backend.linear import linear
 from mlx_mm.errors import InputError
 from mlx_mm.layers.activations import activation
 from mlx_mm.layers.attention import Rotation, attend, attention_weights, merge_heads
-from mlx_mm.layers.device import gelu_erf
 from mlx_mm.layers.interpolate import bicubic_matrix, resize_table
-from mlx_mm.layers.linear import linear
 from mlx_mm.layers.outputs import TowerOutput, pooled
 from mlx_mm.layers.rope import grid_angles, rotate_halves
 from mlx_mm.models.glm4v.config import VisionConfig

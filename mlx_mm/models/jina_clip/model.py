@@ -12,6 +12,7 @@ Unusual here:
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import WeightsError
 from mlx_mm.layers.embeddings import kernel_matrix
 from mlx_mm.layers.losses import contrastive_loss
@@ -20,7 +21,6 @@ from mlx_mm.layers.similarity import compare
 from mlx_mm.models.jina_clip.config import ModelConfig
 from mlx_mm.models.jina_clip.text import TextTower
 from mlx_mm.models.jina_clip.vision import VisionTower
-from mlx_mm.models.rows import Rows
 
 # An adapted weight of the file has three tensors: the weight, and the factors of what all adapters add, (adapters, …)
 ORIGINAL, LORA_A, LORA_B = (f".parametrizations.weight.{part}" for part in ("original", "0.lora_A", "0.lora_B"))

@@ -7,9 +7,9 @@ projection, and the MLP is gated and normalised inside.
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.device import silu
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import Rotation, attend, attention_weights, merge_heads, split_heads
-from mlx_mm.layers.device import silu
 from mlx_mm.layers.embeddings import extract_patches
 from mlx_mm.layers.outputs import TowerOutput
 from mlx_mm.layers.rope import grid_angles, rotate_neighbours

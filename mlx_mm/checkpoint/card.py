@@ -1,0 +1,66 @@
+"""The README.md of a converted checkpoint: where it comes from, its licence, and what it cost."""
+
+import re
+from pathlib import Path
+
+from mlx_mm.quantize.plan import Scheme
+
+# Keys of a card's front matter that say under which terms the weights may be used
+LICENCE_KEYS = ("license", "license_name", "license_link")
+
+
+def front_matter(folder: Path) -> dict[str, str]:
+    """The plain `key: value` lines at the top of a folder's README.md, empty without one."""
+    path = folder / "README.md"
+    if not path.is_file():
+        return {}
+    match = re.match(r"---\s*\n(.*?)\n---\s*\n", path.read_text("utf-8", errors="replace"), re.DOTALL)
+    lines = match.group(1).splitlines() if match else []
+    pairs = (re.match(r"([\w-]+):\s*(\S.*)$", line) for line in lines)
+    return {pair.group(1): pair.group(2).strip(" \"'") for pair in pairs if pair}
+
+
+def read_licence(folder: Path) -> str | None:
+    """The licence a folder's card names, such as "apache-2.0"; None without one."""
+    values = front_matter(folder)
+    licence = values.get("license")
+    return values.get("license_name", licence) if licence == "other" else licence
+
+
+def write_card(
+    name: str,
+    base: str,
+    folder: Path,
+    scheme: Scheme | None,
+    sizes: tuple[int, int],
+    cosines: dict[str, tuple[float, float]] | None,
+    *,
+    default_licence: str | None = None,
+) -> str:
+    """The text of the card.
+
+    name: of the converted checkpoint. base: of its source, and folder where that lies. sizes: bytes before and
+    after. cosines: {kind: (mean, lowest)} of converted against source vectors, where they were compared.
+    default_licence: of the published checkpoints, for a source that names none.
+    """
+    terms = {key: value for key, value in front_matter(folder).items() if key in LICENCE_KEYS}
+    licence = read_licence(folder)
+    if licence is None and default_licence is not None:
+        terms = {"license": default_licence}
+        licence = f"{default_licence}, that of the published checkpoints of this model; the source names none"
+    head = ["---", "library_name: mlx", f"base_model: {base}", *(f"{key}: {value}" for key, value in terms.items())]
+    how = "without quantisation" if scheme is None else f"to {scheme.bits} bit, group size {scheme.group_size}"
+    before, after = (size / 1e6 for size in sizes)
+    body = [
+        f"# {name}",
+        f"{base} converted with mlx_mm {how}: {before:.1f} MB became {after:.1f} MB.",
+        f"Licence of the weights: {licence or 'not named by the source; see the base model'}.",
+    ]
+    if cosines:
+        rows = [f"| {kind} | {mean:.4f} | {low:.4f} |" for kind, (mean, low) in cosines.items()]
+        body += [
+            "Cosine between the vectors of the converted and of the base model, over the pictures and names that "
+            "mlx_mm bundles:",
+            "\n".join(["| | mean | lowest |", "|---|---|---|", *rows]),
+        ]
+    return "\n".join([*head, "---", ""]) + "\n" + "\n\n".join(body) + "\n"

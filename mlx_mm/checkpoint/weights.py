@@ -1,0 +1,335 @@
+"""Weights in and out: lazy reading of safetensors, PyTorch's files, strict matching, shards written tensor by tensor.
+
+A safetensors file is a little-endian uint64 with the length of a JSON header, the header, then the tensors' bytes
+(github.com/huggingface/safetensors, "Format"). mlx reads it lazily; the safetensors package checks it first.
+"""
+
+import json
+import math
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+from safetensors import SafetensorError, safe_open
+
+from mlx_mm.checkpoint.torch_file import TorchTensor, read_torch_file
+from mlx_mm.errors import WeightsError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
+BLOCK_BYTES = 64 << 20  # a tensor larger than this is read in blocks of rows where it can be
+DTYPES = {
+    "BOOL": mx.bool_,
+    "U8": mx.uint8,
+    "I8": mx.int8,
+    "U16": mx.uint16,
+    "I16": mx.int16,
+    "U32": mx.uint32,
+    "I32": mx.int32,
+    "U64": mx.uint64,
+    "I64": mx.int64,
+    "F16": mx.float16,
+    "BF16": mx.bfloat16,
+    "F32": mx.float32,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+Sizes = dict[str, tuple[mx.Dtype, tuple[int, ...]]]  # tensor name -> dtype and shape
+
+
+class HasShape(Protocol):
+    """An array, or what will become one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where one tensor lies."""
+
+    file: Path
+    offset: int
+    dtype: mx.Dtype
+    shape: tuple[int, ...]
+
+
+class Checkpoint:
+    """The tensors of a folder, by name, from its safetensors or else from PyTorch's files.
+
+    Nothing is read before it is used: of safetensors each tensor, of PyTorch's files all of them.
+    is_mlx: the files carry `format: mlx`, so names and layout are already ours.
+    """
+
+    def __init__(self, folder: Path):
+        self.is_mlx = False
+        self.num_bytes = 0
+        # By id() of the array; the weak reference tells an array from a later one with the same id.
+        self._stored: dict[int, tuple[weakref.ref[mx.array], Stored]] = {}
+        self._lazy: dict[str, mx.array] = {}
+        self._torch: dict[str, TorchTensor] = {}
+        self._dtypes: set[mx.Dtype] = set()
+        files, read = _weight_files(folder, SINGLE, INDEX), self._open_safetensors
+        if files is None:
+            files, read = _weight_files(folder, TORCH_SINGLE, TORCH_INDEX), self._open_torch
+        if files is None:
+            raise WeightsError(
+                f"{folder} has no weights: no {SINGLE}, no {TORCH_SINGLE}, and no index of either. "
+                "Use a checkpoint or a revision that has them."
+            )
+        for file in files:
+            read(file)
+
+    @cached_property
+    def arrays(self) -> dict[str, mx.array]:
+        """The tensors; a dict to change at will. One that has two names in PyTorch's files is one array."""
+        arrays, self._lazy = self._lazy, {}
+        distinct: dict[TorchTensor, mx.array] = {}
+        for name, tensor in self._torch.items():
+            if tensor not in distinct:
+                distinct[tensor] = array = _read_torch(tensor)
+                if tensor.is_contiguous:
+                    stored = Stored(tensor.file, tensor.offset, array.dtype, tensor.shape)
+                    self._stored[id(array)] = weakref.ref(array), stored
+            arrays[name] = distinct[tensor]
+        self._torch = {}
+        return arrays
+
+    @property
+    def widest_float(self) -> mx.Dtype:
+        """The floating dtype with the most bits that a tensor of the folder has; float32 where none has any."""
+        floats = [dtype for dtype in self._dtypes if mx.issubdtype(dtype, mx.floating)]
+        return max(floats, key=lambda dtype: dtype.size, default=mx.float32)
+
+    def _open_safetensors(self, file: Path) -> None:
+        header = _read_header(file)
+        self.is_mlx |= (header.pop("__metadata__", None) or {}).get("format") == "mlx"
+        self.num_bytes += file.stat().st_size
+        start = _data_start(file)
+        loaded: Any = mx.load(str(file))
+        _check_new(file, self._lazy, loaded)
+        for name, array in loaded.items():
+            entry = header[name]
+            self._lazy[name] = array
+            self._dtypes.add(array.dtype)
+            stored = Stored(file, start + entry["data_offsets"][0], array.dtype, tuple(entry["shape"]))
+            self._stored[id(array)] = weakref.ref(array), stored
+
+    def _open_torch(self, file: Path) -> None:
+        tensors = read_torch_file(file)
+        self.num_bytes += file.stat().st_size
+        _check_new(file, self._torch, tensors)
+        for name, tensor in tensors.items():
+            _check_dtype(file, name, tensor.dtype)
+            self._torch[name] = tensor
+            self._dtypes.add(DTYPES[tensor.dtype])
+
+    def blocks(self, array: mx.array) -> Iterator[mx.array]:
+        """`array` in blocks of rows. One that comes unchanged from a file is never whole in memory."""
+        entry = self._stored.get(id(array))
+        if entry is None or entry[0]() is not array or array.nbytes <= BLOCK_BYTES or array.ndim < 2:
+            yield array
+            return
+        stored = entry[1]
+        row_bytes = array.nbytes // array.shape[0]
+        step = max(1, BLOCK_BYTES // row_bytes)
+        with stored.file.open("rb") as f:
+            f.seek(stored.offset)
+            for start in range(0, array.shape[0], step):
+                rows = min(step, array.shape[0] - start)
+                raw = np.fromfile(f, np.uint8, rows * row_bytes).reshape(rows, row_bytes)
+                yield mx.array(raw).view(stored.dtype).reshape(rows, *stored.shape[1:])
+
+
+def _check_new(file: Path, known: Iterable[str], new: Iterable[str]) -> None:
+    for name in set(known) & set(new):
+        raise WeightsError(f"{file.parent} holds the tensor {name} in more than one file; expected it once.")
+
+
+def _check_dtype(file: Path, name: str, dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise WeightsError(
+            f"{file} stores {name} as {dtype}; expected one of {', '.join(DTYPES)}. Use an unquantised checkpoint."
+        )
+
+
+def _read_torch(tensor: TorchTensor) -> mx.array:
+    array = mx.array(tensor.numpy())
+    dtype = DTYPES[tensor.dtype]
+    return array.view(dtype) if dtype == mx.bfloat16 else array
+
+
+def _weight_files(folder: Path, single: str, index_name: str) -> list[Path] | None:
+    """The files of one kind: those that the index names, or the only one; None without an index or such a file."""
+    index = folder / index_name
+    if not index.exists():
+        return [folder / single] if (folder / single).exists() else None
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{index} is not a weight index: {error}. Download it again.") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise WeightsError(f"{index} names the file {name!r}; expected a file of the same folder.")
+        if not (folder / name).exists():
+            raise WeightsError(f"{folder} lacks {name}, which {index_name} names. Download the missing shard.")
+    return [folder / name for name in names]
+
+
+def _data_start(file: Path) -> int:
+    with file.open("rb") as f:
+        return 8 + int.from_bytes(f.read(8), "little")
+
+
+def _read_header(file: Path) -> dict[str, Any]:
+    """The header of a file whose lengths and offsets the safetensors package found to be sound."""
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{file} is damaged or cut short ({error}). Download it again.") from error
+    with file.open("rb") as f:
+        header: dict[str, Any] = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+    for name, entry in header.items():
+        if name != "__metadata__":
+            _check_dtype(file, name, entry["dtype"])
+    return header
+
+
+def check_match(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, HasShape], where: Path) -> None:
+    """Raise one WeightsError that names missing, unexpected and misshapen tensors; the first ten of each kind."""
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    misshapen = [
+        f"{name} {found[name].shape}, expected {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        if names
+    ]
+    if problems:
+        raise WeightsError(
+            f"The tensors of {where} do not fit its config.json. {'; '.join(problems)}. "
+            "Use the config.json and the weights of one and the same checkpoint."
+        )
+
+
+def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all parameters of an mlx module."""
+    return {name: array.shape for name, array in tree_flatten(model.parameters())}
+
+
+def check_finite(name: str, array: mx.array, where: Path) -> None:
+    """Raise WeightsError where a float tensor holds NaN or infinity."""
+    # 0·x is 0 for every finite x and NaN for the others, and summing zeros cannot overflow.
+    if mx.issubdtype(array.dtype, mx.floating) and mx.isnan((array * 0).sum()).item():
+        raise WeightsError(f"{where} holds NaN or infinite numbers in {name}. Download the file again.")
+
+
+class ShardWriter:
+    """Writes tensors whose dtypes and shapes are known beforehand, one at a time, in the order given.
+
+    sizes: name -> (dtype, shape). Use as a context manager, then `write` every name in order; the index is
+    written at the end.
+    """
+
+    def __init__(self, folder: Path, sizes: Sizes):
+        self._folder = folder
+        self._shards = _plan_shards(sizes)
+        self._todo = [(number, name) for number, shard in enumerate(self._shards) for name in shard]
+        self._sizes = sizes
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()  # after an error; a whole file is closed by `_finish_file`
+
+    def write(self, name: str, blocks: Iterable[mx.array]) -> None:
+        """Append one tensor, given whole or in blocks of rows."""
+        number, due = self._todo.pop(0)
+        dtype, shape = self._sizes[name]
+        if name != due:
+            raise AssertionError(f"{name} written where {due} is due")
+        if name == self._shards[number][0]:
+            self._start(number)
+        assert self._file is not None
+        written = 0
+        for block in blocks:
+            if block.dtype != dtype:
+                raise AssertionError(f"{name} is {block.dtype}, announced as {dtype}")
+            self._file.write(np.array(mx.contiguous(block).reshape(-1).view(mx.uint8), copy=False).data)
+            written += block.nbytes
+        if written != _num_bytes(dtype, shape):
+            raise AssertionError(f"{name} has {written} bytes, announced as {dtype} {shape}")
+
+    def finish(self) -> int:
+        """Write the index; returns the bytes of all tensors."""
+        if self._todo:
+            raise AssertionError(f"{self._todo[0][1]} was never written")
+        self._finish_file()
+        total = total_bytes(self._sizes)
+        weight_map = {name: self._name(number) for number, shard in enumerate(self._shards) for name in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+        return total
+
+    def _finish_file(self) -> None:
+        """Close the shard, on the disk and not only in the system's memory: a power cut must not leave it empty."""
+        if self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    def _start(self, number: int) -> None:
+        self._finish_file()
+        header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+        offset = 0
+        for name in self._shards[number]:
+            dtype, shape = self._sizes[name]
+            end = offset + _num_bytes(dtype, shape)
+            header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+            offset = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # the format wants the data aligned to 8 bytes
+        self._file = (self._folder / self._name(number)).open("wb")
+        self._file.write(len(text).to_bytes(8, "little") + text)
+
+    def _name(self, number: int) -> str:
+        count = len(self._shards)
+        return SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def total_bytes(sizes: Sizes) -> int:
+    """Bytes of tensors with these dtypes and shapes."""
+    return sum(_num_bytes(*size) for size in sizes.values())
+
+
+def _num_bytes(dtype: mx.Dtype, shape: tuple[int, ...]) -> int:
+    return dtype.size * math.prod(shape)
+
+
+def _plan_shards(sizes: Sizes) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    room = MAX_SHARD_BYTES
+    for name, size in sizes.items():
+        num_bytes = _num_bytes(*size)
+        if num_bytes > room and shards[-1]:
+            shards.append([])
+            room = MAX_SHARD_BYTES
+        shards[-1].append(name)
+        room -= num_bytes
+    return shards

@@ -1,0 +1,5 @@
+"""The command line."""
+
+from mlx_mm.cli.program import main
+
+__all__ = ["main"]

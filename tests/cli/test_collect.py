@@ -1,0 +1,141 @@
+"""From names on the command line to files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlx_mm.cli.collect import AUDIO_ENDINGS, IMAGE_ENDINGS, find_files
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with pictures, other files and hidden ones; the current folder is its parent."""
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "photos/b.jpg",
+        "photos/a.PNG",
+        "photos/notes.txt",
+        "photos/.hidden.png",
+        "photos/deep/er/c.webp",
+        "photos/deep/d.tiff",
+        "photos/.thumbnails/e.png",
+        "photos/[x].png",
+        "other/z.gif",
+        "other/no_ending",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"picture")
+    return tmp_path
+
+
+def test_a_folder_is_searched_to_the_bottom(tree: Path) -> None:
+    found = find_files(["photos"])
+    assert found.files == [
+        "photos/[x].png",
+        "photos/a.PNG",
+        "photos/b.jpg",
+        "photos/deep/d.tiff",
+        "photos/deep/er/c.webp",
+    ]
+    assert found.problems == []
+
+
+def test_folders_are_sorted(tree: Path) -> None:
+    """Otherwise two runs on two machines would number the pictures differently."""
+    names = [f"years/{year}/{month}/a.png" for year in (2023, 2024, 2025) for month in ("01", "02", "10")]
+    for name in reversed(names):
+        (tree / name).parent.mkdir(parents=True)
+        (tree / name).touch()
+    assert find_files(["years"]).files == names
+
+
+def test_names_keep_their_order(tree: Path) -> None:
+    assert find_files(["other/z.gif", "photos/deep", "photos/b.jpg"]).files == [
+        "other/z.gif",
+        "photos/deep/d.tiff",
+        "photos/deep/er/c.webp",
+        "photos/b.jpg",
+    ]
+
+
+def test_a_file_named_itself_may_have_any_ending(tree: Path) -> None:
+    assert find_files(["other/no_ending", "photos/notes.txt"]).files == ["other/no_ending", "photos/notes.txt"]
+
+
+def test_a_hidden_file_or_folder_named_itself_counts(tree: Path) -> None:
+    found = find_files(["photos/.hidden.png", "photos/.thumbnails"])
+    assert found.files == ["photos/.hidden.png", "photos/.thumbnails/e.png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files"),
+    [
+        ("photos/*.jpg", ["photos/b.jpg"]),
+        ("photos/?.*", ["photos/a.PNG", "photos/b.jpg"]),
+        ("photos/**/*.webp", ["photos/deep/er/c.webp"]),
+        ("*/*.gif", ["other/z.gif"]),
+    ],
+)
+def test_patterns(tree: Path, pattern: str, files: list[str]) -> None:
+    assert find_files([pattern]).files == files
+
+
+def test_a_pattern_gives_files_only(tree: Path) -> None:
+    assert find_files(["photos/d*"]).files == []
+    assert find_files(["photos/d*"]).problems == ["photos/d*: there is no such file"]
+
+
+def test_a_file_whose_name_is_a_pattern(tree: Path) -> None:
+    """`[x].png` as a pattern would match x.png only."""
+    assert find_files(["photos/[x].png"]).files == ["photos/[x].png"]
+
+
+def test_each_file_once(tree: Path) -> None:
+    assert find_files(["photos/b.jpg", "photos", "photos/*.jpg"]).files.count("photos/b.jpg") == 1
+    assert find_files(["photos/b.jpg", "photos/b.jpg"]).files == ["photos/b.jpg"]
+    assert find_files(["photos/b.jpg", "photos/b.jpg"]).problems == []
+
+
+def test_what_is_missing_is_named(tree: Path) -> None:
+    (tree / "empty").mkdir()
+    found = find_files(["missing.png", "photos/b.jpg", "empty", "photos/*.bmp"])
+    assert found.files == ["photos/b.jpg"]
+    assert found.problems == [
+        "missing.png: there is no such file",
+        "empty: no pictures in the folder",
+        "photos/*.bmp: there is no such file",
+    ]
+
+
+def test_addresses_pass_through(tree: Path) -> None:
+    names = ["https://example.org/a.png", "http://example.org/b?x=*", "data:image/png;base64,AAAA"]
+    assert find_files(names).files == names
+
+
+def test_the_home_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tree))
+    assert find_files(["~/photos/b.jpg"]).files == [str(tree / "photos/b.jpg")]
+
+
+def test_other_endings(tree: Path) -> None:
+    (tree / "photos" / "bark.FLAC").touch()
+    (tree / "silent").mkdir()
+    assert find_files(["photos"], "audio").files == ["photos/bark.FLAC"]
+    assert find_files(["silent"], "audio").problems == ["silent: no sounds in the folder"]
+    assert "photos/bark.FLAC" not in find_files(["photos"]).files
+    for endings in (IMAGE_ENDINGS, AUDIO_ENDINGS):
+        assert all(ending == ending.lower() and ending.startswith(".") for ending in endings)
+    assert not set(IMAGE_ENDINGS) & set(AUDIO_ENDINGS)
+
+
+def test_links_to_a_parent_do_not_loop(tree: Path) -> None:
+    (tree / "photos/deep/up").symlink_to(tree / "photos", target_is_directory=True)
+    assert len(find_files(["photos"]).files) == 5
+
+
+def test_nothing_named() -> None:
+    found = find_files([])
+    assert (found.files, found.problems) == ([], [])

@@ -1,0 +1,150 @@
+"""`mlx_mm demo`: every query finds its picture, every picture its label, and the sheet is drawn."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlx_mm.checkpoint import hub
+from mlx_mm.cli import demo, info
+from mlx_mm.cli import program as cli
+from mlx_mm.errors import OutputError
+
+PLAN = json.loads((hub.BUNDLED / "demo.json").read_text("utf-8"))
+PICTURES = {path.stem: path for path in (hub.BUNDLED / "pictures").glob("*.png")}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """The demo once, with a cache of its own: what it returned, and the folder it ran in."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_MM_CACHE", str(folder / "cache"))
+        return demo.run_demo(folder / "sheet.png"), folder
+
+
+def test_plan_fits_the_pictures() -> None:
+    assert len(PICTURES) >= 30
+    assert len(PLAN["searches"]) >= 5
+    assert len({search["language"] for search in PLAN["searches"]}) >= 4  # several languages are the point
+    assert len(PLAN["classify"]) >= 2
+    for search in PLAN["searches"]:
+        assert search["expected"] in PICTURES
+    for item in PLAN["classify"]:
+        assert Path(item["picture"]).stem in PICTURES
+        assert item["expected"] in item["labels"]
+        assert len(item["labels"]) >= 3
+
+
+def test_every_query_finds_its_picture_first(run: tuple[dict[str, Any], Path]) -> None:
+    found = {search["query"]: search["hits"][0]["picture"] for search in run[0]["searches"]}
+    assert found == {search["query"]: search["expected"] for search in PLAN["searches"]}
+
+
+def test_hits_are_sorted_cosines(run: tuple[dict[str, Any], Path]) -> None:
+    for search in run[0]["searches"]:
+        cosines = [hit["cosine"] for hit in search["hits"]]
+        assert len(cosines) == len({hit["picture"] for hit in search["hits"]}) == demo.BEST
+        assert cosines == sorted(cosines, reverse=True)
+        assert -1 <= cosines[-1] < cosines[0] <= 1
+
+
+def test_every_picture_gets_its_label(run: tuple[dict[str, Any], Path]) -> None:
+    best = [(item["picture"], item["labels"][0]["label"]) for item in run[0]["classified"]]
+    assert best == [(Path(item["picture"]).stem, item["expected"]) for item in PLAN["classify"]]
+    for item in run[0]["classified"]:
+        scores = [label["score"] for label in item["labels"]]
+        assert scores == sorted(scores, reverse=True)
+        assert 0 <= scores[-1] < scores[0] <= 1
+
+
+def test_the_result_is_plain(run: tuple[dict[str, Any], Path]) -> None:
+    assert json.loads(json.dumps(run[0])) == run[0]
+    assert run[0]["sheet"] == str(run[1] / "sheet.png")
+
+
+def test_the_sheet_shows_a_row_for_each_query(run: tuple[dict[str, Any], Path]) -> None:
+    with Image.open(run[1] / "sheet.png") as image:
+        assert image.format == "PNG"
+        assert image.width in range(600, 1400)
+        assert image.height == demo.HEAD + demo.ROW * len(PLAN["searches"])
+        pixels = np.asarray(image.convert("RGB"))
+    for i in range(len(PLAN["searches"])):
+        top = demo.HEAD + i * demo.ROW
+        row = pixels[top + 4 : top + demo.ROW]
+        assert (row[:, : demo.LABEL] < 200).any(), f"row {i} has no words"
+        for j in range(demo.BEST):
+            left = demo.LABEL + j * (demo.CELL + 16)
+            assert (row[:, left : left + demo.CELL] < 200).mean() > 0.02, f"row {i} lacks picture {j}"
+    assert (pixels == 255).mean() > 0.3  # a white sheet, not a black one
+
+
+def test_the_conversion_is_kept(run: tuple[dict[str, Any], Path]) -> None:
+    result, folder = run
+    made = result["conversion"]
+    assert Path(made["folder"]).parent == folder / "cache"
+    described = info.describe_model(made["folder"])
+    assert described["quantization"]["bits"] == made["bits"] == 4
+    assert made["bytes"] < 0.45 * made["source_bytes"]  # float16 to 4.5 bits a weight, some kept
+    assert sorted(os.listdir(folder)) == ["cache", "sheet.png"]
+    assert sorted(os.listdir(folder / "cache")) == ["emoji-siglip2-4bit"]
+
+
+def test_a_second_run_gives_the_same(
+    run: tuple[dict[str, Any], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Over the first one's cache, through the command line, as JSON and as a table."""
+    first, folder = run
+    monkeypatch.setenv("MLX_MM_CACHE", str(folder / "cache"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["demo", "--json"])
+    assert stop.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    second = json.loads(out)
+    assert second["searches"] == first["searches"]
+    assert second["classified"] == first["classified"]
+    assert os.listdir(tmp_path) == ["mlx_mm-demo.png"]
+    assert (tmp_path / "mlx_mm-demo.png").read_bytes() == (folder / "sheet.png").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["demo", "--out", "again.png"])
+    assert stop.value.code == 0
+    table = capsys.readouterr().out
+    for search in PLAN["searches"]:
+        [line] = [line for line in table.splitlines() if search["query"] in re.split("  +", line)]
+        assert search["expected"] in line
+    assert "again.png" in table
+
+
+@pytest.mark.parametrize("name", ["sheet.jpg", "sheet", "missing/sheet.png"])
+def test_a_sheet_that_cannot_be_written_is_found_first(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "convert", lambda *_, **__: pytest.fail("converted"))
+    with pytest.raises(OutputError, match="cannot be the contact sheet"):
+        demo.run_demo(tmp_path / name)
+
+
+def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MLX_MM_CACHE", "~/mine")
+    assert demo.cache_folder() == tmp_path / "mine"
+    monkeypatch.delenv("MLX_MM_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr("sys.platform", "linux")
+    assert demo.cache_folder() == tmp_path / "xdg" / "mlx_mm"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert demo.cache_folder() == tmp_path / ".cache" / "mlx_mm"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert demo.cache_folder() == tmp_path / "Library" / "Caches" / "mlx_mm"

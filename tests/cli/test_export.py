@@ -1,0 +1,164 @@
+"""Vectors written as .npz, .jsonl and .parquet: the same numbers in each, all of it or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlx_mm.cli import export
+from mlx_mm.errors import OutputError
+
+IDS = ["photos/cat.png", "猫 и кот", 'quote " and, comma', "a\nnew line", "🐱"]
+ENDINGS = [".npz", ".jsonl", ".parquet"]
+
+
+@pytest.fixture
+def vectors() -> np.ndarray:
+    """Float32 values that shortest-decimal or half-precision writing would change."""
+    values = np.random.default_rng(0).normal(size=(len(IDS), 7)).astype(np.float32)
+    values[0, :4] = [1 / 3, 1e-38, -0.0, np.nextafter(np.float32(1), np.float32(2))]
+    return values
+
+
+def read(path: Path) -> tuple[list[str], np.ndarray]:
+    """Ids and vectors of a written file."""
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            return file["ids"].tolist(), file["vectors"]
+    if path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return [row["id"] for row in rows], np.array([row["vector"] for row in rows], np.float32)
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(path)
+    columns = table.column("vector").combine_chunks()
+    return table.column("id").to_pylist(), np.array(columns.values).reshape(len(table), -1)
+
+
+def needs(ending: str) -> None:
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_written_numbers_come_back_bit_for_bit(tmp_path: Path, vectors: np.ndarray, ending: str) -> None:
+    needs(ending)
+    path = tmp_path / f"vectors{ending}"
+    export.write_vectors(path, IDS, vectors, "a-model")
+    ids, values = read(path)
+    assert ids == IDS
+    assert values.dtype == np.float32
+    assert np.array_equal(values.view(np.uint32), vectors.view(np.uint32))
+    assert os.listdir(tmp_path) == [path.name]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_npz_names_the_model_and_needs_no_pickle(tmp_path: Path, vectors: np.ndarray) -> None:
+    export.write_vectors(tmp_path / "v.npz", IDS, vectors, "a-model")
+    with np.load(tmp_path / "v.npz", allow_pickle=False) as file:
+        assert sorted(file) == ["ids", "model", "vectors"]
+        assert str(file["model"]) == "a-model"
+
+
+def test_jsonl_has_one_plain_object_a_line(tmp_path: Path, vectors: np.ndarray) -> None:
+    export.write_vectors(tmp_path / "v.jsonl", IDS, vectors, "a-model")
+    lines = (tmp_path / "v.jsonl").read_text("utf-8").split("\n")
+    assert lines.pop() == ""
+    assert len(lines) == len(IDS)
+    assert [sorted(json.loads(line)) for line in lines] == [["id", "vector"]] * len(IDS)
+    assert "猫" in lines[1]  # readable, not escaped
+    assert lines == list(export.json_lines(IDS, vectors))
+
+
+def test_parquet_has_two_columns_of_fixed_width(tmp_path: Path, vectors: np.ndarray) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    export.write_vectors(tmp_path / "v.parquet", IDS, vectors, "a-model")
+    schema = parquet.read_schema(tmp_path / "v.parquet")
+    assert schema.names == ["id", "vector"]
+    assert schema.field("vector").type == pa.list_(pa.float32(), 7)
+    assert schema.metadata[b"model"] == b"a-model"
+
+
+def test_the_ending_counts_in_any_case(tmp_path: Path, vectors: np.ndarray) -> None:
+    export.write_vectors(tmp_path / "V.NPZ", IDS, vectors, "m")
+    assert os.listdir(tmp_path) == ["V.NPZ"]  # np.savez would have added .npz
+    with np.load(tmp_path / "V.NPZ") as file:
+        assert np.array_equal(file["vectors"], vectors)
+
+
+def test_a_file_is_replaced(tmp_path: Path, vectors: np.ndarray) -> None:
+    path = tmp_path / "v.jsonl"
+    path.write_text("old")
+    with path.open() as reader:  # who reads the old file meanwhile keeps it
+        export.write_vectors(path, IDS, vectors, "m")
+        assert reader.read() == "old"
+    assert read(path)[0] == IDS
+
+
+@pytest.mark.parametrize("name", ["v.csv", "v", "v.npz.gz", ".npz", "v.json"])
+def test_other_endings(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match=r"\.npz, \.jsonl, \.parquet"):
+        export.check_export(tmp_path / name)
+
+
+def test_places_where_no_file_can_be(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="There is no folder"):
+        export.check_export(tmp_path / "missing" / "v.npz")
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        export.check_export(tmp_path / "folder.npz")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="There is no folder"):
+        export.check_export(tmp_path / "file" / "v.npz")
+
+
+def test_parquet_without_pyarrow(tmp_path: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(OutputError, match=r"pip install 'mlx_mm\[parquet\]'"):
+        export.check_export(tmp_path / "v.parquet")
+    with pytest.raises(OutputError, match="pyarrow"):
+        export.write_vectors(tmp_path / "v.parquet", IDS, vectors, "m")
+    export.check_export(tmp_path / "v.npz")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("ending", [".npz", ".jsonl"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_keeps_the_old_file_and_nothing_else(
+    tmp_path: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch, ending: str, error: BaseException
+) -> None:
+    path = tmp_path / f"v{ending}"
+    path.write_text("old")
+
+    def fail(new: str, *_: Any) -> None:
+        Path(new).write_text("half")
+        raise error
+
+    monkeypatch.setitem(export.WRITERS, ending, fail)
+    expected: type[BaseException] = OutputError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected) as caught:
+        export.write_vectors(path, IDS, vectors, "m")
+    assert not isinstance(error, OSError) or "No space left on device" in str(caught.value)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_folder_that_may_not_be_written(tmp_path: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in, because root may write anywhere."""
+    monkeypatch.setattr(tempfile, "mkstemp", refuse(PermissionError(13, "Permission denied")))
+    with pytest.raises(OutputError, match="Permission denied"):
+        export.write_vectors(tmp_path / "v.npz", IDS, vectors, "m")
+
+
+def refuse(error: Exception) -> Callable[..., Any]:
+    def function(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return function
