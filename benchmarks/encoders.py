@@ -44,7 +44,7 @@ def mlx_forward(folder: Path):
     import mlx.core as mx
 
     from mlx_mm import load
-    from mlx_mm.backend.device import run_in_parts  # what encode_image and encode_text call
+    from mlx_mm.backend.parts import run_in_parts  # what encode_image and encode_text call
 
     model, _ = load(folder)
 

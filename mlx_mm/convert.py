@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from mlx_mm.checkpoint import card, hub, weights
+from mlx_mm.checkpoint import card, hub, matching, reading, writing
 from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import InputError, OutputError, WeightsError
 from mlx_mm.load import parse_dtype
@@ -100,13 +100,13 @@ def convert(
     if check and (model.generates or model.labels is not None):
         kind = "answers in words" if model.generates else "is a classifier"
         raise InputError(f"check compares vectors, and this checkpoint {kind}. Leave check out.")
-    checkpoint = weights.Checkpoint(folder)
-    shapes = weights.parameter_shapes(model)
+    checkpoint = reading.Checkpoint(folder)
+    shapes = matching.parameter_shapes(model)
     arrays = dict(checkpoint.arrays) if checkpoint.is_mlx else model.sanitize(checkpoint.arrays)
     checkpoint.arrays.clear()  # so that a tensor can leave the memory once it is written
     parameters = sum(array.size for array in arrays.values())
     arrays = {name: _pad(name, array, shapes) for name, array in arrays.items()} if padded else arrays
-    weights.check_match(shapes, arrays, folder)
+    matching.check_match(shapes, arrays, folder)
     if recipe is None and scheme is not None and model.generates:
         recipe = "text-only"
     choices = quantize.plan(model, scheme, recipe)
@@ -144,7 +144,8 @@ def convert(
         )
         base = folder.resolve().name if Path(source).expanduser().is_dir() else str(source)
         sizes = report.source_bytes, report.bytes
-        text = card.write_card(out.name, base, folder, scheme, sizes, cosines, default_licence=config.licence)
+        how = "without quantisation" if scheme is None else f"to {scheme.bits} bit, group size {scheme.group_size}"
+        text = card.write_card(out.name, base, folder, how, sizes, cosines, default_licence=config.licence)
         (new / "README.md").write_text(text, "utf-8")
     return report
 
@@ -154,7 +155,7 @@ class _Job:
     """The tensors of one conversion, and where each comes from."""
 
     folder: Path
-    checkpoint: weights.Checkpoint
+    checkpoint: reading.Checkpoint
     arrays: dict[str, mx.array | Rows]
     shapes: dict[str, tuple[int, ...]]
     choices: list[Choice]
@@ -163,7 +164,7 @@ class _Job:
     def write(self, new: Path, progress: bool) -> int:
         """Write all shards into `new`; returns the bytes of the tensors."""
         schemes = {f"{c.path}.weight": c.scheme for c in self.choices if c.scheme is not None}
-        sizes: weights.Sizes = {}
+        sizes: writing.Sizes = {}
         for name, shape in self.shapes.items():
             dtype = self._target(self.arrays[name].dtype)
             if name in schemes:
@@ -174,7 +175,7 @@ class _Job:
         _check_space(new, sizes)
         todo = sum(array.size for array in self.arrays.values())
         bar = tqdm(total=todo, unit="", unit_scale=True, desc="converting", disable=not progress)
-        with bar, weights.ShardWriter(new, sizes) as writer:
+        with bar, writing.ShardWriter(new, sizes) as writer:
             for name in self.shapes:
                 array = self.arrays.pop(name)
                 size = array.size
@@ -188,7 +189,7 @@ class _Job:
             return writer.finish()
 
     def _write_quantised(
-        self, writer: weights.ShardWriter, path: str, blocks: Iterator[mx.array], scheme: Scheme
+        self, writer: writing.ShardWriter, path: str, blocks: Iterator[mx.array], scheme: Scheme
     ) -> None:
         rest: list[list[mx.array]] = []
 
@@ -209,7 +210,7 @@ class _Job:
         del array  # so that a block can leave the memory once it is written
         while waiting:
             for block in self.checkpoint.blocks(waiting.popleft()):
-                weights.check_finite(name, block, self.folder)
+                matching.check_finite(name, block, self.folder)
                 yield block.astype(self._target(block.dtype))
 
     def _target(self, dtype: mx.Dtype) -> mx.Dtype:
@@ -244,8 +245,8 @@ def _check_output(out: Path, overwrite: bool) -> None:
         raise OutputError(f"{out} is no checkpoint, so it is not overwritten. Choose another name.")
 
 
-def _check_space(folder: Path, sizes: weights.Sizes) -> None:
-    needed = weights.total_bytes(sizes)
+def _check_space(folder: Path, sizes: writing.Sizes) -> None:
+    needed = writing.total_bytes(sizes)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(

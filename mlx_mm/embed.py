@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 from tqdm import tqdm
 
-from mlx_mm.backend.device import run_in_parts, run_row_by_row
+from mlx_mm.backend.parts import run_in_parts, run_row_by_row
 from mlx_mm.errors import InputError, MediaError, ModalityError
 from mlx_mm.processing.read_ahead import prefetch
 

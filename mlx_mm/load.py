@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_mm.backend import device
-from mlx_mm.checkpoint import hub, weights
+from mlx_mm.checkpoint import hub, matching, reading
 from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import InputError
 from mlx_mm.models import KNOWN_PROBLEMS, find_family
@@ -39,13 +39,13 @@ def load(
     config = family.config.ModelConfig.from_dict(values)
     model = family.model_class(values.get("architectures"))(config)
     model.lazy = lazy
-    load_weights(model, weights.Checkpoint(folder), values, folder, dtype=target, lazy=lazy)
+    load_weights(model, reading.Checkpoint(folder), values, folder, dtype=target, lazy=lazy)
     return model, family.processor.Processor.from_folder(folder, config)
 
 
 def load_weights(
     model: Any,
-    checkpoint: weights.Checkpoint,
+    checkpoint: reading.Checkpoint,
     values: dict[str, Any],
     folder: Path,
     *,
@@ -58,10 +58,10 @@ def load_weights(
     block = quantize.read_config(values)
     if block is not None:
         quantize.apply_config(model, block, arrays)
-    weights.check_match(weights.parameter_shapes(model), arrays, folder)
+    matching.check_match(matching.parameter_shapes(model), arrays, folder)
     if not lazy:
         for name, array in arrays.items():
-            weights.check_finite(name, array, folder)
+            matching.check_finite(name, array, folder)
     model.load_weights([(name, _cast(array, dtype)) for name, array in arrays.items()])
     if block is not None and device.dequantize_encoders() and not model.generates:
         quantize.dequantize_linears(model, dtype or mx.float32)

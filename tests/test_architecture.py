@@ -23,21 +23,8 @@ PACKAGE = Path(mlx_mm.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 FAMILIES = sorted(set(MODEL_TYPES.values()))
 ROOMS = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in FILES}
-ARRAYS = {"mlx", "numpy"}
-COMMAND_LINE = {"cli", "cli_generate", "chat", "console", "__main__"}  # the rooms that talk to a terminal
-# The rooms that make an answer, which alone import mlx_lm beside the family that has it
-ANSWERS = ["answering", "conversation", "generate", "prompt_cache", "sampling"]
 # Of `tiny_checkpoint`, each kind of every family
 TINY = ["siglip", "siglip2", "metaclip_2", "clap", "clap-fused", "jina_clip"]
-PROCESSOR_ROOMS = (
-    "processor",
-    "defaults",
-    "media",
-    "pixels",
-    "prompt",
-    "settings",
-)  # a large family splits its processor
-NEVER = {"torch", "transformers", "torchvision", "timm", "tensorflow", "jax"}
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -57,140 +44,92 @@ def packages(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imported(path)} - {"mlx_mm"} - set(sys.stdlib_module_names)
 
 
-def neighbours(path: Path) -> set[str]:
-    """Rooms of our own package that a file imports, as paths: "layers/attention"."""
-    names = {name.removeprefix("mlx_mm.").replace(".", "/") for name in imported(path) if name.startswith("mlx_mm.")}
-    return {name if name in ROOMS else f"{name}/__init__" for name in names if name in ROOMS or is_folder(name)}
+# --- who may import whom ----------------------------------------------------------------------------------------
 
-
-def is_folder(name: str) -> bool:
-    return f"{name}/__init__" in ROOMS
-
-
-def starts(names: set[str], *prefixes: str) -> set[str]:
-    return {name for name in names if name.startswith(prefixes)}
-
-
-def rooms(*patterns: str) -> list[str]:
-    return [room for room in ROOMS if any(Path(room).match(pattern) for pattern in patterns)]
-
-
-# --- the import table -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_never_torch(room: str) -> None:
-    assert not packages(ROOMS[room]) & NEVER
-
-
-def test_errors_import_nothing() -> None:
-    assert list(imported(ROOMS["errors"])) == []
-
-
-@pytest.mark.parametrize("room", rooms("processing/*"))
-def test_processing(room: str) -> None:
-    # av: the extra `audio`, imported only where soundfile cannot read a container
-    allowed = {"numpy", "PIL", "tokenizers", "sentencepiece", "jinja2", "soundfile", "soxr", "av"}
-    assert packages(ROOMS[room]) <= allowed
-    assert all(name.startswith("processing/") or name == "errors" for name in neighbours(ROOMS[room]))
-
-
-@pytest.mark.parametrize("room", rooms("layers/*"))
-def test_layers(room: str) -> None:
-    # numpy only where the BLAS is checked, scipy_openblas32 is that BLAS
-    allowed = {"mlx", "numpy", "scipy_openblas32"} if room == "layers/blas" else {"mlx"}
-    assert packages(ROOMS[room]) <= allowed
-    assert all(name.startswith("layers/") or name == "errors" for name in neighbours(ROOMS[room]))
-
-
-@pytest.mark.parametrize("room", rooms("models/*/config"))
-def test_family_config(room: str) -> None:
-    assert packages(ROOMS[room]) == set()
-    assert neighbours(ROOMS[room]) <= {"models/base", "errors"}
-
-
-@pytest.mark.parametrize("room", rooms(*(f"models/*/{part}" for part in PROCESSOR_ROOMS)))
-def test_family_processor(room: str) -> None:
-    family = room.rsplit("/", 1)[0]
-    # typing_extensions for the type checker alone; it is no dependency
-    assert packages(ROOMS[room]) <= {"numpy", "PIL", "typing_extensions"}
-    parts = [f"{family}/{part}" for part in ("config", *PROCESSOR_ROOMS)]
-    own = starts(neighbours(ROOMS[room]), "processing/", *parts)
-    assert neighbours(ROOMS[room]) - own <= {"errors", "models/base"}
-
-
-@pytest.mark.parametrize(
-    "room", rooms("models/*/model", "models/*/text", "models/*/vision", "models/*/audio", "models/*/language")
+# From the lowest room up: a file imports from its own room and from those before it.
+ORDER = (
+    "errors",
+    "processing",
+    "backend",
+    "checkpoint",
+    "layers",
+    "quantize",
+    "generation",
+    "models",
+    "load",
+    "embed",
+    "classify",
+    "generate",
+    "conversation",
+    "evaluate",
+    "convert",
+    "search",
+    "server",
+    "cli",
 )
-def test_family_model(room: str) -> None:
-    family = room.rsplit("/", 1)[0]
-    assert packages(ROOMS[room]) <= ({"mlx", "mlx_lm"} if family == "models/glm4v" else {"mlx"})
-    own = starts(neighbours(ROOMS[room]), "layers/", f"{family}/")
-    assert neighbours(ROOMS[room]) - own <= {"errors", "models/base", "models/rows"}
-    assert f"{family}/processor" not in own
-    standard = {name.split(".")[0] for name in imported(ROOMS[room])} & set(sys.stdlib_module_names)
-    assert not standard & {"os", "pathlib", "io", "json", "re", "shutil", "tempfile"}
+# Package from outside -> the rooms that may have it; what is not named here may be nowhere.
+PACKAGES = {
+    "numpy": ORDER,
+    "mlx": ORDER[ORDER.index("backend") : ORDER.index("cli")],
+    "tqdm": ORDER[ORDER.index("load") :],
+    "mlx_lm": ("generation", "models", "generate"),
+    "huggingface_hub": ("checkpoint",),
+    "safetensors": ("checkpoint",),
+    "scipy_openblas32": ("backend",),
+    "PIL": ("processing", "models", "cli"),
+    "pyarrow": ("cli",),
+    "typing_extensions": ORDER,  # for the type checker alone; it is no dependency
+    **dict.fromkeys(("tokenizers", "sentencepiece", "jinja2", "soundfile", "soxr", "av"), ("processing",)),
+}
 
 
-@pytest.mark.parametrize("room", ["weights", "torch_file", "quantize", "hub"])
-def test_weights_quantize_hub(room: str) -> None:
-    allowed = {"mlx", "numpy", "safetensors"} if room == "weights" else {"mlx"}
-    allowed = {"hub": {"huggingface_hub"}, "torch_file": {"numpy"}}.get(room, allowed)
-    assert packages(ROOMS[room]) <= allowed
-    assert not starts(neighbours(ROOMS[room]), "models", "layers", "processing")
+def room_of(name: str) -> str:
+    """`mlx_mm.models.clap.model` and `models/clap/model` are in the room `models`."""
+    return name.removeprefix("mlx_mm.").replace(".", "/").split("/")[0]
+
+
+@pytest.mark.parametrize("file", [file for file in ROOMS if file not in ("__init__", "__main__")])
+def test_imports_go_up(file: str) -> None:
+    allowed = ORDER[: ORDER.index(room_of(file)) + 1]
+    for name in imported(ROOMS[file]):
+        if name.startswith("mlx_mm.") and not hasattr(mlx_mm, name.removeprefix("mlx_mm.")):
+            assert room_of(name) in allowed, f"{file} imports {name}"
+    for package in packages(ROOMS[file]):
+        assert room_of(file) in PACKAGES.get(package, ()), f"{file} imports {package}"
+
+
+def test_arrays_have_one_kind_on_each_side_of_the_border() -> None:
+    """Among the models, what prepares inputs has no MLX, and what computes with them no NumPy."""
+    for file, path in ROOMS.items():
+        if room_of(file) == "models":
+            assert not packages(path) >= {"mlx", "numpy"}, file
+    code = "import sys, importlib\nsys.modules['mlx'] = None\n" + "".join(
+        f"importlib.import_module('mlx_mm.models.{family}.processor')\n" for family in FAMILIES
+    )
+    assert "mlx" in modules_after(code)  # the None that keeps it out
+    assert "numpy" in modules_after(code)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_do_not_know_each_other(family: str) -> None:
+    for file in (PACKAGE / "models" / family).glob("*.py"):
+        others = {name.split(".")[2] for name in imported(file) if name.startswith("mlx_mm.models.")} & set(FAMILIES)
+        assert others <= {family}, file.name
 
 
 def test_no_pickle_is_run() -> None:
-    """`pickle` calls what a file names. `torch_file` alone has it, for an unpickler that reaches our own alone."""
-    for room in ROOMS.keys() - {"torch_file"}:
-        assert not set(imported(ROOMS[room])) & {"pickle", "_pickle", "shelve", "marshal", "dill"}, room
+    """`pickle` calls what a file names. One file has it, for an unpickler that reaches our own functions alone."""
+    pickles = {"pickle", "_pickle", "shelve", "marshal", "dill"}
+    assert [file for file in ROOMS if set(imported(ROOMS[file])) & pickles] == ["checkpoint/torch_file"]
 
 
-def test_only_hub_knows_huggingface_hub() -> None:
-    assert [room for room in ROOMS if "huggingface_hub" in packages(ROOMS[room])] == ["hub"]
-
-
-def test_only_weights_knows_safetensors() -> None:
-    assert [room for room in ROOMS if "safetensors" in packages(ROOMS[room])] == ["weights"]
-
-
-@pytest.mark.parametrize("room", ["load", "convert"])
-def test_load_and_convert(room: str) -> None:
-    found = starts(neighbours(ROOMS[room]), "layers/", "processing/", "models/")
-    # models, models.base and models.rows are the table of families and their contract; a family itself is not named.
-    # Of layers only what depends on the device, which is settled when a model is loaded.
-    assert found <= {"models/__init__", "models/base", "models/rows", "layers/__init__", "layers/device", "layers/blas"}
-
-
-@pytest.mark.parametrize("room", ["embed", *ANSWERS])
-def test_embed_and_generate(room: str) -> None:
-    # typing_extensions for the type checker alone
-    allowed = {"mlx", "numpy", "tqdm"} | ({"mlx_lm", "typing_extensions"} if room in ANSWERS else set())
-    assert packages(ROOMS[room]) <= allowed
-    # layers.device divides a batch among the processors of a CPU; the blocks of models are not its business
-    around = {"errors", "layers/__init__", "layers/device", "prefetch"}
-    # An answer is text by then, and what it says no matter of arrays
-    around |= {"embed", "processing/__init__", "processing/answer", *ANSWERS} if room in ANSWERS else set()
-    assert neighbours(ROOMS[room]) <= around
-
-
-@pytest.mark.parametrize("room", ANSWERS)
-def test_mlx_lm_is_imported_late(room: str) -> None:
+def test_mlx_lm_is_imported_late() -> None:
     """It takes 0.65 s, which somebody who only imports us should not pay."""
-    for node in ast.parse(ROOMS[room].read_text("utf-8")).body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            assert "mlx_lm" not in ast.unparse(node)
-
-
-def test_command_line() -> None:
-    for room in COMMAND_LINE:
-        assert "mlx" not in packages(ROOMS[room])
-        assert not starts(neighbours(ROOMS[room]), "models/", "layers/", "processing/")
-
-
-def test_mlx_lm_only_where_text_is_generated() -> None:
-    users = {room for room in ROOMS if "mlx_lm" in packages(ROOMS[room])}
-    assert all(room in ANSWERS or room.startswith("models/glm4v/") for room in users)
+    for file, path in ROOMS.items():
+        if not file.startswith("models/"):
+            for node in ast.parse(path.read_text("utf-8")).body:
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    assert "mlx_lm" not in ast.unparse(node), file
 
 
 def test_family_names_stay_in_models() -> None:
@@ -224,7 +163,7 @@ def test_names(room: str) -> None:
     assert not set(room.split("/")) & FORBIDDEN_NAMES
 
 
-@pytest.mark.parametrize("room", [room for room in ROOMS if room not in COMMAND_LINE])
+@pytest.mark.parametrize("room", [room for room in ROOMS if not room.startswith("cli/")])
 def test_library_does_not_print(room: str) -> None:
     for node in ast.walk(ast.parse(ROOMS[room].read_text("utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

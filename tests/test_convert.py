@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-import towers_numpy as reading
+import towers_numpy
 from damage import DAMAGE, Damage, listing
 from mlx.utils import tree_flatten
 from tiny import (
@@ -29,7 +29,7 @@ from tiny import (
 
 import mlx_mm
 from mlx_mm.backend import device
-from mlx_mm.checkpoint import weights
+from mlx_mm.checkpoint import reading, writing
 from mlx_mm.errors import MlxMmError, OutputError, QuantizationError
 
 Checkpoint = Callable[..., Path]
@@ -156,8 +156,8 @@ def test_it_says_nothing(tiny_checkpoint: Checkpoint, tmp_path: Path, capfd: pyt
 def test_shards_of_the_result(tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiny_checkpoint("siglip2")
     mlx_mm.convert(source, tmp_path / "one", group_size=32)
-    monkeypatch.setattr(weights, "MAX_SHARD_BYTES", 40_000)
-    monkeypatch.setattr(weights, "BLOCK_BYTES", 5_000)
+    monkeypatch.setattr(writing, "MAX_SHARD_BYTES", 40_000)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 5_000)
     mlx_mm.convert(source, tmp_path / "many", group_size=32)
     files = sorted(path.name for path in (tmp_path / "many").glob("*.safetensors"))
     assert len(files) > 2
@@ -221,11 +221,11 @@ def test_quantised_model(family: str, bits: int, group_size: int, tiny_checkpoin
     model, _ = mlx_mm.load(out)
     batch = tiny_batch(family)
     result = model(**{key: mx.array(value) for key, value in batch.items()})
-    text = reading.text_tower(hand, config, batch["input_ids"])["pooler_output"]
-    vision = reading.vision_tower(
+    text = towers_numpy.text_tower(hand, config, batch["input_ids"])["pooler_output"]
+    vision = towers_numpy.vision_tower(
         hand, config, batch["pixel_values"], batch.get("pixel_attention_mask"), batch.get("spatial_shapes")
     )["pooler_output"]
-    right = reading.joint(hand, text, vision)
+    right = towers_numpy.joint(hand, text, vision)
     assert np.abs(np.array(result.text_embeds) - right["text_embeds"]).max() < 1e-5
     assert np.abs(np.array(result.image_embeds) - right["image_embeds"]).max() < 1e-5
     assert np.abs(np.array(result.logits_per_text) - right["logits_per_text"]).max() < 1e-4
@@ -531,9 +531,9 @@ def test_source_inside_the_output(tiny_checkpoint: Checkpoint, tmp_path: Path) -
 
 def stop_at(number: int, error: BaseException) -> Callable[..., None]:
     """A `ShardWriter.write` that fails at its n-th call."""
-    original, calls = weights.ShardWriter.write, []
+    original, calls = writing.ShardWriter.write, []
 
-    def write(self: weights.ShardWriter, name: str, blocks: Any) -> None:
+    def write(self: writing.ShardWriter, name: str, blocks: Any) -> None:
         calls.append(name)
         if len(calls) == number:
             raise error
@@ -551,7 +551,7 @@ def test_disk_full(
     if overwrite:
         mlx_mm.convert(source, out, bits=8)
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(weights.ShardWriter, "write", stop_at(number, full))
+    monkeypatch.setattr(writing.ShardWriter, "write", stop_at(number, full))
     error = refused(lambda: mlx_mm.convert(source, out, overwrite=overwrite), OutputError, tmp_path)
     assert "No space left on device" in str(error)
     assert str(out) in str(error)
@@ -572,7 +572,7 @@ def test_interrupted(
     if overwrite:
         mlx_mm.convert(source, out, bits=8)
     before = listing(tmp_path)
-    monkeypatch.setattr(weights.ShardWriter, "write", stop_at(30, KeyboardInterrupt()))
+    monkeypatch.setattr(writing.ShardWriter, "write", stop_at(30, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         mlx_mm.convert(source, out, overwrite=overwrite)
     assert listing(tmp_path) == before

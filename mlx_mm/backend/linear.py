@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.backend.device import on_cpu, processors
+from mlx_mm.backend import device
 
 # From so many rows on, turning the weights into floats and multiplying those is faster on a CPU than MLX's quantised
 # product there, a scalar loop (measured: 9 rows at a width of 4096, 3 at 768).
@@ -21,7 +21,7 @@ def linear(layer: nn.Module, x: mx.array) -> mx.array:
 
     Quantised on a CPU, the rows of the weight are divided among the processors: MLX reads them on one thread.
     """
-    if not isinstance(layer, nn.QuantizedLinear) or not on_cpu():
+    if not isinstance(layer, nn.QuantizedLinear) or not device.on_cpu():
         result: mx.array = layer(x)
         return result
     streams = [None, *_streams()][: max(1, layer.weight.size // PIECE)]
@@ -55,4 +55,4 @@ def _multiply_floats(layer: nn.QuantizedLinear, x: mx.array, rows: slice, stream
 @functools.cache
 def _streams() -> list[Any]:
     """One for each processor but the first, which works on the stream of the caller."""
-    return [mx.new_thread_local_stream(mx.cpu) for _ in range(processors() - 1)]
+    return [mx.new_thread_local_stream(mx.cpu) for _ in range(device.processors() - 1)]

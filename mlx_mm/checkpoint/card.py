@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-from mlx_mm.quantize.plan import Scheme
-
 # Keys of a card's front matter that say under which terms the weights may be used
 LICENCE_KEYS = ("license", "license_name", "license_link")
 
@@ -31,7 +29,7 @@ def write_card(
     name: str,
     base: str,
     folder: Path,
-    scheme: Scheme | None,
+    how: str,
     sizes: tuple[int, int],
     cosines: dict[str, tuple[float, float]] | None,
     *,
@@ -39,8 +37,9 @@ def write_card(
 ) -> str:
     """The text of the card.
 
-    name: of the converted checkpoint. base: of its source, and folder where that lies. sizes: bytes before and
-    after. cosines: {kind: (mean, lowest)} of converted against source vectors, where they were compared.
+    name: of the converted checkpoint. base: of its source, and folder where that lies. how: it was quantised, in words.
+    sizes: bytes before and after. cosines: {kind: (mean, lowest)} of converted against source vectors, where they were
+    compared.
     default_licence: of the published checkpoints, for a source that names none.
     """
     terms = {key: value for key, value in front_matter(folder).items() if key in LICENCE_KEYS}
@@ -49,7 +48,6 @@ def write_card(
         terms = {"license": default_licence}
         licence = f"{default_licence}, that of the published checkpoints of this model; the source names none"
     head = ["---", "library_name: mlx", f"base_model: {base}", *(f"{key}: {value}" for key, value in terms.items())]
-    how = "without quantisation" if scheme is None else f"to {scheme.bits} bit, group size {scheme.group_size}"
     before, after = (size / 1e6 for size in sizes)
     body = [
         f"# {name}",

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_mm import __version__
 from mlx_mm.backend import blas, device
-from mlx_mm.checkpoint import card, hub, weights
+from mlx_mm.checkpoint import card, hub, matching, reading
 from mlx_mm.errors import ModalityError
 from mlx_mm.models import MODEL_TYPES, find_family
 from mlx_mm.quantize import plan as quantize
@@ -43,14 +43,14 @@ def describe_model(path_or_repo: str, revision: str | None = None) -> dict[str, 
     family = find_family(values["model_type"])
     config = family.config.ModelConfig.from_dict(values)
     model = family.model_class(values.get("architectures"))(config)
-    checkpoint = weights.Checkpoint(folder)
+    checkpoint = reading.Checkpoint(folder)
     block = quantize.read_config(values)
     return {
         "folder": str(folder),
         "family": family.name,
         "model_type": values["model_type"],
         "modalities": list(model.modalities),
-        "parameters": sum(math.prod(shape) for shape in weights.parameter_shapes(model).values()),
+        "parameters": sum(math.prod(shape) for shape in matching.parameter_shapes(model).values()),
         "bytes": checkpoint.num_bytes,
         "format": "mlx" if checkpoint.is_mlx else "hugging face",
         "quantization": quantize.default_scheme(block) if block else None,

@@ -7,17 +7,17 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.backend import device
+from mlx_mm.backend import elementwise
 from mlx_mm.errors import ConfigError
 
 # `nn.GELU("precise")` is the tanh form: MLX's names are not those of the configs.
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
-    "gelu": device.gelu_erf,
-    "gelu_new": device.gelu_tanh,  # transformers' NewGELUActivation writes out the same formula
-    "gelu_pytorch_tanh": device.gelu_tanh,
-    "quick_gelu": device.quick_gelu,
+    "gelu": elementwise.gelu_erf,
+    "gelu_new": elementwise.gelu_tanh,  # transformers' NewGELUActivation writes out the same formula
+    "gelu_pytorch_tanh": elementwise.gelu_tanh,
+    "quick_gelu": elementwise.quick_gelu,
     "relu": nn.relu,
-    "silu": device.silu,
+    "silu": elementwise.silu,
 }
 
 

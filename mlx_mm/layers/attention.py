@@ -9,7 +9,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.backend.device import scaled_dot_product_attention
+from mlx_mm.backend.attention import scaled_dot_product_attention
 
 Mask = mx.array | str | None
 Rotation = Callable[[mx.array], mx.array]

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.checkpoint.weights import Sizes
+from mlx_mm.checkpoint.writing import Sizes
 from mlx_mm.errors import ConfigError, QuantizationError, WeightsError
 
 # mode -> (bits, group sizes) that we convert to

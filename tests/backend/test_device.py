@@ -9,7 +9,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_mm.backend import blas, device
+from mlx_mm.backend import attention, blas, device, elementwise, parts
 from mlx_mm.backend.blas import BlasStatus, limited_threads, use_fast_blas
 
 SCALE = 0.3
@@ -33,7 +33,7 @@ def reference(q, k, v, keep=None, bias=None) -> np.ndarray:
 def attend(q, k, v, mask=None) -> np.ndarray:
     mask = mx.array(mask) if isinstance(mask, np.ndarray) else mask
     q, k, v = map(mx.array, (q, k, v))
-    return np.array(device.scaled_dot_product_attention(q, k, v, scale=SCALE, mask=mask))
+    return np.array(attention.scaled_dot_product_attention(q, k, v, scale=SCALE, mask=mask))
 
 
 @pytest.fixture
@@ -92,13 +92,13 @@ def test_blocks_of_queries_equal_one_piece(monkeypatch, kind, groups, rows):
     mask = KEEP[kind]
     whole = attend(q, k, v, mask)
     blocks = []
-    real = device._attend
-    monkeypatch.setattr(device, "_attend", lambda q, *more: blocks.append(q.shape[2]) or real(q, *more))
-    monkeypatch.setattr(device, "SCORES", rows * 2 * 4 * 9 + 5)
+    real = attention._attend
+    monkeypatch.setattr(attention, "_attend", lambda q, *more: blocks.append(q.shape[2]) or real(q, *more))
+    monkeypatch.setattr(attention, "SCORES", rows * 2 * 4 * 9 + 5)
     np.testing.assert_allclose(attend(q, k, v, mask), whole, rtol=0, atol=1e-6)
     assert blocks == [rows] * (7 // rows) + [7 % rows] * (7 % rows > 0)
     if kind in ("queries and keys", "each head", "two axes", "bias", "causal"):
-        monkeypatch.setattr(device, "_mask_rows", lambda mask, start, end, *more: mask_of_first(mask, end - start))
+        monkeypatch.setattr(attention, "_mask_rows", lambda mask, start, end, *more: mask_of_first(mask, end - start))
         assert rows == 7 or np.abs(attend(q, k, v, mask) - whole).max() > 1e-2
 
 
@@ -111,7 +111,7 @@ def mask_of_first(mask, rows):
 
 def test_one_row_of_scores_above_the_limit(monkeypatch, qkv):
     whole = attend(*qkv)
-    monkeypatch.setattr(device, "SCORES", 1)
+    monkeypatch.setattr(attention, "SCORES", 1)
     np.testing.assert_allclose(attend(*qkv), whole, rtol=0, atol=4e-6)
 
 
@@ -119,18 +119,18 @@ def test_blocks_can_be_traced(monkeypatch, qkv):
     """Compiled, differentiated, and in the threads of `run_in_parts`."""
     whole = attend(*qkv)
     arrays = [mx.array(x) for x in qkv]
-    monkeypatch.setattr(device, "SCORES", 100)
+    monkeypatch.setattr(attention, "SCORES", 100)
 
-    def attention(q, k, v):
-        return device.scaled_dot_product_attention(q, k, v, scale=SCALE)
+    def one(q, k, v):
+        return attention.scaled_dot_product_attention(q, k, v, scale=SCALE)
 
-    np.testing.assert_allclose(np.array(mx.compile(attention)(*arrays)), whole, rtol=0, atol=4e-6)
-    slope = mx.grad(lambda q, k, v: attention(q, k, v).sum(), argnums=(0, 1, 2))
+    np.testing.assert_allclose(np.array(mx.compile(one)(*arrays)), whole, rtol=0, atol=4e-6)
+    slope = mx.grad(lambda q, k, v: one(q, k, v).sum(), argnums=(0, 1, 2))
     blocks = slope(*arrays)
     monkeypatch.setattr(device, "use_fast_blas", lambda: BlasStatus("stand-in", False, "", 2))
-    parts = device.run_in_parts(attention, dict(zip("qkv", arrays, strict=True)), nn.Module())
-    np.testing.assert_allclose(np.array(parts), whole, rtol=0, atol=4e-6)
-    monkeypatch.setattr(device, "SCORES", 1 << 22)
+    divided = parts.run_in_parts(one, dict(zip("qkv", arrays, strict=True)), nn.Module())
+    np.testing.assert_allclose(np.array(divided), whole, rtol=0, atol=4e-6)
+    monkeypatch.setattr(attention, "SCORES", 1 << 22)
     for a, b in zip(blocks, slope(*arrays), strict=True):
         np.testing.assert_allclose(np.array(a), np.array(b), rtol=0, atol=1e-5)
 
@@ -141,7 +141,7 @@ def test_long_texts_take_little_memory():
     mx.eval(q, k, v)
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    mx.eval(device.scaled_dot_product_attention(q, k, v, scale=SCALE, mask="causal"))
+    mx.eval(attention.scaled_dot_product_attention(q, k, v, scale=SCALE, mask="causal"))
     assert mx.get_peak_memory() - before < 450e6  # measured: 256e6; in one piece 1.35e9
 
 
@@ -166,15 +166,15 @@ def test_large_scores_do_not_overflow(qkv):
 
 def test_softmax_exponential_is_accurate_and_vanishes():
     t = np.linspace(0, 90, 200_001).astype(np.float32)
-    y = np.array(device._exp_of_minus(mx.array(t)))
+    y = np.array(elementwise.exp_of_minus(mx.array(t)))
     assert np.abs(y - np.exp(-t.astype(np.float64))).max() <= 5e-7
     assert y[0] == 1
-    assert device._exp_of_minus(mx.array([1e10, 1e30, np.inf])).tolist() == [0, 0, 0]
+    assert elementwise.exp_of_minus(mx.array([1e10, 1e30, np.inf])).tolist() == [0, 0, 0]
 
 
 def test_half_precision_uses_mlx(qkv):
     q, k, v = (mx.array(x).astype(mx.bfloat16) for x in qkv)
-    y = device.scaled_dot_product_attention(q, k, v, scale=SCALE)
+    y = attention.scaled_dot_product_attention(q, k, v, scale=SCALE)
     assert y.dtype == mx.bfloat16
     np.testing.assert_allclose(np.array(y.astype(mx.float32)), reference(*qkv), rtol=0, atol=0.1)
 
@@ -193,12 +193,12 @@ def test_choices_on_metal(monkeypatch, qkv):
     assert not device.dequantize_encoders()
     q, k, v = map(mx.array, qkv)
     own = mx.fast.scaled_dot_product_attention(q, k, v, scale=SCALE)
-    assert mx.array_equal(device.scaled_dot_product_attention(q, k, v, scale=SCALE), own)
+    assert mx.array_equal(attention.scaled_dot_product_attention(q, k, v, scale=SCALE), own)
     pairs = {
-        device.gelu_erf: nn.gelu,
-        device.gelu_tanh: nn.gelu_approx,
-        device.quick_gelu: nn.gelu_fast_approx,
-        device.silu: nn.silu,
+        elementwise.gelu_erf: nn.gelu,
+        elementwise.gelu_tanh: nn.gelu_approx,
+        elementwise.quick_gelu: nn.gelu_fast_approx,
+        elementwise.silu: nn.silu,
     }
     for ours, theirs in pairs.items():
         assert mx.array_equal(ours(q), theirs(q))
@@ -215,7 +215,7 @@ def test_prepare_is_repeatable():
 @pytest.mark.parametrize(("variable", "expected"), [("", "True"), ("MALLOC_TRIM_THRESHOLD_", "False")])
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 def test_the_users_malloc_settings_win(variable, expected):
-    code = "from mlx_mm.backend import device; print(device._keep_freed_memory())"
+    code = "from mlx_mm.backend import memory; print(memory.keep_freed_memory())"
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)} | (
         {variable: "1000000"} if variable else {}
     )
@@ -225,10 +225,10 @@ def test_the_users_malloc_settings_win(variable, expected):
 
 def test_without_a_compiler_the_numbers_are_the_same(qkv):
     """mx.compile needs g++ on a CPU; where there is none, or it is turned off, the same formulas run op by op."""
-    compiled = attend(*qkv), np.array(device.gelu_tanh(mx.array(qkv[0])))
+    compiled = attend(*qkv), np.array(elementwise.gelu_tanh(mx.array(qkv[0])))
     mx.disable_compile()
     try:
-        plain = attend(*qkv), np.array(device.gelu_tanh(mx.array(qkv[0])))
+        plain = attend(*qkv), np.array(elementwise.gelu_tanh(mx.array(qkv[0])))
     finally:
         mx.enable_compile()
     for a, b in zip(compiled, plain, strict=True):
@@ -244,11 +244,11 @@ def test_parts_keep_the_order_of_rows(monkeypatch, rows, threads):
 
     def function(x, y):
         seen.append(x.shape[0])
-        return device.gelu_tanh(x) + y[:, None]
+        return elementwise.gelu_tanh(x) + y[:, None]
 
     x, y = mx.array(draw(rows, 5)), mx.arange(rows)
-    result = device.run_in_parts(function, {"x": x, "y": y}, nn.Module())
-    np.testing.assert_allclose(np.array(result), np.array(device.gelu_tanh(x) + y[:, None]), rtol=0, atol=1e-6)
+    result = parts.run_in_parts(function, {"x": x, "y": y}, nn.Module())
+    np.testing.assert_allclose(np.array(result), np.array(elementwise.gelu_tanh(x) + y[:, None]), rtol=0, atol=1e-6)
     assert len(seen) == min(rows, threads)
     assert sum(seen) == rows
     assert max(seen) - min(seen) <= 1
@@ -257,7 +257,7 @@ def test_parts_keep_the_order_of_rows(monkeypatch, rows, threads):
 def test_parts_on_metal_are_one(monkeypatch):
     monkeypatch.setattr(device, "on_cpu", lambda: False)
     calls = []
-    device.run_in_parts(lambda x: calls.append(x.shape) or x, {"x": mx.zeros((8, 2))}, nn.Module())
+    parts.run_in_parts(lambda x: calls.append(x.shape) or x, {"x": mx.zeros((8, 2))}, nn.Module())
     assert calls == [(8, 2)]
 
 
@@ -266,12 +266,12 @@ def test_parts_use_weights_that_were_not_evaluated(monkeypatch):
     monkeypatch.setattr(device, "use_fast_blas", lambda: BlasStatus("stand-in", False, "", 2))
     layer = nn.Linear(3, 5)
     x = mx.array(draw(4, 3))
-    result = device.run_in_parts(layer, {"x": x}, layer)
+    result = parts.run_in_parts(layer, {"x": x}, layer)
     expected = draw(4, 3) @ np.array(layer.weight).T + np.array(layer.bias)
     np.testing.assert_allclose(np.array(result), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("run", [device.run_in_parts, device.run_row_by_row])
+@pytest.mark.parametrize("run", [parts.run_in_parts, parts.run_row_by_row])
 def test_only_weights_that_are_used_are_read(monkeypatch, run):
     """Without a model the first rows run alone, which evaluates what they need; the rest follows in threads."""
     monkeypatch.setattr(device, "use_fast_blas", lambda: BlasStatus("stand-in", False, "", 2))
@@ -287,7 +287,7 @@ def test_only_weights_that_are_used_are_read(monkeypatch, run):
     np.testing.assert_allclose(np.array(run(function, {"x": x}, None)), expected, rtol=0, atol=1e-6)
     assert threads[0]
     assert not any(threads[1:])
-    assert len(threads) == (2 if run is device.run_in_parts else 5)
+    assert len(threads) == (2 if run is parts.run_in_parts else 5)
 
 
 def test_an_error_in_a_part_reaches_the_caller(monkeypatch):
@@ -297,7 +297,7 @@ def test_an_error_in_a_part_reaches_the_caller(monkeypatch):
         raise KeyError(x.shape[0])
 
     with pytest.raises(KeyError):
-        device.run_in_parts(function, {"x": mx.zeros((4, 2))}, nn.Module())
+        parts.run_in_parts(function, {"x": mx.zeros((4, 2))}, nn.Module())
 
 
 def test_threads_of_products_are_limited_and_given_back():

@@ -9,7 +9,6 @@ import pytest
 
 from mlx_mm import convert
 from mlx_mm.checkpoint import card
-from mlx_mm.quantize.plan import Scheme
 
 SOURCE_CARD = """---
 license: cc-by-nc-4.0
@@ -70,7 +69,7 @@ def test_front_matter(tmp_path: Path) -> None:
 
 def test_card(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(SOURCE_CARD)
-    text = card.write_card("photos-4bit", "owner/name", tmp_path, Scheme(4, 32), SIZES, None)
+    text = card.write_card("photos-4bit", "owner/name", tmp_path, "to 4 bit, group size 32", SIZES, None)
     head = text.split("---\n")[1].splitlines()
     assert head == [
         "library_name: mlx",
@@ -99,7 +98,7 @@ def test_card_of_a_folder_names_no_path_of_this_machine(tmp_path: Path, tiny_che
 
 def test_card_with_cosines(tmp_path: Path) -> None:
     cosines = {"text": (0.99876, 0.95), "image": (0.9, 0.8)}
-    text = card.write_card("photos-8bit", "owner/name", tmp_path, Scheme(8, 64), SIZES, cosines)
+    text = card.write_card("photos-8bit", "owner/name", tmp_path, "to 8 bit, group size 64", SIZES, cosines)
     assert text.endswith("|---|---|---|\n| text | 0.9988 | 0.9500 |\n| image | 0.9000 | 0.8000 |\n")
 
 

@@ -17,7 +17,7 @@ import pytest
 from tiny import hashed, tiny_config, tiny_weights
 
 import mlx_mm
-from mlx_mm.checkpoint import torch_file, weights
+from mlx_mm.checkpoint import reading, torch_file
 from mlx_mm.checkpoint.torch_file import read_torch_file
 from mlx_mm.errors import MlxMmError, WeightsError
 
@@ -160,7 +160,7 @@ def test_the_bytes_of_bfloat16(tmp_path: Path) -> None:
         {"0": bits.tobytes()},
     )
     assert np.array_equal(read_torch_file(path)["x"].numpy(), bits)
-    array = weights.Checkpoint(tmp_path).arrays["x"]
+    array = reading.Checkpoint(tmp_path).arrays["x"]
     assert array.dtype == mx.bfloat16
     assert array.astype(mx.float32).tolist() == [1, -2, float("inf")]
 
@@ -446,7 +446,7 @@ def test_any_byte_changed(flip: int, tmp_path: Path) -> None:
         changed[at] ^= flip
         (tmp_path / "pytorch_model.bin").write_bytes(changed)
         try:
-            arrays = weights.Checkpoint(tmp_path).arrays
+            arrays = reading.Checkpoint(tmp_path).arrays
         except MlxMmError:
             continue
         mx.eval(list(arrays.values()))
@@ -487,7 +487,7 @@ def test_vectors_are_those_of_safetensors(shards: int, tiny_checkpoint: Callable
 def test_conversion_is_that_of_safetensors(
     bits: int | None, tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "BLOCK_BYTES", 5000)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 5000)
     mlx_mm.convert(tiny_checkpoint("siglip", name="right"), tmp_path / "a", bits=bits)
     report = mlx_mm.convert(as_torch(tiny_checkpoint("siglip")), tmp_path / "b", bits=bits)
     assert report.source_bytes == (tmp_path / "tiny-siglip" / "pytorch_model.bin").stat().st_size

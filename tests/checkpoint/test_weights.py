@@ -14,8 +14,10 @@ from safetensors.numpy import save_file
 from test_torch_file import mapping, storage, tensor, write_torch, write_zip
 from tiny import hashed, tiny_config, tiny_weights
 
-from mlx_mm.checkpoint import weights
-from mlx_mm.checkpoint.weights import Checkpoint, ShardWriter, check_finite, check_match
+from mlx_mm.checkpoint import reading, writing
+from mlx_mm.checkpoint.matching import check_finite, check_match
+from mlx_mm.checkpoint.reading import Checkpoint
+from mlx_mm.checkpoint.writing import ShardWriter
 from mlx_mm.errors import WeightsError
 
 
@@ -29,7 +31,7 @@ def test_every_tensor_is_read(shards: int, tiny_checkpoint: Callable[..., Path])
 
 
 def test_blocks_join_to_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 1000)
     tables = {
         "a": hashed((3, 5), 1).astype(np.float32),  # so that `b` does not begin the file
         "b": hashed((37, 11), 2).astype(np.float16),
@@ -49,7 +51,7 @@ def test_blocks_join_to_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_bfloat16_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 100)
     table = mx.array(hashed((20, 10), 1).astype(np.float32)).astype(mx.bfloat16)
     mx.save_safetensors(str(tmp_path / "model.safetensors"), {"x": table})
     checkpoint = Checkpoint(tmp_path)
@@ -59,7 +61,7 @@ def test_bfloat16_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_blocks_of_a_torch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 1000)
     table = hashed((60, 40), 1).astype(np.float16)
     source = storage("HalfStorage", "0", 2400)
     items = {
@@ -90,7 +92,7 @@ def test_safetensors_go_before_torch(tmp_path: Path) -> None:
 def test_a_torch_file_is_read_when_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`info` asks for sizes alone."""
     write_torch(tmp_path / "pytorch_model.bin", {"x": np.zeros(3, np.float32)})
-    monkeypatch.setattr(weights, "_read_torch", lambda tensor: pytest.fail("read"))
+    monkeypatch.setattr(reading, "_read_torch", lambda tensor: pytest.fail("read"))
     assert Checkpoint(tmp_path).num_bytes > 0
 
 
@@ -220,7 +222,7 @@ def test_one_file(tmp_path: Path) -> None:
 
 
 def test_shards_fill_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "MAX_SHARD_BYTES", 160)
+    monkeypatch.setattr(writing, "MAX_SHARD_BYTES", 160)
     write(tmp_path)
     shards = check_files(tmp_path)
     assert shards == [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
@@ -233,6 +235,6 @@ def test_shards_fill_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_tensor_above_the_limit_gets_its_own_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "MAX_SHARD_BYTES", 100)
+    monkeypatch.setattr(writing, "MAX_SHARD_BYTES", 100)
     write(tmp_path)
     check_files(tmp_path)

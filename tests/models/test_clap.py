@@ -31,8 +31,8 @@ from mlx.utils import tree_flatten
 from tiny import GOLDEN, golden, requantised, write_checkpoint
 
 import mlx_mm
-from mlx_mm.backend import blas, device
-from mlx_mm.checkpoint.weights import check_match, parameter_shapes
+from mlx_mm.backend import blas, device, elementwise, parts
+from mlx_mm.checkpoint.matching import check_match, parameter_shapes
 from mlx_mm.errors import ConfigError, InputError, ModalityError, UnsupportedModelError, WeightsError
 from mlx_mm.layers import activations, interpolate
 from mlx_mm.models.clap import audio
@@ -185,7 +185,7 @@ def interleaved_parts(self: Any, x: mx.array) -> mx.array:
 
 ORDER, POSITIONS = audio.window_order, audio.relative_positions
 MISTAKES: dict[str, tuple[Any, str, Any]] = {
-    "tanh gelu": (activations.ACTIVATIONS, "gelu", device.gelu_tanh),
+    "tanh gelu": (activations.ACTIVATIONS, "gelu", elementwise.gelu_tanh),
     "no shift mask": (audio, "HIDDEN", 0.0),
     "no shift": (audio, "window_order", lambda side, window, _: ORDER(side, window, 0)),
     "shift the other way": (audio, "window_order", lambda side, window, shift: ORDER(side, window, -shift)),
@@ -264,7 +264,7 @@ def test_batch_equals_singles(models: dict[str, Any], kind: str) -> None:
 def test_clips_are_spread_over_threads(models: dict[str, Any], kind: str) -> None:
     model = models[kind]
     right = model.get_audio_features(**sounds(kind))
-    assert close(device.run_in_parts(model.get_audio_features, sounds(kind), model), right, 1e-6)
+    assert close(parts.run_in_parts(model.get_audio_features, sounds(kind), model), right, 1e-6)
 
 
 def test_masked_padding_changes_nothing(models: dict[str, Any]) -> None:

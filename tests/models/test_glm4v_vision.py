@@ -15,7 +15,7 @@ from glm_tiny import DENSE, MODELS, REFERENCE, VISUAL, glm_cases, glm_config, gl
 from mlx.utils import tree_flatten
 from tiny import golden
 
-from mlx_mm.backend import blas, device
+from mlx_mm.backend import attention, blas
 from mlx_mm.errors import ConfigError, InputError
 from mlx_mm.layers.interpolate import bicubic_matrix, resize_table
 from mlx_mm.layers.rope import grid_angles, inverse_frequencies
@@ -328,7 +328,7 @@ def test_attention_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None
     """As on a CPU for a large picture."""
     model, pixels = tower(), pixels_of(FIVE)
     expected = model(pixels, thw(FIVE)).pooler_output
-    monkeypatch.setattr(device, "SCORES", 300)
+    monkeypatch.setattr(attention, "SCORES", 300)
     assert close(model(pixels, thw(FIVE)).pooler_output, expected, TOLERANCE)
 
 
@@ -337,7 +337,7 @@ def test_memory_is_that_of_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 
     By hand, four pictures of 24,576 patches at a width of 64: 367 MB, and one 349.
     """
-    monkeypatch.setattr(device, "SCORES", 1 << 18)  # what attention holds would hide the rest at this size
+    monkeypatch.setattr(attention, "SCORES", 1 << 18)  # what attention holds would hide the rest at this size
     config = VisionConfig(
         depth=4, hidden_size=64, num_heads=2, out_hidden_size=1024, intermediate_size=96, image_size=84
     )

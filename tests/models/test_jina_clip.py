@@ -27,8 +27,8 @@ from mlx.utils import tree_flatten
 from tiny import golden, golden_weights, hashed, requantised, write_checkpoint
 
 import mlx_mm
-from mlx_mm.backend import blas, device
-from mlx_mm.checkpoint.weights import check_match, parameter_shapes
+from mlx_mm.backend import blas, device, elementwise, parts
+from mlx_mm.checkpoint.matching import check_match, parameter_shapes
 from mlx_mm.errors import ConfigError, InputError, MlxMmError, UnsupportedModelError, WeightsError
 from mlx_mm.layers import activations
 from mlx_mm.layers.attention import merge_heads, split_heads
@@ -185,7 +185,7 @@ def mean_of_patches(self: Any, pixel_values: mx.array, **options: Any) -> Any:
 
 
 def norm_before_the_product(self: Any, x: mx.array) -> mx.array:
-    x = self.layer_norm(device.silu(self.gate_proj(x))) * self.up_proj(x)
+    x = self.layer_norm(elementwise.silu(self.gate_proj(x))) * self.up_proj(x)
     return self.down_proj(x)
 
 
@@ -202,7 +202,7 @@ PATCHES: dict[str, tuple[Any, str, Any]] = {
     "pixels dropped on each side": (vision, "extract_patches", lambda x, p: EXTRACT(x[:, 1:, 1:], p)),
     "patches by columns": (vision, "extract_patches", lambda x, p: EXTRACT(x.swapaxes(1, 2), p)),
     "kernel with its colours first": (room, "kernel_matrix", lambda kernel: kernel.flatten(1)),
-    "gelu for silu": (vision, "silu", device.gelu_erf),
+    "gelu for silu": (vision, "silu", elementwise.gelu_erf),
     "norm before the product": (vision.MLP, "__call__", norm_before_the_product),
     "mean of the patches": (vision.VisionTower, "__call__", mean_of_patches),
     "text rope in neighbours": (text, "rotate_halves", rotate_neighbours),
@@ -212,8 +212,8 @@ PATCHES: dict[str, tuple[Any, str, Any]] = {
     "pooling over padding": (text.TextTower, "__call__", pooled_by(lambda x, _: x.mean(1))),
     "pooling at the first token": (text.TextTower, "__call__", pooled_by(lambda x, _: x[:, 0])),
     "pooling of the words only": (text.TextTower, "__call__", pooled_by(mean_of_words)),
-    "tanh gelu": (activations.ACTIVATIONS, "gelu", device.gelu_tanh),
-    "quick gelu": (activations.ACTIVATIONS, "gelu", device.quick_gelu),
+    "tanh gelu": (activations.ACTIVATIONS, "gelu", elementwise.gelu_tanh),
+    "quick gelu": (activations.ACTIVATIONS, "gelu", elementwise.quick_gelu),
     "scale not exponentiated": (room.Model, "_logits", lambda self, a, b: a @ b.T * self.logit_scale),
 }
 
@@ -385,7 +385,7 @@ def test_batch_equals_singles(tiny: Any, batch: dict[str, mx.array]) -> None:
 def test_rows_are_spread_over_threads(tiny: Any, batch: dict[str, mx.array]) -> None:
     pixels = {"pixel_values": batch.pop("pixel_values")}
     for features, given in ((tiny.get_text_features, batch), (tiny.get_image_features, pixels)):
-        assert same_direction(device.run_in_parts(features, given, tiny), features(**given))
+        assert same_direction(parts.run_in_parts(features, given, tiny), features(**given))
 
 
 def test_mask_is_read_from_the_padding(tiny: Any, batch: dict[str, mx.array]) -> None:

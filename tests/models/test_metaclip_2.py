@@ -27,7 +27,7 @@ from tiny import golden, golden_weights, hashed, layer_of, requantised, write_ch
 
 import mlx_mm
 from mlx_mm.backend import blas, device
-from mlx_mm.checkpoint.weights import parameter_shapes
+from mlx_mm.checkpoint.matching import parameter_shapes
 from mlx_mm.errors import ConfigError, InputError, MlxMmError, ModalityError, UnsupportedModelError
 from mlx_mm.models import find_family
 

@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_mm.checkpoint.reading import Checkpoint
 from mlx_mm.checkpoint.torch_file import read_torch_file
-from mlx_mm.checkpoint.weights import Checkpoint
 from mlx_mm.errors import WeightsError
 
 torch = pytest.importorskip("torch")

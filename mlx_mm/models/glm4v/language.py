@@ -12,7 +12,7 @@ import mlx.nn as nn
 from mlx_lm.models.base import scaled_dot_product_attention
 from mlx_lm.models.switch_layers import SwitchGLU
 
-from mlx_mm.backend.device import silu
+from mlx_mm.backend.elementwise import silu
 from mlx_mm.backend.linear import linear
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import Mask, Rotation, attend, attention_weights, merge_heads, split_heads

@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.backend.device import gelu_erf
+from mlx_mm.backend.elementwise import gelu_erf
 from mlx_mm.backend.linear import linear
 from mlx_mm.errors import InputError
 from mlx_mm.layers.activations import activation

@@ -7,7 +7,7 @@ projection, and the MLP is gated and normalised inside.
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.backend.device import silu
+from mlx_mm.backend.elementwise import silu
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import Rotation, attend, attention_weights, merge_heads, split_heads
 from mlx_mm.layers.embeddings import extract_patches

@@ -1,22 +1,19 @@
-"""Weights in and out: lazy reading of safetensors, PyTorch's files, strict matching, shards written tensor by tensor.
+"""Weights in: safetensors, read lazily, or else PyTorch's files.
 
 A safetensors file is a little-endian uint64 with the length of a JSON header, the header, then the tensors' bytes
 (github.com/huggingface/safetensors, "Format"). mlx reads it lazily; the safetensors package checks it first.
 """
 
 import json
-import math
-import os
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
 from mlx_mm.checkpoint.torch_file import TorchTensor, read_torch_file
@@ -24,7 +21,6 @@ from mlx_mm.errors import WeightsError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
 BLOCK_BYTES = 64 << 20  # a tensor larger than this is read in blocks of rows where it can be
 DTYPES = {
     "BOOL": mx.bool_,
@@ -40,15 +36,6 @@ DTYPES = {
     "BF16": mx.bfloat16,
     "F32": mx.float32,
 }
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-Sizes = dict[str, tuple[mx.Dtype, tuple[int, ...]]]  # tensor name -> dtype and shape
-
-
-class HasShape(Protocol):
-    """An array, or what will become one."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -201,135 +188,3 @@ def _read_header(file: Path) -> dict[str, Any]:
         if name != "__metadata__":
             _check_dtype(file, name, entry["dtype"])
     return header
-
-
-def check_match(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, HasShape], where: Path) -> None:
-    """Raise one WeightsError that names missing, unexpected and misshapen tensors; the first ten of each kind."""
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
-    misshapen = [
-        f"{name} {found[name].shape}, expected {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name].shape != shape
-    ]
-    problems = [
-        f"{len(names)} {kind}: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
-        if names
-    ]
-    if problems:
-        raise WeightsError(
-            f"The tensors of {where} do not fit its config.json. {'; '.join(problems)}. "
-            "Use the config.json and the weights of one and the same checkpoint."
-        )
-
-
-def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all parameters of an mlx module."""
-    return {name: array.shape for name, array in tree_flatten(model.parameters())}
-
-
-def check_finite(name: str, array: mx.array, where: Path) -> None:
-    """Raise WeightsError where a float tensor holds NaN or infinity."""
-    # 0·x is 0 for every finite x and NaN for the others, and summing zeros cannot overflow.
-    if mx.issubdtype(array.dtype, mx.floating) and mx.isnan((array * 0).sum()).item():
-        raise WeightsError(f"{where} holds NaN or infinite numbers in {name}. Download the file again.")
-
-
-class ShardWriter:
-    """Writes tensors whose dtypes and shapes are known beforehand, one at a time, in the order given.
-
-    sizes: name -> (dtype, shape). Use as a context manager, then `write` every name in order; the index is
-    written at the end.
-    """
-
-    def __init__(self, folder: Path, sizes: Sizes):
-        self._folder = folder
-        self._shards = _plan_shards(sizes)
-        self._todo = [(number, name) for number, shard in enumerate(self._shards) for name in shard]
-        self._sizes = sizes
-        self._file: BinaryIO | None = None
-
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()  # after an error; a whole file is closed by `_finish_file`
-
-    def write(self, name: str, blocks: Iterable[mx.array]) -> None:
-        """Append one tensor, given whole or in blocks of rows."""
-        number, due = self._todo.pop(0)
-        dtype, shape = self._sizes[name]
-        if name != due:
-            raise AssertionError(f"{name} written where {due} is due")
-        if name == self._shards[number][0]:
-            self._start(number)
-        assert self._file is not None
-        written = 0
-        for block in blocks:
-            if block.dtype != dtype:
-                raise AssertionError(f"{name} is {block.dtype}, announced as {dtype}")
-            self._file.write(np.array(mx.contiguous(block).reshape(-1).view(mx.uint8), copy=False).data)
-            written += block.nbytes
-        if written != _num_bytes(dtype, shape):
-            raise AssertionError(f"{name} has {written} bytes, announced as {dtype} {shape}")
-
-    def finish(self) -> int:
-        """Write the index; returns the bytes of all tensors."""
-        if self._todo:
-            raise AssertionError(f"{self._todo[0][1]} was never written")
-        self._finish_file()
-        total = total_bytes(self._sizes)
-        weight_map = {name: self._name(number) for number, shard in enumerate(self._shards) for name in shard}
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
-        return total
-
-    def _finish_file(self) -> None:
-        """Close the shard, on the disk and not only in the system's memory: a power cut must not leave it empty."""
-        if self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._file = None
-
-    def _start(self, number: int) -> None:
-        self._finish_file()
-        header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
-        offset = 0
-        for name in self._shards[number]:
-            dtype, shape = self._sizes[name]
-            end = offset + _num_bytes(dtype, shape)
-            header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
-            offset = end
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # the format wants the data aligned to 8 bytes
-        self._file = (self._folder / self._name(number)).open("wb")
-        self._file.write(len(text).to_bytes(8, "little") + text)
-
-    def _name(self, number: int) -> str:
-        count = len(self._shards)
-        return SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
-
-
-def total_bytes(sizes: Sizes) -> int:
-    """Bytes of tensors with these dtypes and shapes."""
-    return sum(_num_bytes(*size) for size in sizes.values())
-
-
-def _num_bytes(dtype: mx.Dtype, shape: tuple[int, ...]) -> int:
-    return dtype.size * math.prod(shape)
-
-
-def _plan_shards(sizes: Sizes) -> list[list[str]]:
-    shards: list[list[str]] = [[]]
-    room = MAX_SHARD_BYTES
-    for name, size in sizes.items():
-        num_bytes = _num_bytes(*size)
-        if num_bytes > room and shards[-1]:
-            shards.append([])
-            room = MAX_SHARD_BYTES
-        shards[-1].append(name)
-        room -= num_bytes
-    return shards

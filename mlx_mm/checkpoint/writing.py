@@ -1,0 +1,116 @@
+"""Weights out: shards of safetensors, written tensor by tensor."""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_mm.checkpoint.reading import DTYPES, INDEX, SINGLE
+
+MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+Sizes = dict[str, tuple[mx.Dtype, tuple[int, ...]]]  # tensor name -> dtype and shape
+
+
+class ShardWriter:
+    """Writes tensors whose dtypes and shapes are known beforehand, one at a time, in the order given.
+
+    sizes: name -> (dtype, shape). Use as a context manager, then `write` every name in order; the index is
+    written at the end.
+    """
+
+    def __init__(self, folder: Path, sizes: Sizes):
+        self._folder = folder
+        self._shards = _plan_shards(sizes)
+        self._todo = [(number, name) for number, shard in enumerate(self._shards) for name in shard]
+        self._sizes = sizes
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()  # after an error; a whole file is closed by `_finish_file`
+
+    def write(self, name: str, blocks: Iterable[mx.array]) -> None:
+        """Append one tensor, given whole or in blocks of rows."""
+        number, due = self._todo.pop(0)
+        dtype, shape = self._sizes[name]
+        if name != due:
+            raise AssertionError(f"{name} written where {due} is due")
+        if name == self._shards[number][0]:
+            self._start(number)
+        assert self._file is not None
+        written = 0
+        for block in blocks:
+            if block.dtype != dtype:
+                raise AssertionError(f"{name} is {block.dtype}, announced as {dtype}")
+            self._file.write(np.array(mx.contiguous(block).reshape(-1).view(mx.uint8), copy=False).data)
+            written += block.nbytes
+        if written != _num_bytes(dtype, shape):
+            raise AssertionError(f"{name} has {written} bytes, announced as {dtype} {shape}")
+
+    def finish(self) -> int:
+        """Write the index; returns the bytes of all tensors."""
+        if self._todo:
+            raise AssertionError(f"{self._todo[0][1]} was never written")
+        self._finish_file()
+        total = total_bytes(self._sizes)
+        weight_map = {name: self._name(number) for number, shard in enumerate(self._shards) for name in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+        return total
+
+    def _finish_file(self) -> None:
+        """Close the shard, on the disk and not only in the system's memory: a power cut must not leave it empty."""
+        if self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    def _start(self, number: int) -> None:
+        self._finish_file()
+        header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+        offset = 0
+        for name in self._shards[number]:
+            dtype, shape = self._sizes[name]
+            end = offset + _num_bytes(dtype, shape)
+            header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+            offset = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # the format wants the data aligned to 8 bytes
+        self._file = (self._folder / self._name(number)).open("wb")
+        self._file.write(len(text).to_bytes(8, "little") + text)
+
+    def _name(self, number: int) -> str:
+        count = len(self._shards)
+        return SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def total_bytes(sizes: Sizes) -> int:
+    """Bytes of tensors with these dtypes and shapes."""
+    return sum(_num_bytes(*size) for size in sizes.values())
+
+
+def _num_bytes(dtype: mx.Dtype, shape: tuple[int, ...]) -> int:
+    return dtype.size * math.prod(shape)
+
+
+def _plan_shards(sizes: Sizes) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    room = MAX_SHARD_BYTES
+    for name, size in sizes.items():
+        num_bytes = _num_bytes(*size)
+        if num_bytes > room and shards[-1]:
+            shards.append([])
+            room = MAX_SHARD_BYTES
+        shards[-1].append(name)
+        room -= num_bytes
+    return shards
