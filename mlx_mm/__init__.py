@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from mlx_mm.errors import MlxMmError
 
 if TYPE_CHECKING:
+    from mlx_mm.classify import classify
     from mlx_mm.conversation import Conversation
     from mlx_mm.convert import ConvertReport, convert
-    from mlx_mm.embed import classify, encode_audio, encode_image, encode_text, to_mlx
+    from mlx_mm.embed import encode_audio, encode_image, encode_text, to_mlx
     from mlx_mm.generate import Generation, generate, stream_generate
     from mlx_mm.generation.prompt_cache import PromptCache
     from mlx_mm.load import load
@@ -40,7 +41,7 @@ _ROOMS = {
     "ConvertReport": "convert",
     "Generation": "generate",
     "PromptCache": "generation.prompt_cache",
-    "classify": "embed",
+    "classify": "classify",
     "convert": "convert",
     "encode_audio": "embed",
     "encode_image": "embed",

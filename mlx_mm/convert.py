@@ -23,7 +23,7 @@ from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import InputError, OutputError, WeightsError
 from mlx_mm.load import parse_dtype
 from mlx_mm.models import find_family
-from mlx_mm.models.base import widen_mlps
+from mlx_mm.models.weights import widen_mlps
 from mlx_mm.quantize import plan as quantize
 from mlx_mm.quantize.plan import Choice, Recipe, Scheme
 
@@ -91,14 +91,14 @@ def convert(
     if "quantization" in values:
         raise WeightsError(f"{folder} is quantised already. Convert the original checkpoint instead.")
     family = find_family(values["model_type"])
-    config = family.config.ModelConfig.from_dict(values)
+    config = family.config.from_dict(values)
     padded: dict[str, list[int]] = {}
     if scheme is not None:
         values, padded = widen_mlps(values, config, scheme.group_size)
-        config = family.config.ModelConfig.from_dict(values)
-    model = family.model_class(values.get("architectures"))(config)
-    if check and (model.generates or model.labels is not None):
-        kind = "answers in words" if model.generates else "is a classifier"
+        config = family.config.from_dict(values)
+    model = family.architecture(values.get("architectures"))(config)
+    if check and model.kind != "encoder":
+        kind = "answers in words" if model.kind == "generator" else "is a classifier"
         raise InputError(f"check compares vectors, and this checkpoint {kind}. Leave check out.")
     checkpoint = reading.Checkpoint(folder)
     shapes = matching.parameter_shapes(model)
@@ -107,12 +107,12 @@ def convert(
     parameters = sum(array.size for array in arrays.values())
     arrays = {name: _pad(name, array, shapes) for name, array in arrays.items()} if padded else arrays
     matching.check_match(shapes, arrays, folder)
-    if recipe is None and scheme is not None and model.generates:
+    if recipe is None and scheme is not None and model.kind == "generator":
         recipe = "text-only"
     choices = quantize.plan(model, scheme, recipe)
     del model
 
-    values = family.config.ModelConfig.complete(values)
+    values = family.config.complete(values)
     values.pop("quantization_config", None)
     if not any(choice.scheme for choice in choices):
         scheme = None  # the recipe left nothing to quantise, and neither config nor card may say otherwise

@@ -7,11 +7,13 @@ from numbers import Real
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from tqdm import tqdm
 
 from mlx_mm.backend.parts import run_in_parts, run_row_by_row
 from mlx_mm.errors import InputError, MediaError, ModalityError
+from mlx_mm.models.contracts import Modality
 from mlx_mm.processing.read_ahead import prefetch
 
 Batch = dict[str, np.ndarray]
@@ -50,7 +52,7 @@ def encode_text(
     """
     _require(model, "text")
     _check_options(batch_size, dim)
-    items, single = _as_list(texts)
+    items, single = as_items(texts)
     if strangers := [index for index, item in enumerate(items) if not isinstance(item, str)]:
         kind = type(items[strangers[0]]).__name__
         raise InputError(f"Text number {strangers[0]} is {kind}; expected str. Convert it or leave it out.")
@@ -64,7 +66,9 @@ def encode_text(
         cut.extend((count, batch["input_ids"].shape[1]) for count in counts)  # a text that is cut fills its row
         return batch
 
-    result = _encode(model, model.get_text_features, len(items), prepare, processor, batch_size, progress, dim=dim)
+    result = run_batches(
+        model, "text", model.get_text_features, len(items), prepare, processor, batch_size, progress, dim=dim
+    )
     if cut:
         _warn_of_cuts(cut, len(items))
     return _finish(result, single, normalize)
@@ -91,7 +95,7 @@ def encode_image(
     """
     _require(model, "image")
     _check_options(batch_size, dim)
-    items, single = _as_list(images)
+    items, single = as_items(images)
     options = {} if max_num_patches is None else {"max_num_patches": max_num_patches}
 
     def prepare(index: int) -> Batch:
@@ -99,7 +103,7 @@ def encode_image(
         return batch
 
     features = model.get_image_features
-    result = _encode(model, features, len(items), prepare, processor, batch_size, progress, on_error, dim)
+    result = run_batches(model, "image", features, len(items), prepare, processor, batch_size, progress, on_error, dim)
     return _finish(result, single, normalize)
 
 
@@ -127,7 +131,7 @@ def encode_audio(
     """
     _require(model, "audio")
     _check_options(batch_size, dim)
-    items, single = _as_sounds(audio)
+    items, single = as_sounds(audio)
 
     def windows(index: int) -> Iterator[tuple[Batch, float]]:
         if truncation == "windows":
@@ -135,12 +139,13 @@ def encode_audio(
         else:
             yield processor.audio([items[index]], truncation=truncation, seed=seed), 1.0
 
+    weights = _weights(model, "audio")
     rows: dict[int, list[tuple[float, np.floating, np.ndarray]]] = {}
     waiting: list[tuple[int, Batch, float]] = []
 
     def run() -> None:
         batch = to_mlx(processor.collate([batch for _, batch, _ in waiting]))
-        vectors = np.array(run_row_by_row(model.get_audio_features, batch, _whole(model)).astype(mx.float32))
+        vectors = np.array(run_row_by_row(model.get_audio_features, batch, weights).astype(mx.float32))
         lengths = [np.linalg.norm(vector) for vector in vectors]
         for (index, _, weight), length, vector in zip(waiting, lengths, _cut(vectors, dim), strict=True):
             if index in rows:
@@ -166,87 +171,9 @@ def encode_audio(
     return _finish(np.stack(vectors) if vectors else np.zeros((0, 0), np.float32), single, normalize)
 
 
-def classify(
+def run_batches(
     model: Any,
-    processor: Any,
-    item: Any,
-    labels: Sequence[str] | None = None,
-    *,
-    template: str | Sequence[str] | None = None,
-    batch_size: int = 8,
-    progress: bool = False,
-    on_error: OnError | None = None,
-) -> list[Any]:
-    """Score a picture or a sound against labels: [(label, score), …], best first. A list gives a list of those.
-
-    labels: the words to choose from; None uses the checkpoint's own classification head. template: sentence with
-    {} for the label, by default the family's; of several, the vectors are averaged. SigLIP's scores are sigmoids:
-    each says how well its label fits, and they do not add up to 1. Other arguments as in `encode_image` and
-    `encode_audio`.
-    Raises InputError without labels or for a template without {}.
-    """
-    _refuse_generating(model)
-    hears = "audio" in model.modalities
-    items, single = _as_sounds(item) if hears else _as_list(item)
-    if labels is None:
-        scores, names = _head_scores(model, processor, items, template, batch_size, progress, on_error)
-    else:
-        targets = encode_labels(model, processor, labels, template)
-        names = list(labels)
-        encode = encode_audio if hears else encode_image
-        vectors = encode(model, processor, items, batch_size=batch_size, progress=progress, on_error=on_error)
-        scores = np.array(model.score(mx.array(vectors), mx.array(targets))) if len(vectors) else vectors
-    rows = [sorted(zip(names, row.tolist(), strict=True), key=lambda pair: -pair[1]) for row in scores]
-    return rows[0] if single and rows else rows
-
-
-def encode_labels(
-    model: Any, processor: Any, labels: Sequence[str], template: str | Sequence[str] | None = None
-) -> np.ndarray:
-    """Unit vectors of labels inside their template(s), float32 (N, D)."""
-    if model.labels is not None:
-        raise ModalityError("This checkpoint is a classifier with labels of its own. Leave the labels out.")
-    if isinstance(labels, str) or not labels:
-        raise InputError("There are no labels to choose from. Give a list of one or more words.")
-    templates = [model.prompt_template] if template is None else _as_list(template)[0]
-    if not templates:
-        raise InputError("The list of templates is empty. Give one or more, or leave it out.")
-    for text in templates:
-        if "{}" not in text:
-            raise InputError(f"The template {text!r} has no {{}}. Put {{}} where the label belongs.")
-    texts = [text.replace("{}", label) for text in templates for label in labels]
-    vectors = encode_text(model, processor, texts).reshape(len(templates), len(labels), -1).mean(axis=0)
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-
-
-def _head_scores(
-    model: Any,
-    processor: Any,
-    items: list[Any],
-    template: Any,
-    batch_size: int,
-    progress: bool,
-    on_error: OnError | None,
-) -> tuple[np.ndarray, list[str]]:
-    if model.labels is None:
-        raise InputError("This checkpoint has no classification head. Give the labels to choose from (--labels).")
-    if template is not None:
-        raise InputError("A classification head takes no template. Leave it out.")
-
-    def prepare(index: int) -> Batch:
-        batch: Batch = processor.images([items[index]])
-        return batch
-
-    def scores(**batch: mx.array) -> mx.array:
-        result: mx.array = model.class_scores(model(**batch).logits)
-        return result
-
-    rows = _encode(model, scores, len(items), prepare, processor, batch_size, progress, on_error)
-    return rows, list(model.labels)
-
-
-def _encode(
-    model: Any,
+    modality: Modality,
     features: Callable[..., mx.array],
     count: int,
     prepare: Callable[[int], Batch],
@@ -257,6 +184,7 @@ def _encode(
     dim: int | None = None,
 ) -> np.ndarray:
     """Prepare `count` items in threads, run them in batches of like size, return the rows in input order."""
+    weights = _weights(model, modality)
     rows: dict[int, np.ndarray] = {}
     with tqdm(total=count, disable=not progress, unit="item", desc="embedding") as bar:
         for window in _windows(count, prepare, batch_size * WINDOW):
@@ -271,7 +199,7 @@ def _encode(
                     bar.update()
             ready.sort(key=lambda pair: sum(array.size for array in pair[1].values()))
             for chunk in _batches(ready, batch_size):
-                output = run_in_parts(features, to_mlx(processor.collate([batch for _, batch in chunk])), _whole(model))
+                output = run_in_parts(features, to_mlx(processor.collate([batch for _, batch in chunk])), weights)
                 vectors = _cut(np.array(output.astype(mx.float32)), dim)
                 rows.update(zip((index for index, _ in chunk), vectors, strict=True))
                 bar.update(len(chunk))
@@ -341,18 +269,18 @@ def _finish(vectors: np.ndarray, single: bool, normalize: bool) -> np.ndarray:
     return vectors[0] if single else vectors
 
 
-def _as_list(items: Any) -> tuple[list[Any], bool]:
+def as_items(items: Any) -> tuple[list[Any], bool]:
     """`items` as a list, and whether it was a single one."""
     if isinstance(items, list | tuple | Iterator):
         return list(items), False
     return [items], True
 
 
-def _as_sounds(audio: Any) -> tuple[list[Any], bool]:
+def as_sounds(audio: Any) -> tuple[list[Any], bool]:
     """The same, where a pair of samples and their rate is one sound."""
     if isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], Real):
         return [audio], True
-    return _as_list(audio)
+    return as_items(audio)
 
 
 def _average(windows: list[tuple[float, np.floating, np.ndarray]]) -> np.ndarray:
@@ -366,26 +294,26 @@ def _average(windows: list[tuple[float, np.floating, np.ndarray]]) -> np.ndarray
     return np.asarray(total, np.float32)
 
 
-def _whole(model: Any) -> Any:
-    """The model whose weights may all be read at once; None for one that was loaded lazily."""
-    return None if model.lazy else model
+def _weights(model: Any, modality: Modality) -> list[nn.Module]:
+    """What the features of a modality are computed with; of a lazily loaded model nothing else is read."""
+    return [module for module in model.modules_for(modality) if module is not None]
 
 
 def _require(model: Any, modality: str) -> None:
-    _refuse_generating(model)
+    refuse_generators(model)
     if modality not in model.modalities:
         raise ModalityError(
             f"This checkpoint has no {modality} encoder; it takes {' and '.join(model.modalities)}. "
             f"Use one that takes {modality}."
         )
-    if model.labels is not None:
+    if model.kind == "classifier":
         raise ModalityError(
             f"This checkpoint is a classifier and gives no {modality} vectors. Use classify, or a joint checkpoint."
         )
 
 
-def _refuse_generating(model: Any) -> None:
-    if model.generates:
+def refuse_generators(model: Any) -> None:
+    if model.kind == "generator":
         raise ModalityError("This checkpoint answers in words and gives no vectors or scores. Use generate or chat.")
 
 

@@ -175,7 +175,7 @@ def stream_generate(
 
     Arguments are checked and pictures read here, before the first piece is asked for.
     """
-    if not model.generates:
+    if model.kind != "generator":
         raise ModalityError(
             f"This checkpoint takes {' and '.join(model.modalities)} and gives vectors, no words. Use "
             f"{', '.join(f'encode_{modality}' for modality in model.modalities)} or classify, or a checkpoint that "

@@ -36,11 +36,10 @@ def load(
     folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)
     family = find_family(values["model_type"])
-    config = family.config.ModelConfig.from_dict(values)
-    model = family.model_class(values.get("architectures"))(config)
-    model.lazy = lazy
+    config = family.config.from_dict(values)
+    model = family.architecture(values.get("architectures"))(config)
     load_weights(model, reading.Checkpoint(folder), values, folder, dtype=target, lazy=lazy)
-    return model, family.processor.Processor.from_folder(folder, config)
+    return model, family.processor(folder, config)
 
 
 def load_weights(
@@ -63,7 +62,7 @@ def load_weights(
         for name, array in arrays.items():
             matching.check_finite(name, array, folder)
     model.load_weights([(name, _cast(array, dtype)) for name, array in arrays.items()])
-    if block is not None and device.dequantize_encoders() and not model.generates:
+    if block is not None and device.dequantize_encoders() and model.kind != "generator":
         quantize.dequantize_linears(model, dtype or mx.float32)
     model.eval()
     if not lazy:

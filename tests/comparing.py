@@ -14,7 +14,7 @@ from mlx_mm.models import find_family
 def empty(config: dict[str, Any]) -> Any:
     """The model of a config.json, without weights."""
     family = find_family(config["model_type"])
-    return family.model_class(config.get("architectures"))(family.config.ModelConfig.from_dict(config))
+    return family.architecture(config.get("architectures"))(family.config.from_dict(config))
 
 
 def build(config: dict[str, Any], weights: dict[str, np.ndarray]) -> Any:

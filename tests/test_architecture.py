@@ -184,11 +184,11 @@ def test_no_exception_is_swallowed(room: str) -> None:
 
 
 def test_inheritance_is_flat() -> None:
-    """No module derives from one of ours; configs may, they hold fields and no behaviour."""
+    """No module derives from one of ours; configs and contracts may, they have no behaviour."""
     parents: dict[str, set[str]] = {}
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.ClassDef) and path.name not in ("errors.py", "config.py"):
+            if isinstance(node, ast.ClassDef) and path.name not in ("errors.py", "config.py", "contracts.py"):
                 parents[node.name] = {ast.unparse(base) for base in node.bases}
     for name, bases in parents.items():
         for base in bases & set(parents):
@@ -250,24 +250,15 @@ def test_unknown_model_type_lists_the_known_ones() -> None:
     assert all(name in str(caught.value) for name in ("bert", *MODEL_TYPES))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_family_contract(family: str) -> None:
-    rooms = find_family(next(t for t, name in MODEL_TYPES.items() if name == family))
-    assert callable(rooms.config.ModelConfig.from_dict)
-    assert callable(rooms.processor.Processor.from_folder)
-    assert "" in rooms.model.ARCHITECTURES
-    assert inspect.getdoc(rooms.model)
-    for model in set(rooms.model.ARCHITECTURES.values()):
-        assert callable(model.request) if model.generates else model.score_function in ("softmax", "sigmoid")
-        assert hasattr(model, "modalities")
-        assert model.lazy is False
-        for method in ("sanitize", "quant_predicate", "__call__"):
-            assert callable(getattr(model, method))
-    model = rooms.model.ARCHITECTURES[""]
-    if model.generates:
-        return
-    assert "{}" in model.prompt_template
-    assert callable(model.score)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_contract(name: str) -> None:
+    family = find_family(next(t for t, folder in MODEL_TYPES.items() if folder == name))
+    assert family.name == name
+    assert "" in family.architectures
+    assert inspect.getdoc(importlib.import_module(f"mlx_mm.models.{name}.model"))
+    for model in set(family.architectures.values()):
+        assert model.kind in ("encoder", "classifier", "generator")
+        assert model.kind != "encoder" or "{}" in model.prompt_template
 
 
 @pytest.mark.parametrize("family", FAMILIES)

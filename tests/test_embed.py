@@ -22,6 +22,7 @@ from tiny import (
 )
 
 from mlx_mm import classify, embed, encode_image, encode_text, load, to_mlx
+from mlx_mm.classify import encode_labels
 from mlx_mm.errors import InputError, MediaError, MlxMmError, ModalityError
 
 # Heights and widths that give NaFlex batches of very different lengths, the longest first and last.
@@ -281,7 +282,7 @@ def test_long_labels_are_told_of_once(joint: tuple[Any, Any]) -> None:
 class Long:
     """Stands for a model and its processor: a text is a number of tokens, and its vector is that number."""
 
-    modalities, labels, lazy, generates = ("text",), None, True, False
+    kind, modalities = "encoder", ("text",)
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -296,6 +297,9 @@ class Long:
             target[: len(row)] = row
         self.shapes.append(batch.shape)
         return {"input_ids": batch}
+
+    def modules_for(self, _modality: str) -> tuple[()]:
+        return ()
 
     def get_text_features(self, input_ids: mx.array) -> mx.array:
         return mx.repeat(input_ids.sum(axis=1, keepdims=True), 3, axis=1)
@@ -543,7 +547,7 @@ def test_several_templates_are_averaged(joint: tuple[Any, Any], pictures: list[I
     parts = [encode_text(*joint, [template.replace("{}", label) for label in LABELS]) for template in templates]
     mean = np.mean(np.stack(parts).astype(np.float64), axis=0)
     mean /= np.linalg.norm(mean, axis=-1, keepdims=True)
-    targets = embed.encode_labels(*joint, LABELS, templates)
+    targets = encode_labels(*joint, LABELS, templates)
     assert np.abs(targets - mean).max() <= EQUAL
     assert np.abs(targets - parts[0]).max() > 100 * EQUAL
     logits = encode_image(*joint, pictures).astype(np.float64) @ mean.T * np.exp(2.5) - 3.0

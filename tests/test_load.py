@@ -69,7 +69,7 @@ def test_shards_and_path_as_text(family: str, tiny_checkpoint: Checkpoint) -> No
 def test_sparse_config_has_the_class_defaults(family: str) -> None:
     rooms = mlx_mm.models.find_family(family)
     towers = {f"{name}_config": {"model_type": f"{family}_{name}_model"} for name in ("text", "vision")}
-    config = rooms.config.ModelConfig.from_dict({"model_type": family, "initializer_factor": 1.0, **towers})
+    config = rooms.config.from_dict({"model_type": family, "initializer_factor": 1.0, **towers})
     for tower in (config.text_config, config.vision_config):
         assert (tower.hidden_size, tower.intermediate_size) == (768, 3072)
         assert (tower.num_hidden_layers, tower.num_attention_heads) == (12, 12)
@@ -84,7 +84,7 @@ def test_sparse_config_has_the_class_defaults(family: str) -> None:
 def test_published_parameter_counts(row: dict[str, Any]) -> None:
     """Every published checkpoint: the model built from its config has exactly the published size."""
     rooms = mlx_mm.models.find_family(row["model_type"])
-    model = rooms.model_class(None)(rooms.config.ModelConfig.from_dict(row))
+    model = rooms.architecture(None)(rooms.config.from_dict(row))
     parameters = tree_flatten(model.parameters())  # lazy: nothing is computed
     assert sum(array.size for _, array in parameters) == row["params_total"]
     for tower, key in (("vision_model", "params_vision_tower"), ("text_model", "params_text_tower")):

@@ -5,19 +5,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlx_mm.backend import device
 from mlx_mm.backend.blas import limited_threads
 
 
-def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array], model: nn.Module | None) -> mx.array:
+def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array], weights: object) -> mx.array:
     """function(**batch), evaluated; on a CPU the rows of the batch are divided among the processors.
 
     MLX computes everything but matrix products on one thread, so each part gets a thread with a stream of its own,
-    and its products one BLAS thread. The result is that of one call but for the last digits. model: whose weights
-    the function uses; they are evaluated first, because a thread cannot evaluate what another one began. None: those
-    that it really uses are found by running the first rows alone, and the others stay unread.
+    and its products one BLAS thread. The result is that of one call but for the last digits. weights: modules or
+    other trees of arrays that the function uses; they are evaluated first, because a thread cannot evaluate what
+    another one began.
     """
     rows = _rows(batch)
     parts = min(rows, device.processors()) if device.on_cpu() else 1
@@ -25,24 +24,24 @@ def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array], 
         result = function(**batch)
         mx.eval(result)
         return result
-    return _run_pieces(function, batch, model, [rows * part // parts for part in range(parts + 1)])
+    return _run_pieces(function, batch, weights, [rows * part // parts for part in range(parts + 1)])
 
 
-def run_row_by_row(function: Callable[..., mx.array], batch: dict[str, mx.array], model: nn.Module | None) -> mx.array:
+def run_row_by_row(function: Callable[..., mx.array], batch: dict[str, mx.array], weights: object) -> mx.array:
     """The same, but each row is computed alone: to the last bit, its result does not depend on its neighbours."""
     bounds = list(range(_rows(batch) + 1))
     if device.on_cpu():
-        return _run_pieces(function, batch, model, bounds)
+        return _run_pieces(function, batch, weights, bounds)
     result = mx.concatenate([function(**_piece(batch, *pair)) for pair in itertools.pairwise(bounds)])
     mx.eval(result)
     return result
 
 
 def _run_pieces(
-    function: Callable[..., mx.array], batch: dict[str, mx.array], model: nn.Module | None, bounds: list[int]
+    function: Callable[..., mx.array], batch: dict[str, mx.array], weights: object, bounds: list[int]
 ) -> mx.array:
     """The rows between two bounds at a time, in as many threads as there are processors."""
-    mx.eval(batch, {} if model is None else model.parameters())
+    mx.eval(batch, weights)
 
     def run(start: int, end: int) -> mx.array:
         try:
@@ -53,13 +52,8 @@ def _run_pieces(
             mx.clear_streams()  # one that outlives its thread can abort the process when it ends
         return result
 
-    results = []
     with limited_threads(1), ThreadPoolExecutor(device.processors()) as workers:
-        if model is None:
-            results.append(function(**_piece(batch, *bounds[:2])))
-            mx.eval(results)
-            bounds = bounds[1:]
-        results += workers.map(run, bounds[:-1], bounds[1:])
+        results = list(workers.map(run, bounds[:-1], bounds[1:]))
     return mx.concatenate(results)
 
 

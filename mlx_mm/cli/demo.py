@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mlx_mm.checkpoint import hub
+from mlx_mm.classify import classify
 from mlx_mm.convert import convert
-from mlx_mm.embed import classify, encode_image, encode_text
+from mlx_mm.embed import encode_image, encode_text
 from mlx_mm.errors import OutputError
 from mlx_mm.load import load
 

@@ -41,8 +41,8 @@ def describe_model(path_or_repo: str, revision: str | None = None) -> dict[str, 
     folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)
     family = find_family(values["model_type"])
-    config = family.config.ModelConfig.from_dict(values)
-    model = family.model_class(values.get("architectures"))(config)
+    config = family.config.from_dict(values)
+    model = family.architecture(values.get("architectures"))(config)
     checkpoint = reading.Checkpoint(folder)
     block = quantize.read_config(values)
     return {
@@ -66,8 +66,8 @@ def count_tokens(
     folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)
     family = find_family(values["model_type"])
-    if not family.model_class(values.get("architectures")).generates:
+    if family.architecture(values.get("architectures")).kind != "generator":
         raise ModalityError(f"{path_or_repo} gives vectors; expected a model that reads pictures as tokens. Name one.")
-    processor = family.processor.Processor.from_folder(folder, family.config.ModelConfig.from_dict(values))
+    processor = family.processor(folder, family.config.from_dict(values))
     counted = processor.count_tokens(images=list(images), videos=list(videos))
     return dict(zip([*images, *videos], [*counted["images"], *counted["videos"]], strict=True))

@@ -1,10 +1,10 @@
 """The families, and which of them runs a checkpoint."""
 
 import importlib
-from dataclasses import dataclass
-from typing import Any
 
 from mlx_mm.errors import UnsupportedModelError
+from mlx_mm.models.config import FamilyConfig
+from mlx_mm.models.family import Family
 
 # `model_type` of config.json -> folder of models/
 MODEL_TYPES = {
@@ -36,33 +36,11 @@ KNOWN_PROBLEMS = {
 }
 
 
-@dataclass(frozen=True)
-class Family:
-    """The three rooms of a family, see `models.base`."""
-
-    name: str
-    config: Any
-    model: Any
-    processor: Any
-
-    def model_class(self, architectures: list[str] | None) -> Any:
-        """The class for `architectures` of config.json; UnsupportedModelError lists the known ones."""
-        known = self.model.ARCHITECTURES
-        wanted = (architectures or [""])[0]
-        if wanted not in known:
-            raise UnsupportedModelError(
-                f"config.json names the architecture {wanted!r}; {self.name} runs "
-                f"{', '.join(sorted(name for name in known if name))}."
-            )
-        return known[wanted]
-
-
-def find_family(model_type: Any) -> Family:
+def find_family(model_type: object) -> Family[FamilyConfig]:
     """The family that runs `model_type`; UnsupportedModelError lists the known ones."""
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise UnsupportedModelError(
             f"config.json has model_type {model_type!r}; mlx_mm runs {', '.join(sorted(MODEL_TYPES))}."
         )
-    name = MODEL_TYPES[model_type]
-    rooms = (importlib.import_module(f"mlx_mm.models.{name}.{room}") for room in ("config", "model", "processor"))
-    return Family(name, *rooms)
+    family: Family[FamilyConfig] = importlib.import_module(f"mlx_mm.models.{MODEL_TYPES[model_type]}.family").FAMILY
+    return family

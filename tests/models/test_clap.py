@@ -436,9 +436,8 @@ def test_states_and_attentions_only_when_asked(models: dict[str, Any], kind: str
 def test_scores_are_the_softmax_over_the_texts(models: dict[str, Any], kind: str) -> None:
     model = models[kind]
     assert model.modalities == ("text", "audio")
-    assert model.score_function == "softmax"
     assert model.prompt_template == "This is a sound of {}."
-    assert model.labels is None
+    assert model.kind == "encoder"
     assert model.config.licence is None
     out = model(**texts(), **sounds(kind, slice(2)))
     assert out.logits_per_text.shape == (3, 2)

@@ -33,10 +33,10 @@ from mlx_mm.errors import ConfigError, InputError, MlxMmError, UnsupportedModelE
 from mlx_mm.layers import activations
 from mlx_mm.layers.attention import merge_heads, split_heads
 from mlx_mm.layers.rope import grid_angles, rotate_halves, rotate_neighbours
-from mlx_mm.models.base import widen_mlps
 from mlx_mm.models.jina_clip import model as room
 from mlx_mm.models.jina_clip import text, vision
 from mlx_mm.models.jina_clip.config import FIXED, ModelConfig
+from mlx_mm.models.weights import widen_mlps
 
 SPEC = golden("jina_clip_v2_golden_forward")
 CHECKPOINT = golden("jina_clip_v2_checkpoint")
@@ -580,8 +580,7 @@ def test_loss_without_pairs_is_refused(tiny: Any, batch: dict[str, mx.array]) ->
 
 def test_scores_are_the_softmax_over_the_texts(tiny: Any, batch: dict[str, mx.array]) -> None:
     assert tiny.modalities == ("text", "image")
-    assert tiny.score_function == "softmax"
-    assert tiny.labels is None
+    assert tiny.kind == "encoder"
     batch["pixel_values"] = batch["pixel_values"][:2]
     out = tiny(**batch)
     assert out.logits_per_text.shape == (3, 2)

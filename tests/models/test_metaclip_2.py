@@ -533,7 +533,6 @@ def test_states_and_attentions_only_when_asked(tiny: Any, batch: dict[str, mx.ar
 
 def test_scores_are_the_softmax_over_the_texts(tiny: Any, batch: dict[str, mx.array]) -> None:
     assert tiny.modalities == ("text", "image")
-    assert tiny.score_function == "softmax"
     assert tiny.prompt_template == "This is a photo of {}."
     batch["pixel_values"] = batch["pixel_values"][:2]
     out = tiny(**batch)
@@ -756,7 +755,7 @@ def test_quantised_folder(bits: int, tmp_path: Path, batch: dict[str, mx.array])
 
 
 def read_config(config: dict[str, Any]) -> Any:
-    return find_family(config["model_type"]).config.ModelConfig.from_dict(config)
+    return find_family(config["model_type"]).config.from_dict(config)
 
 
 TEXT_DEFAULTS = {
@@ -878,7 +877,6 @@ def test_classification_losses() -> None:
     assert len(out.hidden_states) == 3
     assert len(out.attentions) == 2
     assert model.modalities == ("image",)
-    assert model.score_function == "softmax"
     assert model.labels == ("label 0", "label 1", "label 2")
     assert close(model.class_scores(out.logits), reading.softmax(logits), 1e-5)
     many = build({**config, "problem_type": "multi_label_classification"}, weights)

@@ -418,7 +418,6 @@ def test_states_and_attentions_only_when_asked(tiny: tuple[Any, dict[str, mx.arr
 def test_score_is_the_sigmoid_of_the_logit(tiny: tuple[Any, dict[str, mx.array]]) -> None:
     model, batch = tiny
     assert model.modalities == ("text", "image")
-    assert model.score_function == "sigmoid"
     assert model.prompt_template == "This is a photo of {}."
     out = model(**batch)
     scores = model.score(out.image_embeds, out.text_embeds)

@@ -34,7 +34,7 @@ FOUR, EIGHT = Scheme(4, 64), Scheme(8, 64)
 
 def build(config: dict[str, Any]) -> Any:
     family = find_family(config["model_type"])
-    return family.model_class(config.get("architectures"))(family.config.ModelConfig.from_dict(config))
+    return family.architecture(config.get("architectures"))(family.config.from_dict(config))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.base import BaseConfig, FamilyConfig, TowerConfig, tower_sections
+from mlx_mm.models.config import BaseConfig, FamilyConfig, TowerConfig, tower_sections
 
 # Keys of the audio tower that are the same in every checkpoint; another value would ask for another computation.
 FIXED = {"patch_embed_input_channels": 1, "flatten_patch_embeds": True, "enable_patch_layer_norm": True}

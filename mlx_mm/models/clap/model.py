@@ -11,6 +11,7 @@ Unusual here:
 """
 
 from dataclasses import replace
+from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,10 +22,12 @@ from mlx_mm.layers.embeddings import kernel_matrix
 from mlx_mm.layers.losses import own_column_loss
 from mlx_mm.layers.outputs import AudioTextOutput, TowerOutput, pooled
 from mlx_mm.layers.similarity import unit_length
-from mlx_mm.models.base import complete_names, present, require_tower
 from mlx_mm.models.clap.audio import LONG_KERNEL, AudioTower
 from mlx_mm.models.clap.config import AudioConfig, ModelConfig, ProjectionConfig, TextConfig
 from mlx_mm.models.clap.text import TextTower
+from mlx_mm.models.contracts import Modality
+from mlx_mm.models.modalities import present, require_tower
+from mlx_mm.models.weights import complete_names
 
 PARTS = {"text": ("text_model.", "text_projection."), "audio": ("audio_model.", "audio_projection.")}
 SCALES = ("logit_scale_a", "logit_scale_t")
@@ -80,10 +83,7 @@ class Projection(nn.Module):
 class Model(nn.Module):
     """Both towers with their projections and two scales, or one tower with or without its projection."""
 
-    labels = None
-    lazy = False
-    generates = False
-    score_function = "softmax"
+    kind: Literal["encoder"] = "encoder"
     prompt_template = "This is a sound of {}."  # transformers' zero-shot pipeline
 
     def __init__(self, config: ModelConfig):
@@ -98,7 +98,7 @@ class Model(nn.Module):
             self.logit_scale_a, self.logit_scale_t = mx.zeros(()), mx.zeros(())
 
     @property
-    def modalities(self) -> tuple[str, ...]:
+    def modalities(self) -> tuple[Modality, ...]:
         """Which of "text" and "audio" this checkpoint has a tower for."""
         return present(text=self.text_model, audio=self.audio_model)
 
@@ -121,6 +121,12 @@ class Model(nn.Module):
     def quant_predicate(self, path: str, _module: nn.Module) -> bool:
         """Positions, token types and convolutions stay as they are: they are small and weigh much."""
         return not path.endswith(KEPT_EXACT) and ".patch_embed." not in path
+
+    def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]:
+        """The modules that the features of a modality are computed with."""
+        if modality == "text":
+            return self.text_model, self.text_projection
+        return self.audio_model, self.audio_projection
 
     def __call__(
         self,

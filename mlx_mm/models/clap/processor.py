@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from mlx_mm.errors import ConfigError, InputError
-from mlx_mm.models.base import lacking, present
 from mlx_mm.models.clap.config import ModelConfig
+from mlx_mm.models.modalities import lacking, present
 from mlx_mm.processing.audio import (
     AudioSource,
     Floats,

@@ -12,7 +12,7 @@ Unusual here:
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -239,9 +239,7 @@ def _mismatch(name: str, tokens: int, features: int) -> InputError:
 class Model(nn.Module):
     """Vision tower, decoder and head."""
 
-    labels = None
-    lazy = False
-    generates = True
+    kind: Literal["generator"] = "generator"
     modalities = ("text", "image", "video")
     sanitize = sanitize_weights
     quant_predicate = is_quantizable
@@ -317,9 +315,7 @@ class Model(nn.Module):
 class BaseModel(nn.Module):
     """Vision tower and decoder, without a head; it cannot answer."""
 
-    labels = None
-    lazy = False
-    generates = True
+    kind: Literal["generator"] = "generator"
     modalities = ("text", "image", "video")
     sanitize = sanitize_weights
     quant_predicate = is_quantizable

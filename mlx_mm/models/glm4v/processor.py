@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_mm.errors import ConfigError, InputError
-from mlx_mm.models.base import present
 from mlx_mm.models.glm4v.config import ModelConfig
 from mlx_mm.models.glm4v.defaults import Defaults
 from mlx_mm.models.glm4v.media import (
@@ -48,6 +47,7 @@ from mlx_mm.models.glm4v.settings import (
     read_pictures,
     read_videos,
 )
+from mlx_mm.models.modalities import present
 from mlx_mm.processing.batch import Batch, as_list
 from mlx_mm.processing.chat import ChatTemplate, Media
 from mlx_mm.processing.image import ImageSource

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.base import BaseConfig, FamilyConfig, TowerConfig, tower_sections
+from mlx_mm.models.config import BaseConfig, FamilyConfig, TowerConfig, tower_sections
 
 TEXT_MODEL = "jinaai/jina-embeddings-v3"
 COMPLETE = "Use the complete config.json of the checkpoint."

@@ -9,6 +9,8 @@ Unusual here:
   arXiv 2205.13147): cut first, then normalise.
 """
 
+from typing import Literal
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -18,6 +20,7 @@ from mlx_mm.layers.embeddings import kernel_matrix
 from mlx_mm.layers.losses import contrastive_loss
 from mlx_mm.layers.outputs import ImageTextOutput, pooled
 from mlx_mm.layers.similarity import compare
+from mlx_mm.models.contracts import Modality
 from mlx_mm.models.jina_clip.config import ModelConfig
 from mlx_mm.models.jina_clip.text import TextTower
 from mlx_mm.models.jina_clip.vision import VisionTower
@@ -57,11 +60,8 @@ KEPT_EXACT = ("token_type_embedding", "patch_embedding")
 class Model(nn.Module):
     """Both towers and a scale."""
 
-    labels = None
-    lazy = False
-    generates = False
+    kind: Literal["encoder"] = "encoder"
     modalities = ("text", "image")
-    score_function = "softmax"
     prompt_template = "This is a photo of {}."  # the family names none; transformers' for models of this kind
 
     def __init__(self, config: ModelConfig):
@@ -92,6 +92,10 @@ class Model(nn.Module):
     def quant_predicate(self, path: str, _module: nn.Module) -> bool:
         """Token types and the patch kernel stay as they are: they are small and weigh much."""
         return not path.endswith(KEPT_EXACT)
+
+    def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]:
+        """The modules that the features of a modality are computed with."""
+        return (self.text_model,) if modality == "text" else (self.vision_model,)
 
     def __call__(
         self,

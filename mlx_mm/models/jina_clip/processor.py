@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from mlx_mm.errors import ConfigError, InputError
-from mlx_mm.models.base import lacking, present
 from mlx_mm.models.jina_clip.config import ModelConfig
+from mlx_mm.models.modalities import lacking, present
 from mlx_mm.processing.batch import Batch, as_list, collate
 from mlx_mm.processing.image import ImageSource, open_image, rescale_and_normalize, resize, shortest_edge_size
 from mlx_mm.processing.settings import CHECKS, COUNT, Check, override, read_image_settings, refuse_options

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.base import BaseConfig, FamilyConfig, TowerConfig, label_names, tower_sections
+from mlx_mm.models.config import BaseConfig, FamilyConfig, TowerConfig, label_names, tower_sections
 
 # What CLIP's old files say; their texts end with <|endoftext|>, the highest id of the vocabulary
 LEGACY_EOS = 2

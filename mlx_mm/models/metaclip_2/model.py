@@ -8,6 +8,7 @@ Unusual here:
 """
 
 from dataclasses import replace
+from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,10 +18,12 @@ from mlx_mm.layers.embeddings import kernel_matrix
 from mlx_mm.layers.losses import contrastive_loss
 from mlx_mm.layers.outputs import ImageClassifierOutput, ImageTextOutput, TowerOutput, pooled
 from mlx_mm.layers.similarity import compare
-from mlx_mm.models.base import complete_names, present, require_tower
+from mlx_mm.models.contracts import Modality
 from mlx_mm.models.metaclip_2.config import ModelConfig, TextConfig, VisionConfig
 from mlx_mm.models.metaclip_2.text import TextTower
 from mlx_mm.models.metaclip_2.vision import VisionTower
+from mlx_mm.models.modalities import present, require_tower
+from mlx_mm.models.weights import complete_names
 
 PATCH_KERNEL = "vision_model.embeddings.patch_embedding.weight"
 BESIDE_TOWERS = ("text_projection.", "visual_projection.", "classifier.")
@@ -48,10 +51,7 @@ def is_quantizable(_model: "Model | ImageClassifier", path: str, _module: nn.Mod
 class Model(nn.Module):
     """Both towers with their projections and a scale, or one tower with or without its projection."""
 
-    labels = None
-    lazy = False
-    generates = False
-    score_function = "softmax"
+    kind: Literal["encoder"] = "encoder"
     prompt_template = "This is a photo of {}."  # transformers' zero-shot pipeline
     sanitize = sanitize_weights
     quant_predicate = is_quantizable
@@ -68,9 +68,15 @@ class Model(nn.Module):
             self.logit_scale = mx.zeros(())
 
     @property
-    def modalities(self) -> tuple[str, ...]:
+    def modalities(self) -> tuple[Modality, ...]:
         """Which of "text" and "image" this checkpoint has a tower for."""
         return present(text=self.text_model, image=self.vision_model)
+
+    def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]:
+        """The modules that the features of a modality are computed with."""
+        if modality == "text":
+            return self.text_model, self.text_projection
+        return self.vision_model, self.visual_projection
 
     def __call__(
         self,
@@ -128,9 +134,7 @@ class Model(nn.Module):
 class ImageClassifier(nn.Module):
     """The vision tower with a linear layer over the mean of its patches, without the class token."""
 
-    lazy = False
-    generates = False
-    score_function = "softmax"
+    kind: Literal["classifier"] = "classifier"
     modalities = ("image",)
     sanitize = sanitize_weights
     quant_predicate = is_quantizable
@@ -162,6 +166,10 @@ class ImageClassifier(nn.Module):
             output_attentions=output_attentions,
         )
         return classifier_output(self.classifier(tower.last_hidden_state[:, 1:].mean(axis=1)), labels, tower)
+
+    def modules_for(self, _modality: Modality) -> tuple[nn.Module | None, ...]:
+        """All of it."""
+        return (self,)
 
     def class_scores(self, logits: mx.array) -> mx.array:
         """Probabilities (B, labels) of the classes."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlx_mm.errors import ConfigError, InputError
-from mlx_mm.models.base import lacking, present
 from mlx_mm.models.metaclip_2.config import ModelConfig, TextConfig
+from mlx_mm.models.modalities import lacking, present
 from mlx_mm.processing.batch import Batch, as_list, collate
 from mlx_mm.processing.image import (
     ImageSource,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.base import FamilyConfig, TowerConfig, label_names, tower_sections
+from mlx_mm.models.config import FamilyConfig, TowerConfig, label_names, tower_sections
 
 
 @dataclass(frozen=True)

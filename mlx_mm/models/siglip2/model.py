@@ -7,6 +7,8 @@ Unusual here:
 - `model_type` siglip (FixRes) and siglip2 (NaFlex) share every tensor name and differ in the embeddings.
 """
 
+from typing import Literal
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -16,10 +18,12 @@ from mlx_mm.layers.embeddings import kernel_matrix
 from mlx_mm.layers.losses import pairwise_sigmoid_loss
 from mlx_mm.layers.outputs import ImageClassifierOutput, ImageTextOutput, pooled
 from mlx_mm.layers.similarity import compare
-from mlx_mm.models.base import complete_names, present, require_tower
+from mlx_mm.models.contracts import Modality
+from mlx_mm.models.modalities import present, require_tower
 from mlx_mm.models.siglip2.config import ModelConfig
 from mlx_mm.models.siglip2.text import TextTower
 from mlx_mm.models.siglip2.vision import VisionTower
+from mlx_mm.models.weights import complete_names
 
 PATCH_KERNEL = "vision_model.embeddings.patch_embedding.weight"
 KEPT_EXACT = ("position_embedding", "classifier")
@@ -58,10 +62,7 @@ def is_quantizable(_model: "Model | ImageClassifier", path: str, _module: nn.Mod
 class Model(nn.Module):
     """Both towers with a scale and a bias, or one tower alone: the absent one is None."""
 
-    labels = None
-    lazy = False
-    generates = False
-    score_function = "sigmoid"
+    kind: Literal["encoder"] = "encoder"
     prompt_template = "This is a photo of {}."  # transformers' zero-shot pipeline
     sanitize = sanitize_weights
     quant_predicate = is_quantizable
@@ -76,9 +77,13 @@ class Model(nn.Module):
             self.logit_bias = mx.zeros((1,))
 
     @property
-    def modalities(self) -> tuple[str, ...]:
+    def modalities(self) -> tuple[Modality, ...]:
         """Which of "text" and "image" this checkpoint has a tower for."""
         return present(text=self.text_model, image=self.vision_model)
+
+    def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]:
+        """The modules that the features of a modality are computed with."""
+        return (self.text_model,) if modality == "text" else (self.vision_model,)
 
     def __call__(
         self,
@@ -147,9 +152,7 @@ class Model(nn.Module):
 class ImageClassifier(nn.Module):
     """The vision tower with a linear layer over the mean of its tokens; the pooling head is loaded, not used."""
 
-    lazy = False
-    generates = False
-    score_function = "softmax"
+    kind: Literal["classifier"] = "classifier"
     modalities = ("image",)
     sanitize = sanitize_weights
     quant_predicate = is_quantizable
@@ -192,6 +195,10 @@ class ImageClassifier(nn.Module):
             keep = (pixel_attention_mask != 0)[..., None]
             mean = mx.where(keep, x, 0).sum(axis=1) / keep.sum(axis=1)
         return classifier_output(self.classifier(mean), labels, tower)
+
+    def modules_for(self, _modality: Modality) -> tuple[nn.Module | None, ...]:
+        """All of it."""
+        return (self,)
 
     def class_scores(self, logits: mx.array) -> mx.array:
         """Probabilities (B, labels) of the classes."""

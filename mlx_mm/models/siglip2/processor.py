@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlx_mm.errors import ConfigError, InputError
-from mlx_mm.models.base import lacking, present
+from mlx_mm.models.modalities import lacking, present
 from mlx_mm.models.siglip2.config import ModelConfig
 from mlx_mm.processing.batch import Batch, as_list, collate
 from mlx_mm.processing.image import ImageSource, open_image, patchify, resize, to_pixels

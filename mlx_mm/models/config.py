@@ -1,33 +1,12 @@
-"""What every family offers, and the reading of its configuration.
+"""How a family reads its configuration: frozen dataclasses whose fields are keys of config.json."""
 
-A family is a folder of `models/` with these files and names:
-
-    config.py     ModelConfig.from_dict(config.json) -> ModelConfig, a FamilyConfig
-    model.py      ARCHITECTURES: `architectures[0]` of config.json -> model class; "" is the default. A class has
-                  config, modalities, lazy = False (`load` sets it), generates (it answers in words, and its layers stay
-                  quantised on a CPU too), sanitize(weights) -> tensors under our names (`rows.Rows` where one is made
-                  from many) and quant_predicate(path, module). One that generates has request(**batch), what
-                  mlx_lm's token loop takes for a model. One that does not has score_function,
-                  prompt_template, score(items, labels) and get_{text,image,audio}_features(**batch) -> (B, D),
-                  normalised only where transformers does so; a classifier has class_scores(logits) and the names of
-                  its classes in `labels`, which is None elsewhere
-    processor.py  Processor.from_folder(folder, config) with .text(), .images(), .audio() and .collate(),
-                  whose keys are the arguments of the model; .text() takes max_length, truncation (False refuses
-                  long texts) and on_cut, called with the number of tokens of each text that is cut; beside .audio() it
-                  has .windows(sound), which yields batches of one with their weights in a mean. Of a family that
-                  generates, .chat(messages), .decode(ids), .count_tokens() and `defaults`: how tokens are chosen
-                  where nobody says, and how answers end
-
-`tests/test_architecture.py` checks each family for them.
-"""
-
+import abc
 import dataclasses
 from typing import Any, TypeVar
 
-from mlx_mm.errors import ConfigError, ModalityError
+from mlx_mm.errors import ConfigError
 
 Config = TypeVar("Config", bound="BaseConfig")
-Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +64,13 @@ def _is_count(value: Any) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class FamilyConfig:
+class FamilyConfig(abc.ABC):
     """What a family's ModelConfig has beside its own fields."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_dict(cls, values: dict[str, Any]) -> "FamilyConfig":
+        """Read config.json; raises ConfigError."""
 
     @property
     def licence(self) -> str | None:
@@ -154,59 +138,3 @@ def label_names(values: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(names, dict) or sorted(map(str, names)) != sorted(map(str, range(len(names)))):
         raise ConfigError("config.json has an id2label that does not name every label from 0 on, each once.")
     return tuple(str(names[key]) for key in sorted(names, key=int))
-
-
-def present(**parts: Any) -> tuple[str, ...]:
-    """The names of the parts that are not None."""
-    return tuple(name for name, part in parts.items() if part is not None)
-
-
-def require_tower(tower: Value | None, kind: str, other: str) -> Value:
-    """`tower` unless it is None: ModalityError then says that the checkpoint lacks its `kind` ("text")."""
-    if tower is None:
-        raise ModalityError(f"This checkpoint has no {kind} tower; it takes {other} only. Use a joint checkpoint.")
-    return tower
-
-
-def lacking(part: str, kind: str, modalities: tuple[str, ...]) -> ModalityError:
-    """The error of a processor that is asked for a kind of input ("text") and lacks a part ("text tower") for it."""
-    return ModalityError(
-        f"This checkpoint has no {part}; it takes {' and '.join(modalities) or 'nothing'}. "
-        f"Load a checkpoint with both towers and its files to use {kind}."
-    )
-
-
-def complete_names(weights: dict[str, Value], tower: str | None, others: tuple[str, ...]) -> dict[str, Value]:
-    """Tensors under the names of a joint model, whichever transformers saved them.
-
-    tower: "text_model." where it was saved alone, None for a joint model: transformers 5 leaves the prefix out.
-    others: how the names of tensors beside the tower start. Left out: the position_ids that transformers before
-    4.31 saved, which are 0, 1, 2, ….
-    """
-    kept = {name: weight for name, weight in weights.items() if not name.endswith("position_ids")}
-    if tower is None:
-        return kept
-    return {name if name.startswith((tower, *others)) else tower + name: weight for name, weight in kept.items()}
-
-
-def widen_mlps(values: dict[str, Any], config: Any, multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Round each tower's `intermediate_size` up to a multiple, so that its MLP can be quantised in groups.
-
-    An MLP whose activation maps 0 to 0 may be wider for free: the added units have zero weights. So may the last
-    matrix of any MLP, over zeros that the family appends. values is config.json, config what the family read from
-    it. Returns the new config.json, of which the wider model is built like any other, and a record
-    {key: [old, new]} of what changed.
-    """
-    result, record = dict(values), {}
-    for section in ("text_config", "vision_config"):
-        tower = getattr(config, section, None)  # not every family has both sections
-        if tower is None or tower.intermediate_size % multiple == 0:
-            continue
-        wider = -(-tower.intermediate_size // multiple) * multiple
-        if keys := [key for key in (section, f"{section}_dict") if isinstance(values.get(key), dict)]:
-            result |= {key: {**values[key], "intermediate_size": wider} for key in keys}
-            record[f"{section}.intermediate_size"] = [tower.intermediate_size, wider]
-        else:  # a tower saved alone has its keys at the top
-            result["intermediate_size"] = wider
-            record["intermediate_size"] = [tower.intermediate_size, wider]
-    return result, record

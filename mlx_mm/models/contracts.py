@@ -1,0 +1,195 @@
+"""What a family promises to the rest of the package, as types that mypy holds it to.
+
+Models and processors come in kinds, told apart by `kind`: an encoder gives vectors, a classifier scores of its own
+labels, a generator answers in words. `load` gives any of them; the verbs take any and refuse the wrong kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from mlx_mm.processing.batch import Batch
+
+if TYPE_CHECKING:  # a processor must not import MLX, and this file is beside it
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    from mlx_mm.checkpoint.rows import Rows
+    from mlx_mm.generation.defaults import GenerationDefaults
+    from mlx_mm.generation.request import Request
+    from mlx_mm.generation.response import ResponseParser
+    from mlx_mm.processing.audio import AudioSource
+    from mlx_mm.processing.image import ImageSource
+    from mlx_mm.processing.text import OnCut
+    from mlx_mm.processing.video import VideoSource
+
+Modality: TypeAlias = Literal["text", "image", "audio", "video"]
+Features: TypeAlias = "Callable[..., mx.array]"  # a processor's arrays by name -> (B, D)
+
+
+class Layers(Protocol):
+    """The part of mlx.nn.Module that loading and converting need."""
+
+    def parameters(self) -> dict[str, Any]: ...
+    def load_weights(self, file_or_weights: str | list[tuple[str, mx.array]], strict: bool = True) -> nn.Module: ...
+    def eval(self) -> nn.Module: ...
+
+
+class Checkpointed(Layers, Protocol):
+    """What models of every kind have.
+
+    modalities: what this checkpoint takes. sanitize: Hugging Face's tensors -> those of the model, `Rows` where one is
+    made of many. modules_for: what the features of a modality are computed with, so that a lazily loaded model reads
+    no more. quant_predicate: whether the layer at a path may be quantised. cast_predicate: whether the weight at
+    a path may be computed with in float16; elsewhere it is computed with in float32.
+    """
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]: ...
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array | Rows]: ...
+    def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]: ...
+    def quant_predicate(self, path: str, module: nn.Module) -> bool: ...
+    def cast_predicate(self, path: str) -> bool: ...
+
+
+class Encoder(Checkpointed, Protocol):
+    """Gives vectors. It has `get_text_features`, … for each of its modalities, see `TextEncoder`.
+
+    prompt_template: the sentence with {} in which a label is compared with pictures or sounds. score: unit vectors of
+    items (N, D) and of labels (M, D) -> (N, M), as the model was trained to compare them.
+    """
+
+    kind: Literal["encoder"]
+    prompt_template: str
+
+    def score(self, items: mx.array, labels: mx.array) -> mx.array: ...
+
+
+class TextEncoder(Protocol):
+    """An encoder with the modality "text". Features are normalised only where transformers does so."""
+
+    @property
+    def get_text_features(self) -> Features: ...
+
+
+class ImageEncoder(Protocol):
+    """An encoder with the modality "image"."""
+
+    @property
+    def get_image_features(self) -> Features: ...
+
+
+class AudioEncoder(Protocol):
+    """An encoder with the modality "audio"."""
+
+    @property
+    def get_audio_features(self) -> Features: ...
+
+
+class Classifier(Checkpointed, Protocol):
+    """Scores pictures against labels of its own.
+
+    class_scores: the model's logits for a processor's arrays, as probabilities (B, labels).
+    """
+
+    kind: Literal["classifier"]
+    labels: tuple[str, ...]
+
+    @property
+    def class_scores(self) -> Features: ...
+
+
+class Generator(Checkpointed, Protocol):
+    """Answers in words. request: a processor's batch on its way through this model."""
+
+    kind: Literal["generator"]
+
+    def request(self, batch: Batch) -> Request: ...
+
+
+Model: TypeAlias = Encoder | Classifier | Generator
+
+
+class EncoderProcessor(Protocol):
+    """Prepares what an encoder or a classifier takes. It has `text`, `images`, `audio` for each of its modalities."""
+
+    kind: Literal["encoder"]
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]: ...
+    def collate(self, items: Sequence[Batch]) -> Batch: ...
+
+
+class TextProcessor(Protocol):
+    """A processor with the modality "text".
+
+    on_cut: called with the number of tokens of each text that is cut; truncation=False refuses such texts.
+    """
+
+    def text(
+        self,
+        texts: str | Sequence[str],
+        *,
+        task: str | None = None,
+        max_length: int | None = None,
+        truncation: bool = True,
+        on_cut: OnCut | None = None,
+    ) -> Batch: ...
+
+
+class ImageProcessor(Protocol):
+    """A processor with the modality "image"."""
+
+    def images(self, images: ImageSource | Sequence[ImageSource], *, max_num_patches: int | None = None) -> Batch: ...
+
+
+class AudioProcessor(Protocol):
+    """A processor with the modality "audio". windows: batches of one, each with its weight in a mean."""
+
+    def audio(
+        self, audio: AudioSource | Sequence[AudioSource], *, seed: int = 0, truncation: str | None = None
+    ) -> Batch: ...
+    def windows(self, audio: AudioSource) -> Iterator[tuple[Batch, float]]: ...
+
+
+class ChatProcessor(Protocol):
+    """Prepares what a generator takes, and reads what it says.
+
+    defaults: how tokens are chosen and answers end where nobody says. response: a parser for one answer.
+    count_tokens: what each picture and video costs. image_sizes: (height, width) of the pictures of a chat.
+    """
+
+    kind: Literal["chat"]
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]: ...
+    @property
+    def defaults(self) -> GenerationDefaults: ...
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        images: ImageSource | Sequence[ImageSource] = (),
+        videos: VideoSource | Sequence[VideoSource] = (),
+        tools: Sequence[Mapping[str, object]] | None = None,
+        enable_thinking: bool | None = None,
+        fps: float | None = None,
+        max_pixels: int | None = None,
+    ) -> Batch: ...
+    def response(
+        self, prompt_ids: Sequence[int], *, tools: Sequence[Mapping[str, object]] | None = None
+    ) -> ResponseParser: ...
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str: ...
+    def image_sizes(
+        self, messages: Sequence[Mapping[str, object]], *, images: ImageSource | Sequence[ImageSource] = ()
+    ) -> list[tuple[int, int]]: ...
+    def count_tokens(
+        self,
+        *,
+        images: ImageSource | Sequence[ImageSource] = (),
+        videos: VideoSource | Sequence[VideoSource] = (),
+    ) -> dict[str, list[int]]: ...
+
+
+Processor: TypeAlias = EncoderProcessor | ChatProcessor

@@ -1,0 +1,38 @@
+"""What a family is: its configuration, its classes and its processor, tied together where mypy sees that they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from mlx_mm.errors import UnsupportedModelError
+from mlx_mm.models.config import FamilyConfig
+from mlx_mm.models.contracts import Model, Processor
+
+Config = TypeVar("Config", bound=FamilyConfig)
+
+
+@dataclass(frozen=True)
+class Family(Generic[Config]):
+    """The `FAMILY` of models/<name>/family.py.
+
+    config: what `from_dict` reads of config.json. architectures: `architectures[0]` of config.json -> class, "" for
+    files that name none. processor: reads the processor files of a folder.
+    """
+
+    name: str
+    config: type[Config]
+    architectures: Mapping[str, Callable[[Config], Model]]
+    processor: Callable[[Path, Config], Processor]
+
+    def architecture(self, names: list[str] | None) -> Callable[[Config], Model]:
+        """The class for `architectures` of config.json; UnsupportedModelError lists the known ones."""
+        wanted = (names or [""])[0]
+        if wanted not in self.architectures:
+            raise UnsupportedModelError(
+                f"config.json names the architecture {wanted!r}; {self.name} runs "
+                f"{', '.join(sorted(name for name in self.architectures if name))}."
+            )
+        return self.architectures[wanted]

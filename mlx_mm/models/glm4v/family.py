@@ -1,0 +1,8 @@
+"""The family for the table in `mlx_mm.models`."""
+
+from mlx_mm.models.family import Family
+from mlx_mm.models.glm4v.config import ModelConfig
+from mlx_mm.models.glm4v.model import ARCHITECTURES
+from mlx_mm.models.glm4v.processor import Processor
+
+FAMILY = Family("glm4v", ModelConfig, ARCHITECTURES, Processor.from_folder)

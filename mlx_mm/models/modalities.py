@@ -1,0 +1,31 @@
+"""Which kinds of input a checkpoint takes, and the errors for those that it does not."""
+
+from typing import TypeVar
+
+from mlx_mm.errors import ModalityError
+from mlx_mm.models.contracts import Modality
+
+Value = TypeVar("Value")
+
+
+def present(
+    *, text: object = None, image: object = None, audio: object = None, video: object = None
+) -> tuple[Modality, ...]:
+    """The modalities whose part is not None."""
+    parts: dict[Modality, object] = {"text": text, "image": image, "audio": audio, "video": video}
+    return tuple(name for name, part in parts.items() if part is not None)
+
+
+def require_tower(tower: Value | None, kind: str, other: str) -> Value:
+    """`tower` unless it is None: ModalityError then says that the checkpoint lacks its `kind` ("text")."""
+    if tower is None:
+        raise ModalityError(f"This checkpoint has no {kind} tower; it takes {other} only. Use a joint checkpoint.")
+    return tower
+
+
+def lacking(part: str, kind: str, modalities: tuple[str, ...]) -> ModalityError:
+    """The error of a processor that is asked for a kind of input ("text") and lacks a part ("text tower") for it."""
+    return ModalityError(
+        f"This checkpoint has no {part}; it takes {' and '.join(modalities) or 'nothing'}. "
+        f"Load a checkpoint with both towers and its files to use {kind}."
+    )
