@@ -91,9 +91,7 @@ def _head_scores(
         batch: Batch = processor.images([items[index]])
         return batch
 
-    def scores(**batch: mx.array) -> mx.array:
-        result: mx.array = model.class_scores(model(**batch).logits)
-        return result
-
-    rows = run_batches(model, "image", scores, len(items), prepare, processor, batch_size, progress, on_error)
+    rows = run_batches(
+        model, "image", model.class_scores, len(items), prepare, processor, batch_size, progress, on_error
+    )
     return rows, list(model.labels)

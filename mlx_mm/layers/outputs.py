@@ -34,6 +34,36 @@ def pooled(output: TowerOutput) -> mx.array:
 
 
 @dataclass(frozen=True)
+class TextEmbedsOutput:
+    """Result of a text tower with its projection. text_embeds: (B, D), projected, not normalised; the rest as above."""
+
+    text_embeds: mx.array
+    last_hidden_state: mx.array
+    hidden_states: tuple[mx.array, ...] | None = None
+    attentions: tuple[mx.array, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ImageEmbedsOutput:
+    """Result of a vision tower with its projection. image_embeds: (B, D), projected, not normalised."""
+
+    image_embeds: mx.array
+    last_hidden_state: mx.array
+    hidden_states: tuple[mx.array, ...] | None = None
+    attentions: tuple[mx.array, ...] | None = None
+
+
+@dataclass(frozen=True)
+class AudioEmbedsOutput:
+    """Result of an audio tower with its projection. audio_embeds: (B, D), projected, not normalised."""
+
+    audio_embeds: mx.array
+    last_hidden_state: mx.array
+    hidden_states: tuple[mx.array, ...] | None = None
+    attentions: tuple[mx.array, ...] | None = None
+
+
+@dataclass(frozen=True)
 class ImageTextOutput:
     """Result of a joint model of images and texts; fields of an absent modality are None.
 
@@ -52,9 +82,9 @@ class ImageTextOutput:
 
 @dataclass(frozen=True)
 class AudioTextOutput:
-    """Result of a joint model of sounds and texts; fields of an absent modality are None.
+    """Result of a joint model of audio and texts; fields of an absent modality are None.
 
-    loss: (), only with `return_loss`. logits_per_audio: (sounds, texts); logits_per_text: (texts, sounds), with a
+    loss: (), only with `return_loss`. logits_per_audio: (audio, texts); logits_per_text: (texts, audio), with a
     scale of its own. text_embeds, audio_embeds: (B, D).
     """
 

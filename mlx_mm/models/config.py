@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mlx_mm.errors import ConfigError
 
@@ -14,7 +14,7 @@ class BaseConfig:
     """A frozen dataclass whose fields are keys of config.json."""
 
     @classmethod
-    def from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
+    def from_dict(cls: type[Config], values: dict[str, object]) -> Config:
         """Pick this config's fields from `values`; other keys do not concern the model and are ignored.
 
         Raises ConfigError that names every missing key, a value of the wrong type, or what `validate` finds.
@@ -36,30 +36,31 @@ class BaseConfig:
         """Raise ConfigError for values that would change the arithmetic or cannot be built."""
 
 
-def _as_field(value: Any, annotation: Any) -> Any:
+def _as_field(value: object, annotation: object) -> object:
     """JSON has lists where a frozen dataclass has tuples."""
     return tuple(value) if isinstance(value, list) and annotation == tuple[int, ...] else value
 
 
-def _check_type(name: str, value: Any, annotation: Any) -> None:
+def _check_type(name: str, value: object, annotation: object) -> None:
     """Hold a value of JSON against the annotation of its field."""
     if annotation == int | None:
         if value is None:
             return
         annotation = int
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits, expected = {
+    kinds: dict[object, tuple[bool, str]] = {
         int: (_is_count(value), "a whole number above 0"),
         tuple[int, ...]: (isinstance(value, tuple) and all(map(_is_count, value)), "a list of whole numbers above 0"),
         float: (number, "a number"),
         str: (isinstance(value, str), "text"),
         bool: (isinstance(value, bool), "true or false"),
-    }[annotation]
+    }
+    fits, expected = kinds[annotation]
     if not fits:
         raise ConfigError(f"config.json has {name} = {value!r}; expected {expected}.")
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
@@ -69,7 +70,7 @@ class FamilyConfig(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def from_dict(cls, values: dict[str, Any]) -> "FamilyConfig":
+    def from_dict(cls, values: dict[str, object]) -> "FamilyConfig":
         """Read config.json; raises ConfigError."""
 
     @property
@@ -78,12 +79,21 @@ class FamilyConfig(abc.ABC):
         return None
 
     @classmethod
-    def complete(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def complete(cls, values: dict[str, object]) -> dict[str, object]:
         """config.json as `convert` writes it, with keys for other programs that run our files and a source may lack.
 
         It is read as the same config.
         """
         return values
+
+    @classmethod
+    def widened(cls, values: dict[str, object], multiple: int) -> tuple[dict[str, object], dict[str, list[int]]]:
+        """config.json with the widths of MLPs rounded up to a multiple, so that groups of weights divide them.
+
+        The wider model is built of it like any other, and computes the same once what was added is zero. Returns it
+        with a record {dotted key: [old, new]} of what changed. A family whose MLPs cannot be widened changes nothing.
+        """
+        return values, {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,28 +116,38 @@ class TowerConfig(BaseConfig):
 
 
 def tower_sections(
-    values: dict[str, Any], other: str = "vision"
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    values: dict[str, object], other: str = "vision"
+) -> tuple[dict[str, object] | None, dict[str, object] | None]:
     """The text section of a config.json and that of the `other` tower; None for the tower it is without.
 
     A tower saved alone has its keys at the top, and a `model_type` that ends in _text_model or, for example,
-    _vision_model.
+    _vision_model. A class of one tower that is named over a joint file has its section and no other.
     """
-    model_type: str = values["model_type"]
+    model_type = str(values["model_type"])
     if model_type.endswith("_text_model"):
         return values, None
     if model_type.endswith(f"_{other}_model"):
         return None, values
-    sections = ("text_config", f"{other}_config")
-    if missing := [key for key in sections if not isinstance(values.get(key), dict)]:
+    text, second = (values.get(key) for key in ("text_config", f"{other}_config"))
+    if not isinstance(text, dict) or not isinstance(second, dict):
+        missing = [f"{name}_config" for name, part in (("text", text), (other, second)) if not isinstance(part, dict)]
         raise ConfigError(
             f"config.json lacks {' and '.join(missing)}; a {model_type} model needs both towers. "
             "Use the complete config.json of the checkpoint."
         )
-    return values[sections[0]], values[sections[1]]
+    name = architecture(values)
+    if f"{other.capitalize()}Model" in name:
+        return None, second
+    return text, None if "TextModel" in name else second
 
 
-def label_names(values: dict[str, Any]) -> tuple[str, ...]:
+def architecture(values: dict[str, object]) -> str:
+    """The class that a config.json names first; "" where it names none."""
+    names = values.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
+def label_names(values: dict[str, object]) -> tuple[str, ...]:
     """`id2label` in the order of its ids; transformers' default is two labels, LABEL_0 and LABEL_1."""
     names = values.get("id2label")
     if names is None:
@@ -138,3 +158,33 @@ def label_names(values: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(names, dict) or sorted(map(str, names)) != sorted(map(str, range(len(names)))):
         raise ConfigError("config.json has an id2label that does not name every label from 0 on, each once.")
     return tuple(str(names[key]) for key in sorted(names, key=int))
+
+
+def problem_type(values: dict[str, object]) -> str | None:
+    """Which scores a classification head gives; only "multi_label_classification" is told from the others."""
+    value = values.get("problem_type")
+    return value if isinstance(value, str) else None
+
+
+def widen_mlps(
+    values: dict[str, object], config: FamilyConfig, multiple: int
+) -> tuple[dict[str, object], dict[str, list[int]]]:
+    """Round the `intermediate_size` of towers up to a multiple: `FamilyConfig.widened` of families that have it.
+
+    An MLP whose activation maps 0 to 0 may be wider for free: the added units have zero weights. So may the last
+    matrix of any MLP, over zeros that the family appends. config: what the family read from values.
+    """
+    result, record = dict(values), {}
+    for section in ("text_config", "vision_config"):
+        width = getattr(getattr(config, section, None), "intermediate_size", None)  # not every family has both
+        if not isinstance(width, int) or width % multiple == 0:
+            continue
+        wider = -(-width // multiple) * multiple
+        parts = {key: part for key in (section, f"{section}_dict") if isinstance(part := values.get(key), dict)}
+        result |= {key: {**part, "intermediate_size": wider} for key, part in parts.items()}
+        if parts:
+            record[f"{section}.intermediate_size"] = [width, wider]
+        else:  # a tower saved alone has its keys at the top
+            result["intermediate_size"] = wider
+            record["intermediate_size"] = [width, wider]
+    return result, record

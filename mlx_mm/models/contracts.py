@@ -7,7 +7,7 @@ labels, a generator answers in words. `load` gives any of them; the verbs take a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from mlx_mm.processing.batch import Batch
 
@@ -31,7 +31,7 @@ Features: TypeAlias = "Callable[..., mx.array]"  # a processor's arrays by name 
 class Layers(Protocol):
     """The part of mlx.nn.Module that loading and converting need."""
 
-    def parameters(self) -> dict[str, Any]: ...
+    def parameters(self) -> dict[str, object]: ...
     def load_weights(self, file_or_weights: str | list[tuple[str, mx.array]], strict: bool = True) -> nn.Module: ...
     def eval(self) -> nn.Module: ...
 
@@ -42,7 +42,9 @@ class Checkpointed(Layers, Protocol):
     modalities: what this checkpoint takes. sanitize: Hugging Face's tensors -> those of the model, `Rows` where one is
     made of many. modules_for: what the features of a modality are computed with, so that a lazily loaded model reads
     no more. quant_predicate: whether the layer at a path may be quantised. cast_predicate: whether the weight at
-    a path may be computed with in float16; elsewhere it is computed with in float32.
+    a path may be computed with in float16; elsewhere it is computed with in float32. towers: how the paths of the
+    layers of a modality start, each with its dot, such as "text_projection.". padded_axes: how the paths of the
+    parameters end that grow with the width of an MLP (see `FamilyConfig.widened`), and the axis that does.
     """
 
     @property
@@ -51,12 +53,16 @@ class Checkpointed(Layers, Protocol):
     def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]: ...
     def quant_predicate(self, path: str, module: nn.Module) -> bool: ...
     def cast_predicate(self, path: str) -> bool: ...
+    @property
+    def towers(self) -> Mapping[Modality, tuple[str, ...]]: ...
+    @property
+    def padded_axes(self) -> Mapping[str, int]: ...
 
 
 class Encoder(Checkpointed, Protocol):
     """Gives vectors. It has `get_text_features`, … for each of its modalities, see `TextEncoder`.
 
-    prompt_template: the sentence with {} in which a label is compared with pictures or sounds. score: unit vectors of
+    prompt_template: the sentence with {} in which a label is compared with images or audio. score: unit vectors of
     items (N, D) and of labels (M, D) -> (N, M), as the model was trained to compare them.
     """
 
@@ -88,9 +94,9 @@ class AudioEncoder(Protocol):
 
 
 class Classifier(Checkpointed, Protocol):
-    """Scores pictures against labels of its own.
+    """Scores images against labels of its own.
 
-    class_scores: the model's logits for a processor's arrays, as probabilities (B, labels).
+    class_scores: a processor's arrays -> probabilities of the labels (B, labels).
     """
 
     kind: Literal["classifier"]

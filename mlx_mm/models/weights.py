@@ -1,41 +1,51 @@
-"""Names of tensors, as several families need them."""
+"""What a family says about the tensors of its models, and names of tensors as several families need them."""
 
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
-Value = TypeVar("Value")
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_mm.checkpoint.rows import Rows
+from mlx_mm.models.config import widen_mlps as widen_mlps
+from mlx_mm.models.contracts import Modality
+
+Weights: TypeAlias = dict[str, mx.array]
+Towers: TypeAlias = Mapping[Modality, tuple[str, ...]]
+
+# How the names of a tower's layers start, its own first, then its projection's
+TEXT_PARTS = ("text_model.", "text_projection.")
+IMAGE_PARTS = ("vision_model.", "visual_projection.")
+AUDIO_PARTS = ("audio_model.", "audio_projection.")
+# The parameters of `layers.transformer.MLP` that grow with its width, and the axis that does. No dict, in which
+# mlx.nn.Module would look for arrays.
+MLP_AXES: Mapping[str, int] = MappingProxyType({".mlp.fc1.weight": 0, ".mlp.fc1.bias": 0, ".mlp.fc2.weight": 1})
 
 
-def complete_names(weights: dict[str, Value], tower: str | None, others: tuple[str, ...]) -> dict[str, Value]:
-    """Tensors under the names of a joint model, whichever transformers saved them.
+class WeightRules(NamedTuple):
+    """What a family says about the tensors of one model; see `models.contracts.Checkpointed`."""
 
-    tower: "text_model." where it was saved alone, None for a joint model: transformers 5 leaves the prefix out.
-    others: how the names of tensors beside the tower start. Left out: the position_ids that transformers before
-    4.31 saved, which are 0, 1, 2, ….
+    sanitize: Callable[[Weights], dict[str, mx.array | Rows]]
+    quant_predicate: Callable[[str, nn.Module], bool]
+    cast_predicate: Callable[[str], bool]
+    padded_axes: Mapping[str, int] = MLP_AXES
+
+
+def not_in_texts(path: str) -> bool:
+    """The `cast_predicate` of most families: text towers lose accuracy in float16, the others do not."""
+    return not path.startswith(TEXT_PARTS)
+
+
+def complete_names(weights: Weights, own: tuple[str, ...] | None, known: tuple[str, ...]) -> Weights:
+    """Tensors under the names of a joint model, whichever transformers saved them; a tower alone takes its own.
+
+    own: how the names of a tower alone start, the tower's part first, which transformers 5 leaves out; None for a
+    joint model. known: how all names of a joint model start. Left out: the position_ids that transformers before 4.31
+    saved, which are 0, 1, 2, ….
     """
     kept = {name: weight for name, weight in weights.items() if not name.endswith("position_ids")}
-    if tower is None:
+    if own is None:
         return kept
-    return {name if name.startswith((tower, *others)) else tower + name: weight for name, weight in kept.items()}
-
-
-def widen_mlps(values: dict[str, Any], config: Any, multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Round each tower's `intermediate_size` up to a multiple, so that its MLP can be quantised in groups.
-
-    An MLP whose activation maps 0 to 0 may be wider for free: the added units have zero weights. So may the last
-    matrix of any MLP, over zeros that the family appends. values is config.json, config what the family read from
-    it. Returns the new config.json, of which the wider model is built like any other, and a record
-    {key: [old, new]} of what changed.
-    """
-    result, record = dict(values), {}
-    for section in ("text_config", "vision_config"):
-        tower = getattr(config, section, None)  # not every family has both sections
-        if tower is None or tower.intermediate_size % multiple == 0:
-            continue
-        wider = -(-tower.intermediate_size // multiple) * multiple
-        if keys := [key for key in (section, f"{section}_dict") if isinstance(values.get(key), dict)]:
-            result |= {key: {**values[key], "intermediate_size": wider} for key in keys}
-            record[f"{section}.intermediate_size"] = [tower.intermediate_size, wider]
-        else:  # a tower saved alone has its keys at the top
-            result["intermediate_size"] = wider
-            record["intermediate_size"] = [tower.intermediate_size, wider]
-    return result, record
+    named = {name if name.startswith(known) else own[0] + name: weight for name, weight in kept.items()}
+    return {name: weight for name, weight in named.items() if name.startswith(own)}

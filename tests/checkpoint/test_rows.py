@@ -17,7 +17,7 @@ from tiny import write_checkpoint
 
 import mlx_mm
 from mlx_mm.checkpoint.rows import Rows
-from mlx_mm.models.jina_clip import model as jina
+from mlx_mm.models.jina_clip import weights as jina
 
 TABLE = "text_model.embeddings.token_embedding.weight"
 
@@ -69,7 +69,7 @@ def test_a_table_is_never_whole(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "large", config, half, side_files=write_jina_side_files)
     code = (
         "import sys, resource, mlx_mm, mlx.core as mx\n"
-        "from mlx_mm.models.jina_clip import model as jina\n"
+        "from mlx_mm.models.jina_clip import weights as jina\n"
         "jina.BLOCK_ROWS = int(sys.argv[3])\n"
         "mlx_mm.convert(sys.argv[1], sys.argv[2], bits=None)\n"
         "print(mx.get_peak_memory())"

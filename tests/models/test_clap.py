@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ from mlx_mm.errors import ConfigError, InputError, ModalityError, UnsupportedMod
 from mlx_mm.layers import activations, interpolate
 from mlx_mm.models.clap import audio
 from mlx_mm.models.clap.config import ModelConfig
-from mlx_mm.models.clap.model import RENAMES
+from mlx_mm.models.clap.weights import RENAMES
 
 SPECS = golden("clap_golden")
 EMBEDDING, LOGIT, STATE, SHARE = 2e-5, 2e-4, 5e-5, 1e-5
@@ -472,6 +473,7 @@ def test_loss_without_pairs_is_refused(models: dict[str, Any]) -> None:
 # --- a tower alone ----------------------------------------------------------------------------------------------
 
 TOWERS = {"Text": "text_model", "Audio": "audio_model"}
+TOWER_FIELDS = ["last_hidden_state", "pooler_output", "hidden_states", "attentions"]
 
 
 def alone(kind: str, name: str, projected: bool) -> tuple[dict[str, Any], Weights]:
@@ -505,9 +507,13 @@ def test_tower_alone(name: str, form: str, kind: str, models: dict[str, Any]) ->
     right = getattr(models[kind], TOWERS[name])(**given)
     assert close(features(model, name, kind), right.pooler_output, 0.0)
     assert close(getattr(model, TOWERS[name])(**given).last_hidden_state, right.last_hidden_state, 0.0)
+    out = model(**given, output_hidden_states=True)
+    assert [field.name for field in dataclasses.fields(out)] == TOWER_FIELDS
+    assert close(out.pooler_output, right.pooler_output, 0.0)
+    assert close(out.last_hidden_state, right.last_hidden_state, 0.0)
+    assert len(out.hidden_states) == 3
     assert model.modalities == (name.lower(),)
-    assert model.text_projection is None
-    assert model.audio_projection is None
+    assert not any("projection" in path for path, _ in model.named_modules())
 
 
 @pytest.mark.parametrize("form", ["own file", "whole checkpoint", "joint config"])
@@ -522,21 +528,21 @@ def test_tower_with_projection(name: str, form: str, kind: str, models: dict[str
     assert same_direction(got, features(models[kind], name, kind))
     assert np.abs(np.linalg.norm(np.array(got), axis=-1) - 1).max() > 1e-2
     out = model(**(texts() if name == "Text" else sounds(kind)))
-    assert close(out.text_embeds if name == "Text" else out.audio_embeds, got, 0.0)
-    assert out.logits_per_text is None
+    embeds = f"{name.lower()}_embeds"
+    assert [field.name for field in dataclasses.fields(out)] == [embeds, *TOWER_FIELDS[::2], "attentions"]
+    assert close(getattr(out, embeds), got, 0.0)
 
 
 def test_missing_tower_is_refused() -> None:
     for projected in (False, True):
         text, sound = (build(*alone("unfused", name, projected)) for name in TOWERS)
-        with pytest.raises(ModalityError):
+        with pytest.raises(ModalityError, match="no audio tower; it takes text only"):
             text.get_audio_features(**sounds("unfused"))
-        with pytest.raises(ModalityError):
-            text(**texts(), **sounds("unfused"))
-        with pytest.raises(ModalityError):
+        with pytest.raises(ModalityError, match="no text tower; it takes audio only"):
             sound.get_text_features(**texts())
-        with pytest.raises(ModalityError):
-            sound(**texts())
+        for model in (text, sound):
+            with pytest.raises(ModalityError, match="no second tower"):
+                model.score(mx.ones((1, 96)), mx.ones((1, 96)))
 
 
 # --- tensors ----------------------------------------------------------------------------------------------------

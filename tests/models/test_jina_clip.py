@@ -33,9 +33,10 @@ from mlx_mm.errors import ConfigError, InputError, MlxMmError, UnsupportedModelE
 from mlx_mm.layers import activations
 from mlx_mm.layers.attention import merge_heads, split_heads
 from mlx_mm.layers.rope import grid_angles, rotate_halves, rotate_neighbours
-from mlx_mm.models.jina_clip import model as room
 from mlx_mm.models.jina_clip import text, vision
+from mlx_mm.models.jina_clip import weights as room
 from mlx_mm.models.jina_clip.config import FIXED, ModelConfig
+from mlx_mm.models.two_towers import TwoTowers
 from mlx_mm.models.weights import widen_mlps
 
 SPEC = golden("jina_clip_v2_golden_forward")
@@ -214,7 +215,7 @@ PATCHES: dict[str, tuple[Any, str, Any]] = {
     "pooling of the words only": (text.TextTower, "__call__", pooled_by(mean_of_words)),
     "tanh gelu": (activations.ACTIVATIONS, "gelu", elementwise.gelu_tanh),
     "quick gelu": (activations.ACTIVATIONS, "gelu", elementwise.quick_gelu),
-    "scale not exponentiated": (room.Model, "_logits", lambda self, a, b: a @ b.T * self.logit_scale),
+    "scale not exponentiated": (TwoTowers, "logits", lambda self, a, b: a @ b.T * self.logit_scale),
 }
 
 # name -> changes of the text section, of the vision section

@@ -5,10 +5,9 @@ the larger checkpoints hold only what differs from it.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.config import BaseConfig, FamilyConfig, TowerConfig, tower_sections
+from mlx_mm.models.config import BaseConfig, FamilyConfig, TowerConfig, architecture, tower_sections, widen_mlps
 
 # Keys of the audio tower that are the same in every checkpoint; another value would ask for another computation.
 FIXED = {"patch_embed_input_channels": 1, "flatten_patch_embeds": True, "enable_patch_layer_norm": True}
@@ -64,7 +63,7 @@ class AudioConfig(BaseConfig):
     aff_block_r: int = 4
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "AudioConfig":
+    def from_dict(cls, values: dict[str, object]) -> "AudioConfig":
         """As BaseConfig; also refuses what no checkpoint has and what would be computed in another way."""
         for key, expected in FIXED.items():
             if values.get(key, expected) != expected:
@@ -74,7 +73,7 @@ class AudioConfig(BaseConfig):
                 "config.json has fusion_type 'channel_map', for which transformers builds layers that it cannot run; "
                 f"expected null, with enable_fusion for the fusing of long clips. {COMPLETE}"
             )
-        sides: dict[str, Any] = {key: _side(values[key]) for key in ("patch_size", "patch_stride") if key in values}
+        sides: dict[str, object] = {key: _side(values[key]) for key in ("patch_size", "patch_stride") if key in values}
         return super().from_dict({**values, **sides})
 
     @property
@@ -161,26 +160,23 @@ class ModelConfig(FamilyConfig):
     projection: ProjectionConfig | None
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
-        """Read config.json, of a joint model or a single tower; raises ConfigError.
-
-        A single-tower class that is named over a joint file has its section and no other.
-        """
+    def from_dict(cls, values: dict[str, object]) -> "ModelConfig":
+        """Read config.json, of a joint model or a single tower; raises ConfigError."""
         text, audio = tower_sections(values, "audio")
-        name = str((values.get("architectures") or [""])[0])
-        if name.startswith("ClapText"):
-            audio = None
-        elif name.startswith("ClapAudio"):
-            text = None
-        joint = text is not None and audio is not None
+        projected = (text is not None and audio is not None) or architecture(values).endswith("WithProjection")
         return cls(
             text_config=None if text is None else TextConfig.from_dict(text),
             audio_config=None if audio is None else AudioConfig.from_dict(audio),
-            projection=ProjectionConfig.from_dict(values) if joint or name.endswith("WithProjection") else None,
+            projection=ProjectionConfig.from_dict(values) if projected else None,
         )
 
+    @classmethod
+    def widened(cls, values: dict[str, object], multiple: int) -> tuple[dict[str, object], dict[str, list[int]]]:
+        return widen_mlps(values, cls.from_dict(values), multiple)
 
-def _side(value: Any) -> Any:
+
+def _side(value: object) -> object:
     """The side of a square, which files give as one number or as two alike; anything else comes back."""
-    square = isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]
-    return value[0] if square else value
+    if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
+        return value[0]
+    return value

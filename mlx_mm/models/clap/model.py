@@ -10,60 +10,24 @@ Unusual here:
 - a text's attention mask, where it is not given, is read from the padding; transformers then shows the padding.
 """
 
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Callable
+from typing import ClassVar, Literal, TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.errors import InputError
 from mlx_mm.layers.activations import activation
-from mlx_mm.layers.embeddings import kernel_matrix
 from mlx_mm.layers.losses import own_column_loss
 from mlx_mm.layers.outputs import AudioTextOutput, TowerOutput, pooled
-from mlx_mm.layers.similarity import unit_length
-from mlx_mm.models.clap.audio import LONG_KERNEL, AudioTower
+from mlx_mm.layers.similarity import check_inputs, check_pairs, unit_length
+from mlx_mm.models.clap.audio import AudioTower
 from mlx_mm.models.clap.config import AudioConfig, ModelConfig, ProjectionConfig, TextConfig
 from mlx_mm.models.clap.text import TextTower
+from mlx_mm.models.clap.weights import rules
 from mlx_mm.models.contracts import Modality
-from mlx_mm.models.modalities import present, require_tower
-from mlx_mm.models.weights import complete_names
-
-PARTS = {"text": ("text_model.", "text_projection."), "audio": ("audio_model.", "audio_projection.")}
-SCALES = ("logit_scale_a", "logit_scale_t")
-# Buffers that follow from the config, or count training steps; which of them a file has depends on its age
-DROPPED = ("relative_position_index", "num_batches_tracked", "position_ids", "token_type_ids")
-# transformers' names -> ours, in this order: attention.output holds "output" too
-RENAMES = (
-    ("audio_model.audio_encoder.", "audio_model."),
-    ("text_model.encoder.layer.", "text_model.encoder.layers."),
-    (".embeddings.word_embeddings.", ".embeddings.token_embedding."),
-    (".embeddings.position_embeddings.", ".embeddings.position_embedding."),
-    (".embeddings.token_type_embeddings.", ".embeddings.token_type_embedding."),
-    (".embeddings.LayerNorm.", ".embeddings.layer_norm."),
-    (".pooler.dense.", ".pooler."),
-    (".attention.self.query.", ".self_attn.q_proj."),
-    (".attention.self.key.", ".self_attn.k_proj."),
-    (".attention.self.value.", ".self_attn.v_proj."),
-    (".attention.self.relative_position_bias_table", ".self_attn.relative_position_bias_table"),
-    (".attention.output.dense.", ".self_attn.out_proj."),
-    (".attention.output.LayerNorm.", ".layer_norm1."),
-    (".intermediate.dense.", ".mlp.fc1."),
-    (".output.dense.", ".mlp.fc2."),
-    (".output.LayerNorm.", ".layer_norm2."),
-    (".layernorm_before.", ".layer_norm1."),
-    (".layernorm_after.", ".layer_norm2."),
-    # Places in a list of modules; global_att has its pooling in the first
-    (".local_att.0.", ".local_att.conv1."),
-    (".local_att.1.", ".local_att.norm1."),
-    (".local_att.3.", ".local_att.conv2."),
-    (".local_att.4.", ".local_att.norm2."),
-    (".global_att.1.", ".global_att.conv1."),
-    (".global_att.2.", ".global_att.norm1."),
-    (".global_att.4.", ".global_att.conv2."),
-    (".global_att.5.", ".global_att.norm2."),
-)
-KEPT_EXACT = (".position_embedding", ".token_type_embedding")
+from mlx_mm.models.modalities import require_tower
+from mlx_mm.models.one_tower import AUDIO_PROMPT, AudioModel, TextModel
+from mlx_mm.models.weights import AUDIO_PARTS, TEXT_PARTS, Towers
 
 
 class Projection(nn.Module):
@@ -80,53 +44,21 @@ class Projection(nn.Module):
         return self.linear2(self._activation(self.linear1(x)))
 
 
-class Model(nn.Module):
-    """Both towers with their projections and two scales, or one tower with or without its projection."""
+class TextAndAudio(nn.Module):
+    """Both towers with their projections and two scales."""
 
     kind: Literal["encoder"] = "encoder"
-    prompt_template = "This is a sound of {}."  # transformers' zero-shot pipeline
+    modalities: tuple[Modality, ...] = ("text", "audio")
+    towers: ClassVar[Towers] = {"text": TEXT_PARTS, "audio": AUDIO_PARTS}
+    prompt_template = AUDIO_PROMPT
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, text: TextConfig, audio: AudioConfig, projection: ProjectionConfig):
         super().__init__()
         self.config = config
-        text, audio = config.text_config, config.audio_config
-        self.text_model = None if text is None else TextTower(text)
-        self.audio_model = None if audio is None else AudioTower(audio)
-        self.text_projection = _projection(text, config.projection)
-        self.audio_projection = _projection(audio, config.projection)
-        if text is not None and audio is not None:
-            self.logit_scale_a, self.logit_scale_t = mx.zeros(()), mx.zeros(())
-
-    @property
-    def modalities(self) -> tuple[Modality, ...]:
-        """Which of "text" and "audio" this checkpoint has a tower for."""
-        return present(text=self.text_model, audio=self.audio_model)
-
-    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """Hugging Face's tensors under our names, convolutions as matrices over patches.
-
-        One tower takes its own out of a joint checkpoint. A name that is not known stays, for the strict match to find.
-        """
-        towers = self.modalities
-        weights = complete_names(weights, None if len(towers) == 2 else PARTS[towers[0]][0], (*_flat(PARTS), *SCALES))
-        result = {}
-        for name, weight in weights.items():
-            if name.endswith(DROPPED) or name.startswith(self._unused()):
-                continue
-            for theirs, own in RENAMES:
-                name = name.replace(theirs, own)
-            result[name] = _as_matrix(name, weight) if weight.ndim == 4 else weight
-        return result
-
-    def quant_predicate(self, path: str, _module: nn.Module) -> bool:
-        """Positions, token types and convolutions stay as they are: they are small and weigh much."""
-        return not path.endswith(KEPT_EXACT) and ".patch_embed." not in path
-
-    def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]:
-        """The modules that the features of a modality are computed with."""
-        if modality == "text":
-            return self.text_model, self.text_projection
-        return self.audio_model, self.audio_projection
+        self.sanitize, self.quant_predicate, self.cast_predicate, self.padded_axes = rules(config)
+        self.text_model, self.text_projection = TextTower(text), Projection(text.hidden_size, projection)
+        self.audio_model, self.audio_projection = AudioTower(audio), Projection(audio.hidden_size, projection)
+        self.logit_scale_a, self.logit_scale_t = mx.zeros(()), mx.zeros(())
 
     def __call__(
         self,
@@ -146,62 +78,48 @@ class Model(nn.Module):
         theirs, not projected. return_loss: the n-th text belongs to the n-th sound. Raises InputError without any
         input, or without pairs for a loss, and what the towers raise.
         """
+        check_inputs(input_ids, input_features, "input_features")
         extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        text = audio = None
+        text = audio = text_embeds = audio_embeds = None
         if input_ids is not None:
-            text = self._text_tower()(input_ids, attention_mask, position_ids, **extras)
+            text = self.text_model(input_ids, attention_mask, position_ids, **extras)
+            text_embeds = _embed(text, self.text_projection)
         if input_features is not None:
-            audio = self._audio_tower()(input_features, is_longer, **extras)
-        return self._compare(text, audio, return_loss)
+            audio = self.audio_model(input_features, is_longer, **extras)
+            audio_embeds = _embed(audio, self.audio_projection)
+        if return_loss:
+            check_pairs(text_embeds, audio_embeds, "audio")
+        loss = per_audio = per_text = None
+        if text_embeds is not None and audio_embeds is not None:
+            per_audio = _logits(audio_embeds, text_embeds, self.logit_scale_a)
+            per_text = _logits(text_embeds, audio_embeds, self.logit_scale_t)
+            loss = (own_column_loss(per_text) + own_column_loss(per_audio.T)) / 2 if return_loss else None
+        return AudioTextOutput(loss, per_audio, per_text, text_embeds, audio_embeds, text, audio)
 
     def get_text_features(
         self, input_ids: mx.array, attention_mask: mx.array | None = None, position_ids: mx.array | None = None
     ) -> mx.array:
-        """(B, L) -> (B, projection_dim), of unit length; of a tower alone neither normalised nor, without projection,
-        projected. attention_mask None: the padding is hidden."""
-        return self._embed(self._text_tower()(input_ids, attention_mask, position_ids), self.text_projection)
+        """(B, L) -> (B, projection_dim), of unit length. attention_mask None: the padding is hidden."""
+        return _embed(self.text_model(input_ids, attention_mask, position_ids), self.text_projection)
 
     def get_audio_features(self, input_features: mx.array, is_longer: mx.array | None = None) -> mx.array:
-        """(B, 1 or 4, T, F) -> (B, projection_dim), of unit length; of a tower alone neither normalised nor, without
-        projection, projected. is_longer (B, 1): which clips were cut, for models with fusion."""
-        return self._embed(self._audio_tower()(input_features, is_longer), self.audio_projection)
+        """(B, 1 or 4, T, F) -> (B, projection_dim), of unit length. is_longer (B, 1): which clips were cut, for
+        models with fusion."""
+        return _embed(self.audio_model(input_features, is_longer), self.audio_projection)
 
     def score(self, items: mx.array, labels: mx.array) -> mx.array:
         """Probability that sound i is label j and no other, from unit vectors (N, D) and (M, D) -> (N, M)."""
         return mx.softmax(_logits(items, labels, self.logit_scale_a), axis=-1, precise=True)
 
-    def _text_tower(self) -> TextTower:
-        return require_tower(self.text_model, "text", "sounds")
+    def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]:
+        """The modules that the features of a modality are computed with."""
+        if modality == "text":
+            return self.text_model, self.text_projection
+        return self.audio_model, self.audio_projection
 
-    def _audio_tower(self) -> AudioTower:
-        return require_tower(self.audio_model, "audio", "text")
 
-    def _unused(self) -> tuple[str, ...]:
-        """How the names of tensors start that a joint checkpoint has and this part of it has not."""
-        if len(self.modalities) == 2:
-            return ()
-        parts = PARTS[self.modalities[0]]
-        used = parts[:1] if self.config.projection is None else parts
-        return tuple(part for part in _flat(PARTS) if part not in used) + SCALES
-
-    def _embed(self, output: TowerOutput, projection: Projection | None) -> mx.array:
-        vectors = pooled(output) if projection is None else projection(pooled(output))
-        return unit_length(vectors) if len(self.modalities) == 2 else vectors
-
-    def _compare(self, text: TowerOutput | None, audio: TowerOutput | None, return_loss: bool) -> AudioTextOutput:
-        if text is None and audio is None:
-            raise InputError("The model was called without input_ids and without input_features; give at least one.")
-        t = None if text is None else self._embed(text, self.text_projection)
-        a = None if audio is None else self._embed(audio, self.audio_projection)
-        out = AudioTextOutput(text_embeds=t, audio_embeds=a, text_model_output=text, audio_model_output=audio)
-        if return_loss and (t is None or a is None or len(t) != len(a)):
-            found = "one kind only" if t is None or a is None else f"{len(t)} and {len(a)}"
-            raise InputError(f"return_loss compares pairs: expected as many texts as sounds, found {found}.")
-        if t is None or a is None:
-            return out
-        per_text, per_audio = _logits(t, a, self.logit_scale_t), _logits(a, t, self.logit_scale_a)
-        loss = (own_column_loss(per_text) + own_column_loss(per_audio.T)) / 2 if return_loss else None
-        return replace(out, loss=loss, logits_per_audio=per_audio, logits_per_text=per_text)
+def _embed(output: TowerOutput, projection: Projection) -> mx.array:
+    return unit_length(projection(pooled(output)))
 
 
 def _logits(a: mx.array, b: mx.array, scale: mx.array) -> mx.array:
@@ -209,29 +127,28 @@ def _logits(a: mx.array, b: mx.array, scale: mx.array) -> mx.array:
     return a @ b.T * mx.exp(scale)
 
 
-def _projection(tower: TextConfig | AudioConfig | None, config: ProjectionConfig | None) -> Projection | None:
-    return None if tower is None or config is None else Projection(tower.hidden_size, config)
+Encoder: TypeAlias = TextAndAudio | TextModel | AudioModel
 
 
-def _as_matrix(name: str, kernel: mx.array) -> mx.array:
-    """A convolution (D, C, p, q) whose stride is its size, as a matrix (D, ·) over patches."""
-    if name.endswith("mel_conv2d.weight"):  # over patches beside each other, so the columns are grouped by patch
-        dims, channels, rows, cols = kernel.shape
-        kernel = kernel.reshape(dims, channels, rows, LONG_KERNEL, cols // LONG_KERNEL)
-        kernel = kernel.swapaxes(2, 3).reshape(dims, channels, -1, cols // LONG_KERNEL)
-    return kernel_matrix(kernel)
+def encoder(config: ModelConfig) -> Encoder:
+    """Both towers with their projections, or the one of the config, with or without it."""
+    text, audio, projection = config.text_config, config.audio_config, config.projection
+    if text is not None and audio is not None and projection is not None:
+        return TextAndAudio(config, text, audio, projection)
+    if text is not None:
+        own = None if projection is None else Projection(text.hidden_size, projection)
+        return TextModel(config, rules(config), TextTower(text), own)
+    audio = require_tower(audio, "audio", "nothing")
+    own = None if projection is None else Projection(audio.hidden_size, projection)
+    return AudioModel(config, rules(config), AudioTower(audio), own)
 
 
-def _flat(parts: dict[str, tuple[str, str]]) -> tuple[str, ...]:
-    return tuple(name for names in parts.values() for name in names)
-
-
-# `architectures` of config.json -> class; "" where the file names none
-ARCHITECTURES = {
-    "": Model,
-    "ClapModel": Model,
-    "ClapTextModel": Model,
-    "ClapTextModelWithProjection": Model,
-    "ClapAudioModel": Model,
-    "ClapAudioModelWithProjection": Model,
+# `architectures` of config.json -> what builds it; "" where the file names none
+ARCHITECTURES: dict[str, Callable[[ModelConfig], Encoder]] = {
+    "": encoder,
+    "ClapModel": encoder,
+    "ClapTextModel": encoder,
+    "ClapTextModelWithProjection": encoder,
+    "ClapAudioModel": encoder,
+    "ClapAudioModelWithProjection": encoder,
 }

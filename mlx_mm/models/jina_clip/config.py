@@ -7,15 +7,14 @@ transformers 5.23, JinaEmbeddingsV3Config). The checkpoint's own `hf_model_confi
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.config import BaseConfig, FamilyConfig, TowerConfig, tower_sections
+from mlx_mm.models.config import BaseConfig, FamilyConfig, TowerConfig, tower_sections, widen_mlps
 
 TEXT_MODEL = "jinaai/jina-embeddings-v3"
 COMPLETE = "Use the complete config.json of the checkpoint."
 # What the published checkpoint says and what is computed here; another value would ask for another computation.
-FIXED: dict[str, dict[str, Any]] = {
+FIXED: dict[str, dict[str, object]] = {
     "config.json": {"add_projections": False},
     "text_config": {"hf_model_name_or_path": TEXT_MODEL, "pooler_type": "mean_pooler", "proj_type": None},
     "vision_config": {
@@ -89,7 +88,7 @@ class VisionConfig(BaseConfig):
     layer_norm_eps: float = 1e-6
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "VisionConfig":
+    def from_dict(cls, values: dict[str, object]) -> "VisionConfig":
         """As BaseConfig; the MLP's width follows from `mlp_ratio` where the file does not name another."""
         width, ratio = values.get("width"), values.get("mlp_ratio")
         if isinstance(width, int) and isinstance(ratio, int | float) and math.isfinite(ratio):
@@ -146,7 +145,7 @@ class ModelConfig(FamilyConfig):
         return "cc-by-nc-4.0"
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+    def from_dict(cls, values: dict[str, object]) -> "ModelConfig":
         """Read config.json; raises ConfigError."""
         sections = tower_sections(values)
         for (section, fixed), part in zip(FIXED.items(), (values, *sections), strict=True):
@@ -169,8 +168,12 @@ class ModelConfig(FamilyConfig):
             )
         return config
 
+    @classmethod
+    def widened(cls, values: dict[str, object], multiple: int) -> tuple[dict[str, object], dict[str, list[int]]]:
+        return widen_mlps(values, cls.from_dict(values), multiple)
 
-def _check_fixed(section: str, values: dict[str, Any], fixed: dict[str, Any]) -> None:
+
+def _check_fixed(section: str, values: dict[str, object], fixed: dict[str, object]) -> None:
     for key, expected in fixed.items():
         if values.get(key, expected) != expected:
             raise ConfigError(
@@ -179,7 +182,7 @@ def _check_fixed(section: str, values: dict[str, Any], fixed: dict[str, Any]) ->
             )
 
 
-def _with_changes(section: dict[str, Any]) -> dict[str, Any]:
+def _with_changes(section: dict[str, object]) -> dict[str, object]:
     """The text section, and under it what it changes in the configuration of jina-embeddings-v3."""
     changes = section.get("hf_model_config_kwargs") or {}
     if not isinstance(changes, dict):
@@ -187,7 +190,7 @@ def _with_changes(section: dict[str, Any]) -> dict[str, Any]:
     return changes | section
 
 
-def _read_lora(text: dict[str, Any]) -> tuple[LoraConfig | None, int]:
+def _read_lora(text: dict[str, object]) -> tuple[LoraConfig | None, int]:
     """The scale of the adapters, and which one acts: on every text, whatever its task."""
     names = text.get("lora_adaptations")
     if not names:
@@ -201,7 +204,7 @@ def _read_lora(text: dict[str, Any]) -> tuple[LoraConfig | None, int]:
     return LoraConfig.from_dict(text), names.index(chosen)
 
 
-def _read_instructions(text: dict[str, Any]) -> tuple[dict[str, str], str | None]:
+def _read_instructions(text: dict[str, object]) -> tuple[dict[str, str], str | None]:
     instructions = text.get("task_instructions") or {}
     default = text.get("default_instruction_task")
     if not isinstance(instructions, dict) or not all(isinstance(value, str) for value in instructions.values()):

@@ -2,192 +2,26 @@
 
 Unusual here:
 - the file holds low-rank matrices beside the text tower's weights; they act on every text, so they are merged once;
-- both towers turn queries and keys by their positions: texts in halves, base 20000, pictures in neighbouring pairs,
+- both towers turn queries and keys by their positions: texts in halves, base 20000, images in neighbouring pairs,
   by row and column;
 - the vision tower drops the 8 pixels at the right and at the bottom that fill no patch;
 - nothing projects the towers' vectors, and the first numbers of a vector are a vector of their own (Kusupati et al.,
   arXiv 2205.13147): cut first, then normalise.
 """
 
-from typing import Literal
+from collections.abc import Callable
 
-import mlx.core as mx
-import mlx.nn as nn
-
-from mlx_mm.checkpoint.rows import Rows
-from mlx_mm.errors import WeightsError
-from mlx_mm.layers.embeddings import kernel_matrix
-from mlx_mm.layers.losses import contrastive_loss
-from mlx_mm.layers.outputs import ImageTextOutput, pooled
-from mlx_mm.layers.similarity import compare
-from mlx_mm.models.contracts import Modality
 from mlx_mm.models.jina_clip.config import ModelConfig
 from mlx_mm.models.jina_clip.text import TextTower
 from mlx_mm.models.jina_clip.vision import VisionTower
-
-# An adapted weight of the file has three tensors: the weight, and the factors of what all adapters add, (adapters, …)
-ORIGINAL, LORA_A, LORA_B = (f".parametrizations.weight.{part}" for part in ("original", "0.lora_A", "0.lora_B"))
-# The file's names -> ours, in this order
-RENAMES = (
-    ("text_model.transformer.roberta.", "text_model."),
-    ("text_model.emb_ln.", "text_model.embeddings.layer_norm."),
-    (".word_embeddings.", ".token_embedding."),
-    (".token_type_embeddings.", ".token_type_embedding."),
-    (".mixer.", ".self_attn."),
-    ("vision_model.cls_token", "vision_model.embeddings.class_embedding"),
-    ("vision_model.pos_embed", "vision_model.embeddings.position_embedding"),
-    ("vision_model.patch_embed.proj.", "vision_model.embeddings.patch_embedding."),
-    ("vision_model.norm.", "vision_model.post_layernorm."),
-    ("vision_model.blocks.", "vision_model.layers."),
-    (".attn.inner_attn_ln.", ".self_attn.layer_norm."),
-    (".attn.q_bias", ".self_attn.q_proj.bias"),
-    (".attn.v_bias", ".self_attn.v_proj.bias"),
-    (".attn.proj.", ".self_attn.out_proj."),
-    (".attn.", ".self_attn."),
-    (".norm1.", ".layer_norm1."),
-    (".norm2.", ".layer_norm2."),
-    (".mlp.w1.", ".mlp.gate_proj."),
-    (".mlp.w2.", ".mlp.up_proj."),
-    (".mlp.w3.", ".mlp.down_proj."),
-    (".mlp.ffn_ln.", ".mlp.layer_norm."),
-)
-PACKED = ".self_attn.Wqkv."  # rows of q, then k, then v
-DROPPED = (".rope.", ".rotary_emb.")  # tables that follow from the config
-BLOCK_ROWS = 16384  # of a table that are merged at a time
-KEPT_EXACT = ("token_type_embedding", "patch_embedding")
+from mlx_mm.models.jina_clip.weights import rules
+from mlx_mm.models.two_towers import SOFTMAX, TwoTowers
 
 
-class Model(nn.Module):
+def joint(config: ModelConfig) -> TwoTowers:
     """Both towers and a scale."""
-
-    kind: Literal["encoder"] = "encoder"
-    modalities = ("text", "image")
-    prompt_template = "This is a photo of {}."  # the family names none; transformers' for models of this kind
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.config = config
-        self.text_model = TextTower(config.text_config)
-        self.vision_model = VisionTower(config.vision_config)
-        self.logit_scale = mx.zeros(())
-
-    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array | Rows]:
-        """The published file's tensors under our names, adapters merged, in float32 where they were.
-
-        Raises WeightsError for adapters that are not those of the config.
-        """
-        result: dict[str, mx.array | Rows] = {}
-        for name, weight in self._merge_adapters(weights).items():
-            if any(part in name for part in DROPPED):
-                continue
-            for theirs, own in RENAMES:
-                name = name.replace(theirs, own)
-            if PACKED in name and isinstance(weight, mx.array) and weight.ndim and len(weight) % 3 == 0:
-                for part, rows in zip("qkv", mx.split(weight, 3), strict=True):
-                    result[name.replace("Wqkv", f"{part}_proj")] = rows
-            else:
-                result[name] = _reshape(name, weight)
-        return result
-
-    def quant_predicate(self, path: str, _module: nn.Module) -> bool:
-        """Token types and the patch kernel stay as they are: they are small and weigh much."""
-        return not path.endswith(KEPT_EXACT)
-
-    def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]:
-        """The modules that the features of a modality are computed with."""
-        return (self.text_model,) if modality == "text" else (self.vision_model,)
-
-    def __call__(
-        self,
-        input_ids: mx.array | None = None,
-        pixel_values: mx.array | None = None,
-        attention_mask: mx.array | None = None,
-        *,
-        return_loss: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-    ) -> ImageTextOutput:
-        """Texts (B, L), pictures (B, H, W, 3), or both -> ImageTextOutput.
-
-        return_loss: the contrastive loss; the n-th text belongs to the n-th picture. Raises InputError without any
-        input, or without pairs for a loss.
-        """
-        extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        text = None if input_ids is None else self.text_model(input_ids, attention_mask, **extras)
-        vision = None if pixel_values is None else self.vision_model(pixel_values, **extras)
-        return compare(text, vision, self._logits, contrastive_loss if return_loss else None)
-
-    def get_text_features(self, input_ids: mx.array, attention_mask: mx.array | None = None) -> mx.array:
-        """(B, L) -> (B, D), not normalised."""
-        return pooled(self.text_model(input_ids, attention_mask))
-
-    def get_image_features(self, pixel_values: mx.array) -> mx.array:
-        """(B, H, W, 3) -> (B, D), not normalised."""
-        return pooled(self.vision_model(pixel_values))
-
-    def score(self, items: mx.array, labels: mx.array) -> mx.array:
-        """Probability that picture i shows label j and no other, from unit vectors (N, D) and (M, D) -> (N, M)."""
-        return mx.softmax(self._logits(items, labels), axis=-1, precise=True)
-
-    def _logits(self, a: mx.array, b: mx.array) -> mx.array:
-        return a @ b.T * mx.exp(self.logit_scale)
-
-    def _merge_adapters(self, weights: dict[str, mx.array]) -> dict[str, mx.array | Rows]:
-        """original + alpha / rank · product of the factors, of the adapter that the config names."""
-        lora, adapter = self.config.lora, self.config.adapter
-        if lora is None:
-            return dict(weights)
-        result: dict[str, mx.array | Rows] = dict(weights)
-        problems = []
-        for name in [name for name in weights if name.endswith(ORIGINAL)]:
-            layer = name.removesuffix(ORIGINAL)
-            original = weights[name]
-            factors = [weights.get(layer + part, mx.zeros((0,))) for part in (LORA_A, LORA_B)]
-            for part in (ORIGINAL, LORA_A, LORA_B):
-                result.pop(layer + part, None)
-            # A Linear adds B·A, (out, rank) by (rank, in); a table A·B, (rows, rank) by (rank, width)
-            table = ".embeddings." in layer
-            left, right = factors if table else reversed(factors)
-            expected = (*original.shape[:1], lora.lora_rank), (lora.lora_rank, *original.shape[1:])
-            fits = (left.shape[1:], right.shape[1:]) == expected and min(len(left), len(right)) > adapter
-            if not fits or f"{layer}.weight" in weights:
-                shapes = [str(factor.shape) if factor.size else "none" for factor in factors]
-                problems.append(f"{layer} with {' and '.join(shapes)}")
-                continue
-            merge = _merge_table if table else _merge
-            result[f"{layer}.weight"] = merge(original, left[adapter], right[adapter], lora.scale)
-        if problems:
-            raise WeightsError(
-                f"Layers without low-rank factors, or with some of another rank: {len(problems)}. lora_A and lora_B of "
-                f"{', '.join(problems[:10])}{', …' if len(problems) > 10 else ''}. Expected both of rank "
-                f"{lora.lora_rank} in each, an adapter of number {adapter}, as config.json says, and no merged weight "
-                "beside them. Use the config.json and the weights of one and the same checkpoint."
-            )
-        return result
+    return TwoTowers(config, rules(config), SOFTMAX, TextTower(config.text_config), VisionTower(config.vision_config))
 
 
-def _merge(original: mx.array, left: mx.array, right: mx.array, scale: float) -> mx.array:
-    """original + scale · left·right, (n, d) + (n, rank) by (rank, d), in float32."""
-    original, left, right = (array.astype(mx.float32) for array in (original, left, right))
-    return mx.addmm(original, left, right, alpha=scale)
-
-
-def _merge_table(table: mx.array, left: mx.array, right: mx.array, scale: float) -> Rows:
-    """The same in blocks, because the token table is a third of the model."""
-    starts = range(0, len(table), BLOCK_ROWS)
-    return Rows(tuple(_merge(table[i : i + BLOCK_ROWS], left[i : i + BLOCK_ROWS], right, scale) for i in starts))
-
-
-def _reshape(name: str, weight: mx.array | Rows) -> mx.array | Rows:
-    """The patch kernel as a matrix over patches; tables without the axes of length 1 in front of them."""
-    if isinstance(weight, Rows):
-        return weight
-    if weight.ndim == 4:
-        return kernel_matrix(weight)
-    if name.endswith(("class_embedding", "position_embedding")):
-        return weight.squeeze([axis for axis in range(weight.ndim - 1) if weight.shape[axis] == 1])
-    return weight
-
-
-# `architectures` of config.json -> class; "" where the file names none
-ARCHITECTURES = {"": Model, "JinaCLIPModel": Model}
+# `architectures` of config.json -> what builds it; "" where the file names none
+ARCHITECTURES: dict[str, Callable[[ModelConfig], TwoTowers]] = {"": joint, "JinaCLIPModel": joint}

@@ -4,10 +4,18 @@ A key that is absent has the default of transformers' MetaClip2Config classes, w
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.config import BaseConfig, FamilyConfig, TowerConfig, label_names, tower_sections
+from mlx_mm.models.config import (
+    BaseConfig,
+    FamilyConfig,
+    TowerConfig,
+    architecture,
+    label_names,
+    problem_type,
+    tower_sections,
+    widen_mlps,
+)
 
 # What CLIP's old files say; their texts end with <|endoftext|>, the highest id of the vocabulary
 LEGACY_EOS = 2
@@ -76,7 +84,7 @@ class ModelConfig(FamilyConfig):
         return "cc-by-nc-4.0" if self.model_type == "metaclip_2" else None
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+    def from_dict(cls, values: dict[str, object]) -> "ModelConfig":
         """Read config.json, of a joint model, a classifier or a single tower; raises ConfigError.
 
         transformers lets `text_config_dict` and `vision_config_dict`, where a file has them, stand in for the
@@ -88,20 +96,24 @@ class ModelConfig(FamilyConfig):
             if isinstance(values.get(f"{key}_dict"), dict)
         }
         text, vision = tower_sections({**values, **old})
-        model_type = values["model_type"].removesuffix("_text_model").removesuffix("_vision_model")
+        model_type = str(values["model_type"]).removesuffix("_text_model").removesuffix("_vision_model")
         joint = text is not None and vision is not None
-        projected = joint or "WithProjection" in str(values.get("architectures"))
+        projected = joint or "WithProjection" in architecture(values)
         return cls(
             model_type=model_type,
             text_config=None if text is None else _read_text(text, model_type),
             vision_config=None if vision is None else VisionConfig.from_dict(vision),
             projection_dim=ProjectionConfig.from_dict(values).projection_dim if projected else None,
             labels=label_names(values),
-            problem_type=values.get("problem_type"),
+            problem_type=problem_type(values),
         )
 
+    @classmethod
+    def widened(cls, values: dict[str, object], multiple: int) -> tuple[dict[str, object], dict[str, list[int]]]:
+        return widen_mlps(values, cls.from_dict(values), multiple)
 
-def _read_text(values: dict[str, Any], model_type: str) -> TextConfig:
+
+def _read_text(values: dict[str, object], model_type: str) -> TextConfig:
     config = TextConfig.from_dict(values)
     if config.eos_token_id is None:
         raise ConfigError(

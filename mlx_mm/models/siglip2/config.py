@@ -6,10 +6,9 @@ Siglip2Config classes, repeated here.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.config import FamilyConfig, TowerConfig, label_names, tower_sections
+from mlx_mm.models.config import FamilyConfig, TowerConfig, label_names, problem_type, tower_sections, widen_mlps
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,9 @@ class ModelConfig(FamilyConfig):
     problem_type: str | None
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+    def from_dict(cls, values: dict[str, object]) -> "ModelConfig":
         """Read config.json, of a joint model, a classifier or a single tower; raises ConfigError."""
-        model_type = values["model_type"].partition("_")[0]
+        model_type = str(values["model_type"]).partition("_")[0]
         vision_class = NaflexVisionConfig if model_type == "siglip2" else VisionConfig
         text, vision = tower_sections(values)
         return cls(
@@ -91,5 +90,9 @@ class ModelConfig(FamilyConfig):
             text_config=TextConfig.from_dict(text) if text is not None else None,
             vision_config=vision_class.from_dict(vision) if vision is not None else None,
             labels=label_names(values),
-            problem_type=values.get("problem_type"),
+            problem_type=problem_type(values),
         )
+
+    @classmethod
+    def widened(cls, values: dict[str, object], multiple: int) -> tuple[dict[str, object], dict[str, list[int]]]:
+        return widen_mlps(values, cls.from_dict(values), multiple)
