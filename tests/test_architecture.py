@@ -256,9 +256,7 @@ def test_family_contract(name: str) -> None:
     assert family.name == name
     assert "" in family.architectures
     assert inspect.getdoc(importlib.import_module(f"mlx_mm.models.{name}.model"))
-    for model in set(family.architectures.values()):
-        assert model.kind in ("encoder", "classifier", "generator")
-        assert model.kind != "encoder" or "{}" in model.prompt_template
+    assert all(map(callable, family.architectures.values()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -280,6 +278,8 @@ def test_every_config_field_is_read(family: str) -> None:
 @pytest.mark.parametrize("model_type", TINY)
 def test_processor_keys_are_the_models_arguments(model_type: str, tiny_checkpoint: Callable[..., Path]) -> None:
     model, processor = mlx_mm.load(tiny_checkpoint(model_type))
+    assert model.kind == processor.kind == "encoder"
+    assert "{}" in model.prompt_template
     picture = Image.fromarray(np.arange(40 * 50 * 3, dtype=np.uint32).reshape(40, 50, 3).astype(np.uint8))
     calls = {model.get_text_features: processor.text(["a cat", "dog"])}
     if "image" in model.modalities:
@@ -290,10 +290,9 @@ def test_processor_keys_are_the_models_arguments(model_type: str, tiny_checkpoin
         calls[model.get_audio_features] = processor.audio([sound, sound])
         calls[model.__call__] = processor(text=["a cat", "dog"], audio=[sound])
     for method, batch in calls.items():
-        arguments = inspect.signature(method).parameters
         assert all(isinstance(value, np.ndarray) for value in batch.values())
-        assert set(batch) <= set(arguments)
-        method(**mlx_mm.to_mlx(batch))
+        inspect.signature(method).bind(**batch)
+        method(**mlx_mm.to_mlx(batch))  # what goes on to a tower is refused there, where it has no such argument
     assert isinstance(mlx_mm.to_mlx({"x": np.zeros(2)})["x"], mx.array)
 
 

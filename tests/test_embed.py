@@ -266,7 +266,7 @@ def test_max_length_and_truncate(joint: tuple[Any, Any]) -> None:
     assert np.array_equal(encode_text(*joint, TEXTS, truncate=False), encode_text(*joint, TEXTS))
     with pytest.raises(InputError, match=r"A text has \d+ tokens and truncation is False; expected at most 64\."):
         encode_text(*joint, LONG, truncate=False)
-    with pytest.raises(InputError, match="max_length is 65; expected 1 to 64"):
+    with pytest.raises(InputError, match="max_length is 65; expected a whole number from 1 to 64"):
         encode_text(*joint, TEXTS, max_length=65)
 
 

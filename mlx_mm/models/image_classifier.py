@@ -1,7 +1,7 @@
 """Images to scores of labels of the checkpoint's own: a vision tower with one more layer."""
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, TypeAlias, TypeVar
+from typing import ClassVar, Literal, TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,14 +17,10 @@ from mlx_mm.models.weights import IMAGE_PARTS, Towers, WeightRules
 # States of tokens (B, N, D) with the other inputs of the tower -> a vector (B, D) for each image
 Mean: TypeAlias = Callable[[mx.array, Mapping[str, Input]], mx.array]
 
-Config = TypeVar("Config")
 
-
-def require_vision(config: Config | None) -> Config:
-    """The config of a vision tower; ConfigError for a classifier without one."""
-    if config is None:
-        raise ConfigError("config.json names an image classifier but has no vision_config. Use the complete file.")
-    return config
+def no_vision_config() -> ConfigError:
+    """The error for a classifier whose config.json has no vision tower."""
+    return ConfigError("config.json names an image classifier but has no vision_config. Use the complete file.")
 
 
 class ImageClassifier(nn.Module):

@@ -6,6 +6,7 @@ from mlx_mm.errors import ModalityError
 from mlx_mm.models.contracts import Modality
 
 Value = TypeVar("Value")
+Config = TypeVar("Config")
 
 
 def present(
@@ -21,6 +22,14 @@ def require_tower(tower: Value | None, kind: str, other: str) -> Value:
     if tower is None:
         raise ModalityError(f"This checkpoint has no {kind} tower; it takes {other} only. Use a joint checkpoint.")
     return tower
+
+
+def require_text(config: Config | None, tokenizer: Value | None, modalities: tuple[str, ...]) -> tuple[Config, Value]:
+    """A text tower's config and its tokenizer; ModalityError for a processor that lacks one of them."""
+    if config is None or tokenizer is None:
+        part = "text tower" if config is None else "tokenizer file (tokenizer.json)"
+        raise lacking(part, "text", modalities)
+    return config, tokenizer
 
 
 def lacking(part: str, kind: str, modalities: tuple[str, ...]) -> ModalityError:

@@ -9,10 +9,9 @@ import mlx.nn as nn
 
 from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.models.config import widen_mlps as widen_mlps
-from mlx_mm.models.contracts import Modality
 
 Weights: TypeAlias = dict[str, mx.array]
-Towers: TypeAlias = Mapping[Modality, tuple[str, ...]]
+Towers: TypeAlias = Mapping[str, tuple[str, ...]]  # modality -> how the paths of its layers start
 
 # How the names of a tower's layers start, its own first, then its projection's
 TEXT_PARTS = ("text_model.", "text_projection.")

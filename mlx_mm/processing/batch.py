@@ -1,7 +1,7 @@
 """Lists of inputs, and the joining of what became of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +9,13 @@ import numpy.typing as npt
 from mlx_mm.errors import InputError
 
 Batch = dict[str, npt.NDArray[Any]]
+Item = TypeVar("Item")
 
 
-def as_list(values: Any, name: str, single: type | tuple[type, ...]) -> list[Any]:
-    """A single item is a batch of one; InputError for none."""
-    items = list(values) if isinstance(values, Iterable) and not isinstance(values, single) else [values]
+def as_list(values: Item | Iterable[Item], name: str, single: type | tuple[type, ...]) -> list[Item]:
+    """A single item is a batch of one; InputError for none. single: types of one item that could be iterated over."""
+    several = isinstance(values, Iterable) and not isinstance(values, single)
+    items = list(cast("Iterable[Item]", values)) if several else [cast("Item", values)]
     if not items:
         raise InputError(f"The list of {name} is empty; expected at least one. Leave the call out for an empty batch.")
     return items
@@ -41,6 +43,13 @@ def collate(items: Sequence[Batch], padding: Mapping[str, int]) -> Batch:
             )
         batch[key] = np.concatenate(arrays)
     return batch
+
+
+def merge(text: Batch | None, media: Batch | None, kind: str) -> Batch:
+    """The arrays of texts and of "images" or "audio" in one dict, text first; InputError where there are none."""
+    if text is None and media is None:
+        raise InputError(f"Neither text nor {kind} was given; expected at least one of them. Pass text= or {kind}=.")
+    return {**(text or {}), **(media or {})}
 
 
 def _pad(arrays: list[npt.NDArray[Any]], value: int) -> list[npt.NDArray[Any]]:

@@ -13,16 +13,19 @@ import urllib.parse
 import urllib.request
 import zlib
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from mlx_mm.errors import InputError, MediaError
+from mlx_mm.processing.batch import as_list
 from mlx_mm.processing.settings import PixelSettings
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
+Number = TypeVar("Number", bound=np.generic)
+ONE_IMAGE = (str, bytes, bytearray, memoryview, np.ndarray)  # what could be iterated over and is one image
 
 URL_TIMEOUT_SECONDS = 20
 URL_MAX_BYTES = 100 * 2**20
@@ -54,6 +57,11 @@ _UPRIGHT = {
 }
 
 
+def as_images(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+    """One image or several as a list; InputError for none."""
+    return as_list(images, "images", ONE_IMAGE)
+
+
 def open_image(source: ImageSource, *, do_convert_rgb: bool = True) -> Image.Image:
     """Read one picture, whatever it comes in, as an RGB image.
 
@@ -75,7 +83,7 @@ def open_image(source: ImageSource, *, do_convert_rgb: bool = True) -> Image.Ima
         data = bytes(source)
         return _decode(io.BytesIO(data), f"the {len(data)} bytes given", do_convert_rgb)
     if isinstance(source, str) and source[:5].lower() == "data:":
-        return _decode(io.BytesIO(_read_data_uri(source)), "the data URI", do_convert_rgb)
+        return _decode(io.BytesIO(read_data_uri(source, "image")), "the data URI", do_convert_rgb)
     if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
         return _decode(io.BytesIO(_download(source)), _short(source), do_convert_rgb)
     if isinstance(source, (str, os.PathLike)):
@@ -155,11 +163,11 @@ def rescale_and_normalize(
     return np.stack([np.take(table[:, c], pixels[..., c]) for c in range(channels)], axis=-1)
 
 
-def patchify(pixels: npt.NDArray[Any], patch_size: int) -> npt.NDArray[Any]:
+def patchify(pixels: npt.NDArray[Number], patch_size: int) -> npt.NDArray[Number]:
     """(rows·p, cols·p, C) to (rows·cols, p·p·C): patches row by row, in a patch (row, column, channel)."""
     height, width, channels = pixels.shape
     rows, cols = height // patch_size, width // patch_size
-    blocks: npt.NDArray[Any] = pixels.reshape(rows, patch_size, cols, patch_size, channels)
+    blocks: npt.NDArray[Number] = pixels.reshape(rows, patch_size, cols, patch_size, channels)
     blocks = blocks.transpose(0, 2, 1, 3, 4)
     return blocks.reshape(rows * cols, patch_size * patch_size * channels)
 
@@ -206,7 +214,8 @@ def _download(url: str) -> bytes:
     return data
 
 
-def _read_data_uri(uri: str) -> bytes:
+def read_data_uri(uri: str, kind: str) -> bytes:
+    """What a data URI holds; MediaError for one that cannot be decoded. kind: "image" or "video", for the message."""
     header, comma, body = uri.partition(",")
     try:
         if not comma:
@@ -217,7 +226,7 @@ def _read_data_uri(uri: str) -> bytes:
         return base64.b64decode(b"".join(data.split()), validate=True)
     except (ValueError, binascii.Error) as error:
         raise MediaError(
-            f"The data URI {_short(uri)} cannot be decoded ({error}); expected data:image/...;base64,... "
+            f"The data URI {_short(uri)} cannot be decoded ({error}); expected data:{kind}/...;base64,... "
             "Check that it is complete."
         ) from error
 

@@ -4,11 +4,11 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypedDict, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar
 
-from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.errors import ConfigError, InputError, whole_number
 
 # Keys of transformers' image processor files that change no pixel here.
 _HARMLESS_KEYS = {
@@ -68,10 +68,11 @@ class _Dataclass(Protocol):
 
 
 Settings = TypeVar("Settings", bound=_Dataclass)
-Check = tuple[Callable[[Any], Any], str]  # the value as settings keep it, None where it does not fit; what fits
+# The value as settings keep it, None where it does not fit; what fits
+Check: TypeAlias = tuple[Callable[[object], object], str]
 
 
-def read_image_settings(folder: Path, known: Collection[str]) -> dict[str, Any]:
+def read_image_settings(folder: Path, known: Collection[str]) -> dict[str, object]:
     """The `known` settings of a checkpoint folder; those that are absent or null are left out.
 
     transformers 5.x nests them in processor_config.json, 4.x writes preprocessor_config.json; where both
@@ -86,7 +87,7 @@ def read_image_settings(folder: Path, known: Collection[str]) -> dict[str, Any]:
     return {key: values[key] for key in known if values.get(key) is not None}
 
 
-def refuse_unknown(values: Mapping[str, Any], known: Collection[str], where: str) -> None:
+def refuse_unknown(values: Mapping[str, object], known: Collection[str], where: str) -> None:
     """Raise ConfigError where a file has a key that could change pixels and is not known; where: "The … file in …"."""
     for key, value in values.items():
         off = value is None or (key.startswith("do_") and value is False)
@@ -98,7 +99,7 @@ def refuse_unknown(values: Mapping[str, Any], known: Collection[str], where: str
             )
 
 
-def _spell_out_size(values: dict[str, Any]) -> dict[str, Any]:
+def _spell_out_size(values: dict[str, object]) -> dict[str, object]:
     """`default_to_square`, where a file has it, says what one number as `size` means."""
     size, square = values.get("size"), values.get("default_to_square")
     values = {key: value for key, value in values.items() if key != "default_to_square"}
@@ -107,7 +108,7 @@ def _spell_out_size(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def sides(value: Any) -> tuple[int, int] | None:
+def sides(value: object) -> tuple[int, int] | None:
     """{"height": H, "width": W}, or one number for both -> (height, width)."""
     if not isinstance(value, dict):
         value = {"height": value, "width": value}
@@ -115,47 +116,52 @@ def sides(value: Any) -> tuple[int, int] | None:
     return (height, width) if height and width and len(value) == 2 else None
 
 
-def sides_or_edge(value: Any) -> tuple[int, int] | int | None:
+def sides_or_edge(value: object) -> tuple[int, int] | int | None:
     """{"height": H, "width": W} -> (height, width); {"shortest_edge": E} or a number -> E."""
     if isinstance(value, dict) and list(value) != ["shortest_edge"]:
         return sides(value)
     return _count(value["shortest_edge"] if isinstance(value, dict) else value)
 
 
-def _count(value: Any) -> int | None:
-    """NumPy's integers too; True and 2.0 are more likely slips than numbers."""
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return int(value) if whole and value >= 1 else None
+def _whole(value: object, least: int, most: int | None) -> int | None:
+    try:
+        return whole_number("", value, least=least, most=most)
+    except InputError:
+        return None
 
 
-def _filter(value: Any) -> int | None:
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return int(value) if whole and 0 <= value <= 5 else None
+def _count(value: object) -> int | None:
+    return _whole(value, 1, None)
 
 
-def _factor(value: Any) -> float | None:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    return float(value) if number and math.isfinite(value) else None
+def _filter(value: object) -> int | None:
+    return _whole(value, 0, 5)
 
 
-def _channels(value: Any) -> tuple[float, ...] | None:
+def _factor(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _channels(value: object) -> tuple[float, ...] | None:
     values = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
     fits = len(values) == 3 and all(isinstance(part, Real) and math.isfinite(part) for part in values)
     return values if fits else None
 
 
-def _divisors(value: Any) -> tuple[float, ...] | None:
+def _divisors(value: object) -> tuple[float, ...] | None:
     values = _channels(value)
     return None if values is None or 0 in values else values
 
 
-def _switch(value: Any) -> bool | None:
+def _switch(value: object) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
 SIDES: Check = sides, '{"height": H, "width": W} or one whole number, at least 1'
 SIDES_OR_EDGE: Check = sides_or_edge, '{"height": H, "width": W}, {"shortest_edge": E} or one whole number, at least 1'
-COUNT: Check = _count, "a whole number of at least 1"
+COUNT: tuple[Callable[[object], int | None], str] = _count, "a whole number of at least 1"
 CHECKS: dict[str, Check] = {
     "size": SIDES,
     "crop_size": SIDES,
@@ -171,7 +177,7 @@ SWITCH: Check = _switch, "true or false"
 
 def override(
     settings: Settings,
-    given: Mapping[str, Any],
+    given: Mapping[str, object],
     error: type[InputError] | type[ConfigError],
     checks: Mapping[str, Check] = CHECKS,
 ) -> Settings:
@@ -190,13 +196,13 @@ def override(
     return replace(settings, **values)
 
 
-def refuse_options(options: Mapping[str, Any], kind: str = "images") -> None:
+def refuse_options(options: Mapping[str, object], kind: str = "images") -> None:
     """Raise InputError where a call without inputs of a kind sets something about them."""
     if given := [key for key, value in options.items() if value is not None]:
         raise InputError(f"{given[0]} was given without {kind}, where it cannot act. Pass {kind}=, or leave it out.")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """The object in a JSON file, {} where there is no such file; raises ConfigError for anything else."""
     if not path.is_file():
         return {}

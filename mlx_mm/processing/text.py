@@ -4,9 +4,8 @@ import json
 import re
 import string
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import normalizers
 
-from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.errors import ConfigError, InputError, whole_number
 from mlx_mm.processing.batch import Batch, as_list
+from mlx_mm.processing.sentence_piece import SentencePiece
 from mlx_mm.processing.settings import read_json
 
 SENTENCEPIECE = "spiece.model"  # what SigLIP's own tokenizer class reads; its ids are the pieces' places in the file
@@ -37,7 +37,7 @@ class Tokenizer:
     The vocabulary is read at the first text, because a large one costs seconds that pictures do not need.
     """
 
-    def __init__(self, path: Path, named: dict[str, Any]) -> None:
+    def __init__(self, path: Path, named: Mapping[str, object]) -> None:
         self.path = path
         self.canonical = named.get("tokenizer_class") in ("SiglipTokenizer", "SiglipTokenizerFast")
         self.do_lower_case = named.get("do_lower_case") is not False
@@ -191,7 +191,7 @@ class Tokenizer:
 
     def _read(self, do_lower_case: bool | None) -> Any:
         if self.path.name == SENTENCEPIECE:
-            return _SentencePiece(self.path, do_lower_case is True)
+            return SentencePiece(self.path, do_lower_case is True)
         try:
             if do_lower_case is not False:
                 backend = tokenizers.Tokenizer.from_file(str(self.path))
@@ -213,31 +213,44 @@ class Tokenizer:
         return backend
 
 
-class _SentencePiece:
-    """A SentencePiece file with those methods of tokenizers.Tokenizer that are used here; it adds no end token."""
+def as_texts(texts: str | Sequence[str]) -> list[str]:
+    """One text or several as a list; InputError for none. What is not a str is left for the tokenizer to refuse."""
+    return as_list(texts, "texts", str)
 
-    def __init__(self, path: Path, do_lower_case: bool) -> None:
-        from sentencepiece import SentencePieceProcessor
 
-        try:
-            self._model = SentencePieceProcessor(model_file=str(path))
-        except (OSError, RuntimeError) as error:
-            raise ConfigError(
-                f"{path} cannot be read ({error}); expected a SentencePiece model. Download it again."
-            ) from error
-        self._do_lower_case = do_lower_case
+def refuse_task(task: str | None) -> None:
+    """Raise InputError where a call names a task and the family has none."""
+    if task is not None:
+        raise InputError(f"task={task!r} was given; this family has no tasks. Leave task out.")
 
-    def encode_batch(self, texts: list[str]) -> list[SimpleNamespace]:
-        texts = [text.lower() for text in texts] if self._do_lower_case else texts
-        return [SimpleNamespace(ids=ids) for ids in self._model.encode(texts, out_type=int)]
 
-    def token_to_id(self, token: str) -> int | None:
-        index: int = self._model.piece_to_id(token)
-        return index if self._model.id_to_piece(index) == token else None  # unknown pieces get the unknown id
+def prepare_texts(
+    tokenizer: Tokenizer,
+    texts: str | Sequence[str],
+    limit: int,
+    vocabulary: int,
+    *,
+    padding: bool | str,
+    truncation: bool,
+    do_lower_case: bool | None = None,
+    on_cut: OnCut | None = None,
+) -> Batch:
+    """The result of `text_batch`, from a tokenizer that is held against the model first.
 
-    def get_vocab_size(self, *, with_added_tokens: bool) -> int:
-        size: int = self._model.get_piece_size()
-        return size
+    vocabulary: rows of the model's table. Raises ConfigError for files that do not fit each other, and InputError.
+    """
+    check_ends(tokenizer, do_lower_case)
+    batch = text_batch(
+        tokenizer,
+        texts,
+        limit,
+        padding=padding,
+        truncation=truncation,
+        do_lower_case=do_lower_case,
+        on_cut=on_cut,
+    )
+    check_vocabulary(tokenizer, vocabulary, batch["input_ids"])
+    return batch
 
 
 def text_batch(
@@ -258,7 +271,7 @@ def text_batch(
     """
     if padding not in (True, "longest", "max_length"):
         raise InputError(f'padding is {padding!r}; expected "longest" or "max_length". Leave it out.')
-    items, cut = as_list(texts, "texts", str), limit if truncation else None
+    items, cut = as_texts(texts), limit if truncation else None
     rows = tokenizer.encode_as_filed(items, cut, do_lower_case=do_lower_case, on_cut=on_cut)
     _refuse_long(items, [len(row) for row in rows], limit)
     length = limit if padding == "max_length" else max(map(len, rows))
@@ -296,15 +309,24 @@ def check_vocabulary(tokenizer: Tokenizer, rows: int, ids: npt.NDArray[np.int32]
         )
 
 
-def check_length(max_length: int | None, longest: int) -> int:
-    """The length of a call's texts in tokens, by default the model's longest; InputError for one it cannot have."""
-    if max_length is None:
-        return longest
-    if not isinstance(max_length, int) or isinstance(max_length, bool) or not 1 <= max_length <= longest:
-        raise InputError(
-            f"max_length is {max_length}; expected 1 to {longest}, the positions this model has. Leave max_length out."
+def check_padding(tokenizer: Tokenizer, expected: int) -> None:
+    """Raise ConfigError for a tokenizer that pads with another id than the model takes for padding."""
+    if tokenizer.pad_id != expected:
+        raise ConfigError(
+            f"{tokenizer.path} pads with {tokenizer.pad_id}; expected {expected}, the id that the model takes for "
+            "padding, as config.json says. Use the files of one checkpoint."
         )
-    return max_length
+
+
+def check_length(max_length: int | None, longest: int, *, usual: int | None = None, least: int = 1) -> int:
+    """The length of a call's texts in tokens; InputError for one the model cannot have.
+
+    longest: the positions of the model. usual: the length by default, where it is shorter.
+    """
+    if max_length is None:
+        return longest if usual is None else min(usual, longest)
+    advice = "The model has no more positions; leave max_length out."
+    return whole_number("max_length", max_length, least=least, most=longest, advice=advice)
 
 
 def canonicalize(text: str, do_lower_case: bool) -> str:
@@ -343,7 +365,7 @@ def _without_end(tokens: list[int], eos: int) -> list[int]:
     return tokens[:count]
 
 
-def _token(named: dict[str, Any], key: str, folder: Path) -> str:
+def _token(named: Mapping[str, object], key: str, folder: Path) -> str:
     """A token is written as its text, or as an object with its text and its matching rules."""
     value = named.get(key)
     token = value.get("content") if isinstance(value, dict) else value

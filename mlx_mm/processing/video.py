@@ -3,8 +3,6 @@
 A video is opened without keeping a picture; `frames` then decodes what it is asked for, one frame at a time.
 """
 
-import base64
-import binascii
 import contextlib
 import io
 import os
@@ -19,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from mlx_mm.errors import InputError, MediaError
-from mlx_mm.processing.image import ImageSource, open_image
+from mlx_mm.processing.image import ImageSource, open_image, read_data_uri
 
 Frames: TypeAlias = Generator[Image.Image, None, None]
 Read: TypeAlias = Callable[[Sequence[int]], Frames]
@@ -100,7 +98,7 @@ def _open(source: VideoSource) -> Video:
         data = bytes(source)
         return _from_file(lambda: io.BytesIO(data), f"the {len(data)} bytes given")
     if isinstance(source, str) and source[:5].lower() == "data:":
-        content = _read_data_uri(source)
+        content = read_data_uri(source, "video")
         return _from_file(lambda: io.BytesIO(content), "the data URI")
     if isinstance(source, str) and re.match(r"https?://", source, re.IGNORECASE):
         raise MediaError(f"{source[:200]} is a URL; expected a video on this machine. Download it and give its path.")
@@ -276,19 +274,6 @@ def _unreadable(name: str, found: str) -> MediaError:
         f"{name} cannot be read as a video ({found.strip().rstrip('.')}); expected {_EXPECTED}. Play it to see whether "
         "it is damaged, and download or convert it again."
     )
-
-
-def _read_data_uri(uri: str) -> bytes:
-    header, _, body = uri.partition(",")
-    try:
-        if not header.lower().endswith(";base64"):
-            raise ValueError("not base64")
-        return base64.b64decode(b"".join(body.encode().split()), validate=True)
-    except (ValueError, binascii.Error) as error:
-        raise MediaError(
-            f"The data URI {_short(uri)} cannot be decoded ({error}); expected data:video/...;base64,... Check that "
-            "it is complete."
-        ) from error
 
 
 def _short(name: str) -> str:

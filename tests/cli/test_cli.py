@@ -360,7 +360,7 @@ def test_bad_output_is_found_before_the_model_is_loaded(
         (["photos", "--batch-size", "0"], "batch_size is 0"),
         (["photos", "--max-num-patches", "0"], "max_num_patches is 0"),
         (["--text", "a cat", "--max-num-patches", "9"], "--max-num-patches"),
-        (["--text", "a cat", "--max-length", "0"], "max_length is 0; expected 1 to 64"),
+        (["--text", "a cat", "--max-length", "0"], "max_length is 0; expected a whole number from 1 to 64"),
         (["--text", "a cat", "--task", "classification"], "task"),
         (["--text", "a cat", "--max-num-patches", "0"], "--max-num-patches"),
     ],

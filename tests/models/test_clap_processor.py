@@ -531,7 +531,7 @@ def test_small_position_tables(tmp_path: Path) -> None:
     folder_of(tmp_path, clap_preprocessor_config(False))
     short = Processor.from_folder(tmp_path, config(positions=40))
     assert short.text("x" * 99, padding="max_length")["input_ids"].shape == (1, 38)
-    with pytest.raises(InputError, match="39; expected 1 to 38"):
+    with pytest.raises(InputError, match="39; expected a whole number from 2 to 38"):
         short.text("a", max_length=39)
 
 

@@ -435,7 +435,7 @@ def test_a_model_with_fewer_positions_cuts_there(tmp_path: Path) -> None:
     assert ids_of(processor.text(["a " * 100], on_cut=tokens.append)) == [[0, *[4] * 62, 2]]
     assert tokens == [102]
     assert processor.text(["a"], padding="max_length")["input_ids"].shape == (1, 64)
-    with pytest.raises(InputError, match=r"max_length is 65; expected 1 to 64"):
+    with pytest.raises(InputError, match=r"max_length is 65; expected a whole number from 1 to 64"):
         processor.text(["a"], max_length=65)
 
 
@@ -450,7 +450,7 @@ def test_cutting(processor: Processor) -> None:
 
 @pytest.mark.parametrize("length", [0, -1, 8195, True, 2.0, "12"])
 def test_lengths_that_the_model_lacks(processor: Processor, length: Any) -> None:
-    with pytest.raises(InputError, match=f"max_length is {length}; expected 1 to 8194"):
+    with pytest.raises(InputError, match=f"max_length is {length!r}; expected a whole number from 1 to 8194"):
         processor.text(["a cat"], max_length=length)
 
 

@@ -553,7 +553,7 @@ def test_texts_that_are_cut_are_reported(crop: Processor) -> None:
 
 @pytest.mark.parametrize("length", [0, -1, 78, 1000, 2.5, "12"])
 def test_the_length_is_one_the_model_has(crop: Processor, length: int) -> None:
-    with pytest.raises(InputError, match=f"{length}; expected .*77"):
+    with pytest.raises(InputError, match=f"{length!r}; expected .*77"):
         crop.text(["a cat"], max_length=length)
 
 

@@ -5,7 +5,6 @@ import inspect
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 from tiny import golden, hashed
 
 from mlx_mm.errors import ConfigError, InputError, MediaError, ModalityError
+from mlx_mm.models.siglip2.config import ModelConfig, NaflexVisionConfig, TextConfig, VisionConfig
 from mlx_mm.models.siglip2.processor import Processor, target_size
 
 SIZES = golden("siglip2_naflex_target_sizes")
@@ -36,12 +36,9 @@ NAFLEX = SETTINGS | {"image_processor_type": "Siglip2ImageProcessorFast", "patch
 
 
 def config(family: str, towers: str = "text image", length: int = 64) -> Any:
-    vision = SimpleNamespace(image_size=224, patch_size=16, num_patches=256)
-    return SimpleNamespace(
-        model_type=family,
-        text_config=SimpleNamespace(max_position_embeddings=length) if "text" in towers else None,
-        vision_config=vision if "image" in towers else None,
-    )
+    text = TextConfig(max_position_embeddings=length) if "text" in towers else None
+    vision = NaflexVisionConfig() if family == "siglip2" else VisionConfig()
+    return ModelConfig(text, vision if "image" in towers else None, labels=(), problem_type=None)
 
 
 def folder_of(path: Path, image: dict[str, Any] | None = None, tokenizer: dict[str, Any] | None = None) -> Path:
@@ -250,7 +247,7 @@ def test_length_is_the_models(tmp_path: Path) -> None:
     processor = Processor.from_folder(folder_of(tmp_path), config("siglip2", length=16))
     assert processor.text(["hello " * 100_000])["input_ids"].shape == (1, 16)
     for length in (0, -1, 17):
-        with pytest.raises(InputError, match=f"{length}; expected 1 to 16"):
+        with pytest.raises(InputError, match=f"{length}; expected a whole number from 1 to 16"):
             processor.text(["a cat"], max_length=length)
 
 

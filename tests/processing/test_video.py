@@ -116,7 +116,7 @@ def test_an_animation_without_durations_needs_the_fps(tmp_path: Path) -> None:
         (b"", "is empty"),
         (3, "int"),
         ("https://example.com/a.mp4", "Download it"),
-        ("data:video/mp4,abc", "not base64"),
+        ("data:video/mp4;base64,@@", "data:video/...;base64"),
     ],
     ids=lambda value: str(value)[:20],
 )

@@ -11,16 +11,17 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 
-from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.errors import ConfigError, InputError, whole_number
 from mlx_mm.models.clap.config import ModelConfig
-from mlx_mm.models.modalities import lacking, present
+from mlx_mm.models.modalities import lacking, present, require_text
 from mlx_mm.processing.audio import (
     AudioSource,
     Floats,
+    as_audio,
     count_samples,
     fill,
     log_mel,
@@ -29,15 +30,15 @@ from mlx_mm.processing.audio import (
     resize_time,
     stream_audio,
 )
-from mlx_mm.processing.batch import Batch, as_list, collate
+from mlx_mm.processing.batch import Batch, collate, merge
 from mlx_mm.processing.settings import COUNT, Check, override, read_json, refuse_options
 from mlx_mm.processing.text import (
     OnCut,
     Tokenizer,
-    check_ends,
     check_length,
-    check_vocabulary,
-    text_batch,
+    check_padding,
+    prepare_texts,
+    refuse_task,
     text_padding,
 )
 
@@ -97,9 +98,10 @@ class AudioOptions(TypedDict, total=False):
     frequency_max: float | None
 
 
-def _amount(value: Any) -> float | None:
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    return value if number and 0 <= value < math.inf else None
+def _amount(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return None
+    return value if 0 <= value < math.inf else None  # type: ignore[return-value]
 
 
 def _one_of(*names: str) -> Check:
@@ -124,6 +126,8 @@ class Processor:
 
     modalities: those of "text" and "audio" that the checkpoint has a tower and files for.
     """
+
+    kind: Literal["encoder"] = "encoder"
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer | None, settings: AudioSettings | None) -> None:
         self.config = config
@@ -154,18 +158,16 @@ class Processor:
 
         audio_kwargs: the options of `audio`; max_length, padding and truncation beside it are the text's.
         """
-        batch: Batch = {}
+        texts = features = None
         if text is not None:
             lower = do_lower_case
-            batch |= self.text(text, max_length=max_length, padding=padding, truncation=truncation, do_lower_case=lower)
+            texts = self.text(text, max_length=max_length, padding=padding, truncation=truncation, do_lower_case=lower)
         options: AudioOptions = audio_kwargs or {}
-        if audio is not None:
-            batch |= self.audio(audio, seed=seed, as_transformers=as_transformers, **options)
-        else:
+        if audio is None:
             refuse_options({"seed": seed or None, "as_transformers": as_transformers or None, **options}, "audio")
-        if not batch:
-            raise InputError("Neither text nor audio was given; expected at least one of them. Pass text= or audio=.")
-        return batch
+        else:
+            features = self.audio(audio, seed=seed, as_transformers=as_transformers, **options)
+        return merge(texts, features, "audio")
 
     def text(
         self,
@@ -187,33 +189,21 @@ class Processor:
         Raises InputError for arguments, ModalityError without a text tower, ConfigError for files that do not fit
         the model.
         """
-        config, tokenizer = self.config.text_config, self.tokenizer
-        if config is None or tokenizer is None:
-            part = "text tower" if config is None else "tokenizer file (tokenizer.json)"
-            raise lacking(part, "text", self.modalities)
-        if task is not None:
-            raise InputError(f"task={task!r} was given; this family has no tasks. Leave task out.")
-        if max_length == 1:
-            raise InputError("max_length is 1; expected 2 at least, for the begin and the end token. Leave it out.")
-        usual = min(TEXT_LENGTH, config.max_length)
-        limit = check_length(usual if max_length is None else max_length, config.max_length)
-        check_ends(tokenizer, do_lower_case)
-        if tokenizer.pad_id != config.pad_token_id:
-            raise ConfigError(
-                f"{tokenizer.path} pads with {tokenizer.pad_id}; expected {config.pad_token_id}, from which the model "
-                "counts its positions, as config.json says. Use the files of one checkpoint."
-            )
-        batch = text_batch(
+        config, tokenizer = require_text(self.config.text_config, self.tokenizer, self.modalities)
+        refuse_task(task)
+        # A text has its begin and its end token at least.
+        limit = check_length(max_length, config.max_length, usual=TEXT_LENGTH, least=2)
+        check_padding(tokenizer, config.pad_token_id)
+        return prepare_texts(
             tokenizer,
             texts,
             limit,
+            config.vocab_size,
             padding=padding,
             truncation=truncation,
             do_lower_case=do_lower_case,
             on_cut=on_cut,
         )
-        check_vocabulary(tokenizer, config.vocab_size, batch["input_ids"])
-        return batch
 
     def audio(
         self,
@@ -236,7 +226,7 @@ class Processor:
         fused = settings.truncation == "fusion"
         generator = _generator(seed)
         rows, longer = [], []
-        for source in as_list(audio, "audio", (str, bytes, bytearray, memoryview, tuple, np.ndarray)):
+        for source in as_audio(audio):
             samples = open_audio(source, settings.sampling_rate)
             if whole and len(samples) > settings.length:
                 raise InputError(
@@ -277,7 +267,7 @@ class Processor:
         """The settings of a call, and whether it asks for "windows", whose filters are those of the file."""
         if self.settings is None:
             raise lacking("audio tower", "audio", self.modalities)
-        given: dict[str, Any] = {**options}
+        given: dict[str, object] = {**options}
         if given.get("sampling_rate") is not None:
             raise InputError(
                 f"sampling_rate is {given['sampling_rate']!r}, and the model's cannot be changed; expected the rate "
@@ -301,10 +291,7 @@ class Processor:
 
 def _generator(seed: int) -> np.random.RandomState:
     """The generator behind np.random.seed(seed), from which transformers draws."""
-    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    if not whole or not 0 <= seed < 2**32:
-        raise InputError(f"seed is {seed!r}; expected a whole number from 0 to 2**32 - 1. Leave it out for 0.")
-    return np.random.RandomState(seed)
+    return np.random.RandomState(whole_number("seed", seed, least=0, most=2**32 - 1, advice="Leave it out for 0."))
 
 
 def _features(samples: Floats, settings: AudioSettings, random: np.random.RandomState) -> tuple[Floats, bool]:

@@ -10,24 +10,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 from PIL import Image
 
 from mlx_mm.errors import ConfigError, InputError
 from mlx_mm.models.jina_clip.config import ModelConfig
-from mlx_mm.models.modalities import lacking, present
-from mlx_mm.processing.batch import Batch, as_list, collate
-from mlx_mm.processing.image import ImageSource, open_image, rescale_and_normalize, resize, shortest_edge_size
+from mlx_mm.models.modalities import present, require_text
+from mlx_mm.processing.batch import Batch, collate, merge
+from mlx_mm.processing.image import (
+    ImageSource,
+    as_images,
+    open_image,
+    rescale_and_normalize,
+    resize,
+    shortest_edge_size,
+)
 from mlx_mm.processing.settings import CHECKS, COUNT, Check, override, read_image_settings, refuse_options
 from mlx_mm.processing.text import (
     OnCut,
     Tokenizer,
-    check_ends,
+    as_texts,
     check_length,
-    check_vocabulary,
-    text_batch,
+    check_padding,
+    prepare_texts,
     text_padding,
 )
 
@@ -62,13 +69,14 @@ class ImageOptions(TypedDict, total=False):
     interpolation: str | None
     mean: float | tuple[float, ...] | list[float] | None
     std: float | tuple[float, ...] | list[float] | None
+    max_num_patches: int | None  # refused: it belongs to other families
 
 
-def _resize_mode(value: Any) -> str | None:
-    return value if value in RESIZE_MODES else None
+def _resize_mode(value: object) -> str | None:
+    return value if isinstance(value, str) and value in RESIZE_MODES else None
 
 
-def _interpolation(value: Any) -> str | None:
+def _interpolation(value: object) -> str | None:
     return value if isinstance(value, str) and value in INTERPOLATIONS else None
 
 
@@ -86,6 +94,8 @@ class Processor:
 
     modalities: those of "text" and "image" that the checkpoint has files for.
     """
+
+    kind: Literal["encoder"] = "encoder"
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer | None, settings: ImageSettings) -> None:
         self.config = config
@@ -113,18 +123,16 @@ class Processor:
         **options: Unpack[ImageOptions],
     ) -> Batch:
         """The arrays of `text` and `images` in one dict, text first. Arguments as in those methods."""
-        batch: Batch = {}
-        if text is not None:
-            batch |= self.text(text, task=task, max_length=max_length, padding=padding, truncation=truncation)
-        else:
+        texts = pixels = None
+        if text is None:
             refuse_options({"task": task, "max_length": max_length}, "text")
-        if images is not None:
-            batch |= self.images(images, **options)
         else:
+            texts = self.text(text, task=task, max_length=max_length, padding=padding, truncation=truncation)
+        if images is None:
             refuse_options(options)
-        if not batch:
-            raise InputError("Neither text nor images was given; expected at least one of them. Pass text= or images=.")
-        return batch
+        else:
+            pixels = self.images(images, **options)
+        return merge(texts, pixels, "images")
 
     def text(
         self,
@@ -146,26 +154,15 @@ class Processor:
         Raises InputError for arguments, ModalityError without a tokenizer, ConfigError for files that do not fit
         the model.
         """
-        config, tokenizer = self.config.text_config, self.tokenizer
-        if tokenizer is None:
-            raise lacking("tokenizer file (tokenizer.json)", "text", self.modalities)
+        config, tokenizer = require_text(self.config.text_config, self.tokenizer, self.modalities)
         instruction = self._instruction(task)
-        longest = config.max_position_embeddings
-        limit = check_length(min(TEXT_LENGTH, longest) if max_length is None else max_length, longest)
-        check_ends(tokenizer, None)
-        if tokenizer.pad_id != config.pad_token_id:
-            raise ConfigError(
-                f"{tokenizer.path} pads with {tokenizer.pad_id}; expected {config.pad_token_id}, the id that the model "
-                "takes for padding, as config.json says. Use the files of one checkpoint."
-            )
+        limit = check_length(max_length, config.max_position_embeddings, usual=TEXT_LENGTH)
+        check_padding(tokenizer, config.pad_token_id)
         # What is not a str is left for the tokenizer to refuse.
-        items = [instruction + item if isinstance(item, str) else item for item in as_list(texts, "texts", str)]
-        batch = text_batch(
-            tokenizer, items, limit, padding=padding, truncation=truncation, do_lower_case=None, on_cut=on_cut
-        )
-        ids = batch["input_ids"]
-        check_vocabulary(tokenizer, config.vocab_size, ids)
-        return batch | {"attention_mask": (ids != config.pad_token_id).astype(np.int32)}
+        items = [instruction + item if isinstance(item, str) else item for item in as_texts(texts)]
+        rows = config.vocab_size
+        batch = prepare_texts(tokenizer, items, limit, rows, padding=padding, truncation=truncation, on_cut=on_cut)
+        return batch | {"attention_mask": (batch["input_ids"] != config.pad_token_id).astype(np.int32)}
 
     def images(self, images: ImageSource | Sequence[ImageSource], **options: Unpack[ImageOptions]) -> Batch:
         """pixel_values float32 (B, size, size, 3); an option that is not None replaces the checkpoint's setting.
@@ -174,8 +171,7 @@ class Processor:
         InputError for arguments.
         """
         settings = override(self.settings, options, InputError, IMAGE_CHECKS)
-        items = as_list(images, "images", (str, bytes, bytearray, memoryview, np.ndarray))
-        return self.collate([_process(item, settings) for item in items])
+        return self.collate([_process(item, settings) for item in as_images(images)])
 
     def collate(self, items: Sequence[Batch]) -> Batch:
         """One batch from the results of several calls, in order; texts are padded to the longest.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.models.image_classifier import ImageClassifier, require_vision
+from mlx_mm.models.image_classifier import ImageClassifier, no_vision_config
 from mlx_mm.models.metaclip_2.config import ModelConfig, TextConfig, VisionConfig
 from mlx_mm.models.metaclip_2.text import TextTower
 from mlx_mm.models.metaclip_2.vision import VisionTower
@@ -37,7 +37,9 @@ def encoder(config: ModelConfig) -> Encoder:
 
 def classifier(config: ModelConfig) -> ImageClassifier:
     """The vision tower with a layer of labels."""
-    vision = require_vision(config.vision_config)
+    vision = config.vision_config
+    if vision is None:
+        raise no_vision_config()
     tower = VisionTower(vision)
     size, labels = vision.hidden_size, config.labels
     return ImageClassifier(config, rules(config), tower, size, mean_patch, labels, config.problem_type)

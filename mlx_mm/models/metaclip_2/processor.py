@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
 from mlx_mm.errors import ConfigError, InputError
 from mlx_mm.models.metaclip_2.config import ModelConfig, TextConfig
-from mlx_mm.models.modalities import lacking, present
-from mlx_mm.processing.batch import Batch, as_list, collate
+from mlx_mm.models.modalities import lacking, present, require_text
+from mlx_mm.processing.batch import Batch, collate, merge
 from mlx_mm.processing.image import (
     ImageSource,
+    as_images,
     center_crop,
     open_image,
     resize,
@@ -37,10 +36,9 @@ from mlx_mm.processing.settings import (
 from mlx_mm.processing.text import (
     OnCut,
     Tokenizer,
-    check_ends,
     check_length,
-    check_vocabulary,
-    text_batch,
+    prepare_texts,
+    refuse_task,
     text_padding,
 )
 
@@ -64,6 +62,8 @@ class Processor:
 
     modalities: those of "text" and "image" that the checkpoint has a tower and files for.
     """
+
+    kind: Literal["encoder"] = "encoder"
 
     def __init__(
         self,
@@ -97,17 +97,15 @@ class Processor:
         **options: Unpack[ImageOptions],
     ) -> Batch:
         """The arrays of `text` and `images` in one dict, text first. Arguments as in those methods."""
-        batch: Batch = {}
+        texts = pixels = None
         if text is not None:
             lower = do_lower_case
-            batch |= self.text(text, max_length=max_length, padding=padding, truncation=truncation, do_lower_case=lower)
-        if images is not None:
-            batch |= self.images(images, **options)
-        else:
+            texts = self.text(text, max_length=max_length, padding=padding, truncation=truncation, do_lower_case=lower)
+        if images is None:
             refuse_options(options)
-        if not batch:
-            raise InputError("Neither text nor images was given; expected at least one of them. Pass text= or images=.")
-        return batch
+        else:
+            pixels = self.images(images, **options)
+        return merge(texts, pixels, "images")
 
     def text(
         self,
@@ -129,25 +127,20 @@ class Processor:
         Raises InputError for arguments, ModalityError without a text tower, ConfigError for files that do not fit
         the model.
         """
-        config, tokenizer = self.config.text_config, self.tokenizer
-        if config is None or tokenizer is None:
-            part = "text tower" if config is None else "tokenizer file (tokenizer.json)"
-            raise lacking(part, "text", self.modalities)
-        if task is not None:
-            raise InputError(f"task={task!r} was given; this family has no tasks. Leave task out.")
+        config, tokenizer = require_text(self.config.text_config, self.tokenizer, self.modalities)
+        refuse_task(task)
         limit = check_length(max_length, config.max_position_embeddings)
-        _check_tokenizer(tokenizer, config, do_lower_case)
-        batch = text_batch(
+        _check_end(tokenizer, config)
+        return prepare_texts(
             tokenizer,
             texts,
             limit,
+            config.vocab_size,
             padding=padding,
             truncation=truncation,
             do_lower_case=do_lower_case,
             on_cut=on_cut,
         )
-        check_vocabulary(tokenizer, config.vocab_size, batch["input_ids"])
-        return batch
 
     def images(self, images: ImageSource | Sequence[ImageSource], **options: Unpack[ImageOptions]) -> Batch:
         """pixel_values float32 (B, H, W, 3); an option that is not None replaces the checkpoint's setting.
@@ -158,8 +151,7 @@ class Processor:
         if self.settings is None:
             raise lacking("vision tower", "images", self.modalities)
         settings = override(self.settings, options, InputError, IMAGE_CHECKS)
-        items = as_list(images, "images", (str, bytes, bytearray, memoryview, np.ndarray))
-        return self.collate([_process(item, settings) for item in items])
+        return self.collate([_process(item, settings) for item in as_images(images)])
 
     def collate(self, items: Sequence[Batch]) -> Batch:
         """One batch from the results of several calls, in order; texts are padded to the longest.
@@ -192,9 +184,8 @@ def _read_settings(folder: Path) -> ImageSettings:
     return override(default, given, ConfigError, IMAGE_CHECKS)
 
 
-def _check_tokenizer(tokenizer: Tokenizer, config: TextConfig, do_lower_case: bool | None) -> None:
+def _check_end(tokenizer: Tokenizer, config: TextConfig) -> None:
     """Hold a tokenizer against its model: a mismatch would give wrong vectors without an error."""
-    check_ends(tokenizer, do_lower_case)
     if config.eos_token_id not in (None, tokenizer.eos_id):
         raise ConfigError(
             f"{tokenizer.path} ends texts with the id {tokenizer.eos_id}, and text_config says eos_token_id "

@@ -69,11 +69,10 @@ class NaflexVisionConfig(EncoderConfig):
 class ModelConfig(FamilyConfig):
     """Both towers, or one: the config of an absent tower is None.
 
-    model_type: "siglip" (FixRes) or "siglip2" (NaFlex). labels: names of the classification head's outputs.
-    problem_type: transformers' "multi_label_classification" or None, for the scores of that head.
+    labels: names of the classification head's outputs. problem_type: transformers' "multi_label_classification" or
+    None, for the scores of that head.
     """
 
-    model_type: str
     text_config: TextConfig | None
     vision_config: VisionConfig | NaflexVisionConfig | None
     labels: tuple[str, ...]
@@ -82,11 +81,10 @@ class ModelConfig(FamilyConfig):
     @classmethod
     def from_dict(cls, values: dict[str, object]) -> "ModelConfig":
         """Read config.json, of a joint model, a classifier or a single tower; raises ConfigError."""
-        model_type = str(values["model_type"]).partition("_")[0]
-        vision_class = NaflexVisionConfig if model_type == "siglip2" else VisionConfig
+        naflex = str(values["model_type"]).startswith("siglip2")
+        vision_class = NaflexVisionConfig if naflex else VisionConfig
         text, vision = tower_sections(values)
         return cls(
-            model_type=model_type,
             text_config=TextConfig.from_dict(text) if text is not None else None,
             vision_config=vision_class.from_dict(vision) if vision is not None else None,
             labels=label_names(values),

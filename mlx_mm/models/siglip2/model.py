@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 
-from mlx_mm.models.image_classifier import ImageClassifier, require_vision
+from mlx_mm.models.image_classifier import ImageClassifier, no_vision_config
 from mlx_mm.models.one_tower import Input
-from mlx_mm.models.siglip2.config import ModelConfig, NaflexVisionConfig, VisionConfig
+from mlx_mm.models.siglip2.config import ModelConfig
 from mlx_mm.models.siglip2.text import TextTower
 from mlx_mm.models.siglip2.vision import VisionTower
 from mlx_mm.models.siglip2.weights import rules
@@ -34,7 +34,9 @@ def encoder(config: ModelConfig) -> Encoder:
 
 def classifier(config: ModelConfig) -> ImageClassifier:
     """The vision tower with a layer of labels."""
-    vision: VisionConfig | NaflexVisionConfig = require_vision(config.vision_config)
+    vision = config.vision_config
+    if vision is None:
+        raise no_vision_config()
     tower = VisionTower(vision)
     size, labels = vision.hidden_size, config.labels
     return ImageClassifier(config, rules(config), tower, size, mean_token, labels, config.problem_type)

@@ -10,17 +10,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from mlx_mm.errors import ConfigError, InputError
-from mlx_mm.models.modalities import lacking, present
-from mlx_mm.models.siglip2.config import ModelConfig
-from mlx_mm.processing.batch import Batch, as_list, collate
-from mlx_mm.processing.image import ImageSource, open_image, patchify, resize, to_pixels
+from mlx_mm.models.modalities import lacking, present, require_text
+from mlx_mm.models.siglip2.config import ModelConfig, NaflexVisionConfig, VisionConfig
+from mlx_mm.processing.batch import Batch, collate, merge
+from mlx_mm.processing.image import ImageSource, as_images, open_image, patchify, resize, to_pixels
 from mlx_mm.processing.settings import ImageOptions, PixelSettings, override, read_image_settings, refuse_options
-from mlx_mm.processing.text import OnCut, Tokenizer, check_length
+from mlx_mm.processing.text import OnCut, Tokenizer, as_texts, check_length, refuse_task
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -49,6 +49,8 @@ class Processor:
     modalities: those of "text" and "image" that the checkpoint has a tower and files for.
     """
 
+    kind: Literal["encoder"] = "encoder"
+
     def __init__(
         self,
         config: ModelConfig,
@@ -67,8 +69,9 @@ class Processor:
         Settings that the files leave out have the defaults of transformers' classes (for FixRes bicubic,
         which is SigLIP 1's; SigLIP 2's hub files all say bilinear) and the sizes of the model's config.
         """
+        vision = config.vision_config
         tokenizer = None if config.text_config is None else Tokenizer.find(folder)
-        return cls(config, tokenizer, None if config.vision_config is None else _read_settings(folder, config))
+        return cls(config, tokenizer, None if vision is None else _read_settings(folder, vision))
 
     def __call__(
         self,
@@ -81,16 +84,14 @@ class Processor:
         **options: Unpack[ImageOptions],
     ) -> Batch:
         """The arrays of `text` and `images` in one dict, text first. Arguments as in those methods."""
-        if text is None and images is None:
-            raise InputError("Neither text nor images was given; expected at least one of them. Pass text= or images=.")
-        batch: Batch = {}
+        texts = pixels = None
         if text is not None:
-            batch |= self.text(text, max_length=max_length, truncation=truncation, do_lower_case=do_lower_case)
-        if images is not None:
-            batch |= self.images(images, **options)
-        else:
+            texts = self.text(text, max_length=max_length, truncation=truncation, do_lower_case=do_lower_case)
+        if images is None:
             refuse_options(options)
-        return batch
+        else:
+            pixels = self.images(images, **options)
+        return merge(texts, pixels, "images")
 
     def text(
         self,
@@ -109,15 +110,11 @@ class Processor:
         end token; False refuses them. on_cut: called with the tokens of each text that is cut.
         Raises InputError and ModalityError.
         """
-        if self.config.text_config is None or self.tokenizer is None:
-            part = "text tower" if self.config.text_config is None else "tokenizer file (tokenizer.json)"
-            raise lacking(part, "text", self.modalities)
-        if task is not None:
-            raise InputError(f"task={task!r} was given; SigLIP has no tasks. Leave task out.")
-        length = check_length(max_length, self.config.text_config.max_position_embeddings)
-        lower = self.tokenizer.do_lower_case if do_lower_case is None else do_lower_case
-        items = as_list(texts, "texts", str)
-        ids = self.tokenizer.encode(items, length, do_lower_case=lower, truncation=truncation, on_cut=on_cut)
+        config, tokenizer = require_text(self.config.text_config, self.tokenizer, self.modalities)
+        refuse_task(task)
+        length = check_length(max_length, config.max_position_embeddings)
+        lower = tokenizer.do_lower_case if do_lower_case is None else do_lower_case
+        ids = tokenizer.encode(as_texts(texts), length, do_lower_case=lower, truncation=truncation, on_cut=on_cut)
         return {"input_ids": ids}
 
     def images(self, images: ImageSource | Sequence[ImageSource], **options: Unpack[ImageOptions]) -> Batch:
@@ -132,10 +129,9 @@ class Processor:
         if self.settings is None:
             raise lacking("vision tower", "images", self.modalities)
         settings = override(self.settings, options, InputError)
-        items = as_list(images, "images", (str, bytes, bytearray, memoryview, np.ndarray))
         if isinstance(settings, FixResSettings):
-            return self.collate([_fixres(item, settings) for item in items])
-        return self.collate([_naflex(item, settings) for item in items])
+            return self.collate([_fixres(item, settings) for item in as_images(images)])
+        return self.collate([_naflex(item, settings) for item in as_images(images)])
 
     def collate(self, items: Sequence[Batch]) -> Batch:
         """One batch from the results of several calls, in order; NaFlex pictures are padded to the largest.
@@ -197,19 +193,17 @@ def _naflex(source: ImageSource, settings: NaflexSettings) -> Batch:
     }
 
 
-def _read_settings(folder: Path, config: ModelConfig) -> FixResSettings | NaflexSettings:
+def _read_settings(folder: Path, config: VisionConfig | NaflexVisionConfig) -> FixResSettings | NaflexSettings:
     settings = _default_settings(config)
     given = read_image_settings(folder, [field.name for field in fields(settings)])
     return override(settings, given, ConfigError)
 
 
-def _default_settings(config: ModelConfig) -> FixResSettings | NaflexSettings:
+def _default_settings(config: VisionConfig | NaflexVisionConfig) -> FixResSettings | NaflexSettings:
     """The defaults of transformers' SiglipImageProcessor and Siglip2ImageProcessor classes."""
-    vision: Any = config.vision_config
     half = (0.5, 0.5, 0.5)
-    if config.model_type == "siglip2":
-        return NaflexSettings(
-            resample=2, image_mean=half, image_std=half, patch_size=vision.patch_size, max_num_patches=256
-        )
-    size = vision.image_size, vision.image_size
+    if isinstance(config, NaflexVisionConfig):
+        patch = config.patch_size
+        return NaflexSettings(resample=2, image_mean=half, image_std=half, patch_size=patch, max_num_patches=256)
+    size = config.image_size, config.image_size
     return FixResSettings(resample=3, image_mean=half, image_std=half, size=size)
