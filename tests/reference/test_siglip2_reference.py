@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import mlx_mm  # noqa: E402
+from mlx_mm.errors import ModalityError  # noqa: E402
 
 EMBEDDING, LOGIT, STATE, SHARE = 1e-5, 1e-4, 1e-4, 1e-5
 FIXRES, NAFLEX, SIGLIP_1 = "fixres", "naflex", "siglip 1"
@@ -213,7 +214,8 @@ def test_single_tower(variant: str, kind: str, prefixed: bool, tmp_path: Path) -
         right = reference(**theirs(batch), **EVERYTHING)
     for folder in ("source", "converted"):
         model, _ = mlx_mm.load(tmp_path / folder)
-        compare_towers(getattr(model, tower)(**ours(batch), **EVERYTHING), right)
+        for called in (model, getattr(model, tower)):
+            compare_towers(called(**ours(batch), **EVERYTHING), right)
 
 
 @pytest.mark.parametrize("variant", [FIXRES, NAFLEX])
@@ -224,7 +226,10 @@ def test_vision_tower_without_head(variant: str, tmp_path: Path) -> None:
     model = through_convert(reference, tmp_path)
     with torch.no_grad():
         right = reference(**theirs(images(variant)), **EVERYTHING)
-    compare_towers(model.vision_model(**ours(images(variant)), **EVERYTHING), right)
+    for called in (model, model.vision_model):
+        compare_towers(called(**ours(images(variant)), **EVERYTHING), right)
+    with pytest.raises(ModalityError, match="no pooling head"):
+        model.get_image_features(**ours(images(variant)))
 
 
 def test_shards_as_transformers_writes_them(tmp_path: Path) -> None:

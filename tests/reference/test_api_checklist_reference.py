@@ -1,0 +1,61 @@
+"""Every class of the families' API checklists gives the fields and the values of transformers' class of that name."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import api_checklist
+import mlx.core as mx
+import pytest
+from api_checklist import ROWS, TOLERANCES, differences, kind_of
+
+from mlx_mm.layers.similarity import unit_length
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_class(name: str, tmp_path: Path) -> None:
+    found = differences(*ROWS[name](tmp_path))
+    assert len([field for field in found if field.endswith(("hidden_states", "attentions"))]) in (2, 4)
+    far = {field: worst for field, worst in found.items() if worst > TOLERANCES[kind_of(field)]}
+    assert not far, found
+
+
+def misses(got: Any, right: Any) -> bool:
+    return any(worst > 10 * TOLERANCES[kind_of(field)] for field, worst in differences(got, right).items())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["MetaClip2TextModelWithProjection", "CLIPVisionModelWithProjection", "ClapAudioModelWithProjection"],
+)
+def test_normalised_vectors_of_a_projection_are_told(name: str, tmp_path: Path) -> None:
+    got, right = ROWS[name](tmp_path)
+    (embeds,) = (field.name for field in dataclasses.fields(got) if field.name.endswith("_embeds"))
+    assert not misses(got, right)
+    assert misses(dataclasses.replace(got, **{embeds: unit_length(getattr(got, embeds))}), right)
+
+
+@pytest.mark.parametrize("name", ["SiglipTextModel", "Siglip2VisionModel", "MetaClip2VisionModel", "ClapTextModel"])
+def test_other_hidden_states_are_told(name: str, tmp_path: Path) -> None:
+    """In another order, without the embeddings, or with the normed states at the end where they are raw."""
+    got, right = ROWS[name](tmp_path)
+    states = got.hidden_states
+    assert misses(dataclasses.replace(got, hidden_states=states[::-1]), right)
+    assert misses(dataclasses.replace(got, hidden_states=(*states[1:], states[-1])), right)
+    if name.startswith("Siglip"):
+        assert misses(dataclasses.replace(got, hidden_states=(*states[:-1], got.last_hidden_state)), right)
+    with pytest.raises(AssertionError):
+        differences(dataclasses.replace(got, hidden_states=states[1:]), right)
+
+
+def test_a_field_that_is_missing_or_elsewhere_is_told(tmp_path: Path) -> None:
+    got, right = ROWS["SiglipVisionModel"](tmp_path)
+    with pytest.raises(AssertionError):
+        differences(dataclasses.replace(got, pooler_output=None), right)
+    swapped = dataclasses.make_dataclass("Swapped", [field.name for field in dataclasses.fields(got)][::-1])
+    with pytest.raises(AssertionError):
+        differences(swapped(**vars(got)), right)
+    assert api_checklist.fields_of(got) == ["last_hidden_state", "pooler_output", "hidden_states", "attentions"]
+    assert isinstance(got.pooler_output, mx.array)
