@@ -17,13 +17,6 @@ def present(
     return tuple(name for name, part in parts.items() if part is not None)
 
 
-def require_tower(tower: Value | None, kind: str, other: str) -> Value:
-    """`tower` unless it is None: ModalityError then says that the checkpoint lacks its `kind` ("text")."""
-    if tower is None:
-        raise ModalityError(f"This checkpoint has no {kind} tower; it takes {other} only. Use a joint checkpoint.")
-    return tower
-
-
 def require_text(config: Config | None, tokenizer: Value | None, modalities: tuple[str, ...]) -> tuple[Config, Value]:
     """A text tower's config and its tokenizer; ModalityError for a processor that lacks one of them."""
     if config is None or tokenizer is None:

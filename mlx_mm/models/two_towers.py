@@ -16,7 +16,6 @@ from mlx_mm.layers.outputs import ImageTextOutput, TowerOutput, pooled
 from mlx_mm.layers.similarity import compare
 from mlx_mm.models.config import FamilyConfig
 from mlx_mm.models.contracts import Modality
-from mlx_mm.models.modalities import require_tower
 from mlx_mm.models.one_tower import IMAGE_PROMPT, Input, TextModel, VisionModel
 from mlx_mm.models.weights import IMAGE_PARTS, TEXT_PARTS, Towers, WeightRules
 
@@ -138,7 +137,7 @@ def _project(output: TowerOutput, projection: nn.Module | None) -> TowerOutput:
     return output if projection is None else replace(output, pooler_output=projection(pooled(output)))
 
 
-Encoder: TypeAlias = TwoTowers | TextModel | VisionModel
+ImageTextModel: TypeAlias = TwoTowers | TextModel | VisionModel
 
 
 def towers_of(
@@ -150,10 +149,11 @@ def towers_of(
     vision: nn.Module | None,
     text_projection: nn.Module | None = None,
     visual_projection: nn.Module | None = None,
-) -> Encoder:
+) -> ImageTextModel:
     """The model of both towers, or of the one that a checkpoint has."""
     if text is not None and vision is not None:
         return TwoTowers(config, rules, comparison, text, vision, text_projection, visual_projection)
     if text is not None:
         return TextModel(config, rules, text, text_projection)
-    return VisionModel(config, rules, require_tower(vision, "vision", "nothing"), visual_projection)
+    assert vision is not None  # `tower_sections` gives one at least
+    return VisionModel(config, rules, vision, visual_projection)

@@ -32,8 +32,9 @@ class WeightRules(NamedTuple):
 
 
 def not_in_texts(path: str) -> bool:
-    """The `cast_predicate` of most families: text towers lose accuracy in float16, the others do not."""
-    return not path.startswith(TEXT_PARTS)
+    """The `cast_predicate` of towers of the CLIP kind: text towers lose accuracy in float16, as does the exponential
+    of a scale; image and audio towers do not."""
+    return not path.startswith((*TEXT_PARTS, "logit_"))
 
 
 def complete_names(weights: Weights, own: tuple[str, ...] | None, known: tuple[str, ...]) -> Weights:

@@ -25,7 +25,6 @@ from mlx_mm.models.clap.config import AudioConfig, ModelConfig, ProjectionConfig
 from mlx_mm.models.clap.text import TextTower
 from mlx_mm.models.clap.weights import rules
 from mlx_mm.models.contracts import Modality
-from mlx_mm.models.modalities import require_tower
 from mlx_mm.models.one_tower import AUDIO_PROMPT, AudioModel, TextModel
 from mlx_mm.models.weights import AUDIO_PARTS, TEXT_PARTS, Towers
 
@@ -127,10 +126,10 @@ def _logits(a: mx.array, b: mx.array, scale: mx.array) -> mx.array:
     return a @ b.T * mx.exp(scale)
 
 
-Encoder: TypeAlias = TextAndAudio | TextModel | AudioModel
+AudioTextModel: TypeAlias = TextAndAudio | TextModel | AudioModel
 
 
-def encoder(config: ModelConfig) -> Encoder:
+def encoder(config: ModelConfig) -> AudioTextModel:
     """Both towers with their projections, or the one of the config, with or without it."""
     text, audio, projection = config.text_config, config.audio_config, config.projection
     if text is not None and audio is not None and projection is not None:
@@ -138,13 +137,13 @@ def encoder(config: ModelConfig) -> Encoder:
     if text is not None:
         own = None if projection is None else Projection(text.hidden_size, projection)
         return TextModel(config, rules(config), TextTower(text), own)
-    audio = require_tower(audio, "audio", "nothing")
+    assert audio is not None  # `tower_sections` gives one at least
     own = None if projection is None else Projection(audio.hidden_size, projection)
     return AudioModel(config, rules(config), AudioTower(audio), own)
 
 
 # `architectures` of config.json -> what builds it; "" where the file names none
-ARCHITECTURES: dict[str, Callable[[ModelConfig], Encoder]] = {
+ARCHITECTURES: dict[str, Callable[[ModelConfig], AudioTextModel]] = {
     "": encoder,
     "ClapModel": encoder,
     "ClapTextModel": encoder,

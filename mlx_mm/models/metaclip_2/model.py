@@ -18,10 +18,10 @@ from mlx_mm.models.metaclip_2.text import TextTower
 from mlx_mm.models.metaclip_2.vision import VisionTower
 from mlx_mm.models.metaclip_2.weights import rules
 from mlx_mm.models.one_tower import Input
-from mlx_mm.models.two_towers import SOFTMAX, Encoder, towers_of
+from mlx_mm.models.two_towers import SOFTMAX, ImageTextModel, towers_of
 
 
-def encoder(config: ModelConfig) -> Encoder:
+def encoder(config: ModelConfig) -> ImageTextModel:
     """Both towers with their projections, or the one of the config, with or without it."""
     text, vision = config.text_config, config.vision_config
     return towers_of(
@@ -55,7 +55,7 @@ def _projection(tower: TextConfig | VisionConfig | None, dims: int | None) -> nn
 
 
 # `architectures` of config.json -> what builds it; "" where the file names none
-ARCHITECTURES: dict[str, Callable[[ModelConfig], Encoder | ImageClassifier]] = {
+ARCHITECTURES: dict[str, Callable[[ModelConfig], ImageTextModel | ImageClassifier]] = {
     "": encoder,
     "MetaClip2Model": encoder,
     "MetaCLIP2Model": encoder,  # so spelled by some of the hub's files

@@ -17,10 +17,10 @@ from mlx_mm.models.siglip2.config import ModelConfig
 from mlx_mm.models.siglip2.text import TextTower
 from mlx_mm.models.siglip2.vision import VisionTower
 from mlx_mm.models.siglip2.weights import rules
-from mlx_mm.models.two_towers import SIGMOID, Encoder, towers_of
+from mlx_mm.models.two_towers import SIGMOID, ImageTextModel, towers_of
 
 
-def encoder(config: ModelConfig) -> Encoder:
+def encoder(config: ModelConfig) -> ImageTextModel:
     """Both towers, or the one of the config."""
     text, vision = config.text_config, config.vision_config
     return towers_of(
@@ -52,7 +52,7 @@ def mean_token(x: mx.array, inputs: Mapping[str, Input]) -> mx.array:
 
 
 # `architectures` of config.json -> what builds it; "" where the file names none
-ARCHITECTURES: dict[str, Callable[[ModelConfig], Encoder | ImageClassifier]] = {
+ARCHITECTURES: dict[str, Callable[[ModelConfig], ImageTextModel | ImageClassifier]] = {
     "": encoder,
     "SiglipModel": encoder,
     "SiglipTextModel": encoder,
