@@ -14,6 +14,8 @@
 A message says what was found, what was expected and what to do.
 """
 
+from numbers import Integral
+
 
 class MlxMmError(Exception):
     """Base of all errors that a user of mlx_mm can mend."""
@@ -53,3 +55,18 @@ class OutputError(MlxMmError):
 
 class InputError(MlxMmError):
     """An argument with a value that cannot be used."""
+
+
+def whole_number(
+    name: str, value: object, *, least: int = 1, most: int | None = None, advice: str = "Leave it out."
+) -> int:
+    """`value` as an int: NumPy's whole numbers too, but neither True nor 2.0, which are more likely slips.
+
+    name: of the argument, for the InputError that says what was expected.
+    """
+    if not isinstance(value, bool) and isinstance(value, Integral):
+        number = int(value)
+        if least <= number and (most is None or number <= most):
+            return number
+    expected = f"of {least} or more" if most is None else f"from {least} to {most}"
+    raise InputError(f"{name} is {value!r}; expected a whole number {expected}. {advice}")
