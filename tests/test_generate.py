@@ -467,7 +467,7 @@ def test_torn_layers_are_not_used(options: dict[str, Any], tear: Any, loaded: An
     """As an interruption can leave one, between two of the lines that bring it up to date."""
     cache = PromptCache()
     first = generate(*loaded, "What is it?", max_tokens=6, cache=cache, **options)
-    tear(cache._layers)
+    tear(cache.layers)
     answer = generate(*loaded, "What is it?", max_tokens=6, cache=cache, **options)
     assert (answer.raw, answer.cached_tokens) == (first.raw, 0)
 
@@ -486,7 +486,7 @@ def test_cache_can_be_saved_after_an_interruption(loaded: Any, tmp_path: Path) -
         generate(model, processor, "What is it?", cache=cache)
     cache.save(file)
     assert PromptCache.load(file, model)[0].keys == cache.keys
-    assert {layer.offset for layer in cache._layers} == {len(cache)}
+    assert {layer.offset for layer in cache.layers} == {len(cache)}
 
 
 def test_leaving_a_stream_leaves_the_cache_usable(loaded: Any) -> None:

@@ -43,11 +43,12 @@ class PromptCache:
 
     keys: one number for each token that is in it, see `Request.token_keys`. What a prompt shares with it from the
     beginning is not computed again. Without the model it was made with, or with other limits, it begins anew.
+    layers: mlx_lm's caches.
     """
 
     def __init__(self) -> None:
         self.keys: list[int] = []
-        self._layers: list[StoredLayer] = []
+        self.layers: list[StoredLayer] = []
         self._kind: tuple[int | None, int | None] = (None, None)
         self._model: Weights | None = None
 
@@ -64,10 +65,10 @@ class PromptCache:
         pairs = enumerate(zip(self.keys, keys, strict=False))
         common = next((i for i, (old, new) in pairs if old != new), min(len(self.keys), len(keys)))
         self.cut(min(common, len(keys) - 1) if same else 0)
-        if not self._layers:
+        if not self.layers:
             self._model, self._kind = model, (max_kv_size, kv_bits)
-            self._layers = make_prompt_cache(cast(nn.Module, request), max_kv_size)
-        return self._layers
+            self.layers = make_prompt_cache(cast(nn.Module, request), max_kv_size)
+        return self.layers
 
     def cut(self, count: int) -> None:
         """Keep the first `count` tokens; none, where that is not possible.
@@ -75,14 +76,12 @@ class PromptCache:
         A rotating cache that is full has forgotten what it would take. After an interruption layers may have come to
         different ends, and one may be torn in the middle.
         """
-        surplus = [layer.offset - count for layer in self._layers]
-        whole = bool(count and surplus) and min(surplus) >= 0 and all(map(_is_whole, self._layers))
-        if not whole or not all(
-            layer.is_trimmable() for layer, more in zip(self._layers, surplus, strict=True) if more
-        ):
-            self._layers, self.keys = [], []
+        surplus = [layer.offset - count for layer in self.layers]
+        whole = bool(count and surplus) and min(surplus) >= 0 and all(map(_is_whole, self.layers))
+        if not whole or not all(layer.is_trimmable() for layer, more in zip(self.layers, surplus, strict=True) if more):
+            self.layers, self.keys = [], []
             return
-        for layer, more in zip(self._layers, surplus, strict=True):
+        for layer, more in zip(self.layers, surplus, strict=True):
             layer.trim(more)
         del self.keys[count:]
 
@@ -100,7 +99,7 @@ class PromptCache:
         own = {"format": FORMAT, "model": fingerprint(self._model), "keys": json.dumps(self.keys)}
         temporary = path.with_name(f".{path.stem}-{os.getpid()}{ENDING}")
         try:
-            save_prompt_cache(str(temporary), self._layers, own | {"kind": json.dumps(self._kind)} | about)
+            save_prompt_cache(str(temporary), self.layers, own | {"kind": json.dumps(self._kind)} | about)
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # mlx raises RuntimeError for files
             raise OutputError(f"{path} cannot be written ({error}). Name a file in a folder that exists.") from error
@@ -128,13 +127,13 @@ class PromptCache:
             )
         cache = cls()
         try:
-            cache._layers = load_prompt_cache(str(path))
+            cache.layers = load_prompt_cache(str(path))
             cache.keys = [int(key) for key in json.loads(metadata["0.keys"])]
             size, bits = json.loads(metadata["0.kind"])
-            mx.eval([array for layer in cache._layers for array in _arrays(layer.state).values()])
+            mx.eval([array for layer in cache.layers for array in _arrays(layer.state).values()])
         except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({error}); expected a prompt cache. Save it again.") from error
-        if {layer.offset for layer in cache._layers} != {len(cache.keys)}:
+        if {layer.offset for layer in cache.layers} != {len(cache.keys)}:
             raise InputError(f"{path} is damaged: its tokens are not as many as it says. Save it again.")
         cache._model, cache._kind = model, (size, bits)
         start = "0.about_"
