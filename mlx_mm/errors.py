@@ -14,7 +14,7 @@
 A message says what was found, what was expected and what to do.
 """
 
-from numbers import Integral
+import numbers
 
 
 class MlxMmError(Exception):
@@ -64,7 +64,7 @@ def whole_number(
 
     name: of the argument, for the InputError that says what was expected.
     """
-    if not isinstance(value, bool) and isinstance(value, Integral):
+    if not isinstance(value, bool) and isinstance(value, numbers.Integral):
         number = int(value)
         if least <= number and (most is None or number <= most):
             return number

@@ -21,7 +21,7 @@ LAYERS = ("KVCache", "QuantizedKVCache", "RotatingKVCache")
 SAMPLE = 8  # numbers of each tensor by which two checkpoints are told apart
 
 
-class Weights(Protocol):
+class HasParameters(Protocol):
     """The part of a model by which a cache knows it again."""
 
     def parameters(self) -> Mapping[str, object]: ...
@@ -50,13 +50,19 @@ class PromptCache:
         self.keys: list[int] = []
         self.layers: list[StoredLayer] = []
         self._kind: tuple[int | None, int | None] = (None, None)
-        self._model: Weights | None = None
+        self._model: HasParameters | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def begin(
-        self, model: Weights, request: Request, keys: Sequence[int], *, max_kv_size: int | None, kv_bits: int | None
+        self,
+        model: HasParameters,
+        request: Request,
+        keys: Sequence[int],
+        *,
+        max_kv_size: int | None,
+        kv_bits: int | None,
     ) -> list[StoredLayer]:
         """mlx_lm's caches for a prompt of these keys; `len(self)` of its tokens, never all, are in them."""
         from mlx_lm.models.cache import make_prompt_cache
@@ -107,7 +113,7 @@ class PromptCache:
             temporary.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: str | Path, model: Weights) -> tuple["PromptCache", dict[str, str]]:
+    def load(cls, path: str | Path, model: HasParameters) -> tuple["PromptCache", dict[str, str]]:
         """A saved cache and what was saved about it; InputError for another model's, or what is no such file."""
         from mlx_lm.models.cache import load_prompt_cache
 
@@ -140,7 +146,7 @@ class PromptCache:
         return cache, {key.removeprefix(start): text for key, text in metadata.items() if key.startswith(start)}
 
 
-def fingerprint(model: Weights) -> str:
+def fingerprint(model: HasParameters) -> str:
     """A digest of a model's tensors: names, shapes, dtypes and the first numbers of each."""
     tensors = sorted(_arrays(model.parameters()).items())
     samples = [tensor.reshape(-1)[:SAMPLE].astype(mx.float32) for _, tensor in tensors]

@@ -14,7 +14,7 @@ from mlx_mm.errors import InputError
 TEXT, IMAGE, VIDEO = 0, 1, 2  # values of mm_token_type_ids
 NAMES = {IMAGE: "image", VIDEO: "video"}
 
-Rows = Sequence[Sequence[int]]
+Nested = Sequence[Sequence[int]]  # (B, L) or (n, 3)
 Position = tuple[int, int, int]
 Size = tuple[int, int]  # rows and columns, of patches
 
@@ -51,7 +51,7 @@ class Layout:
     spans: list[Span]
 
 
-def frame_sizes(grid_thw: Rows | None, merge: int) -> list[Size]:
+def frame_sizes(grid_thw: Nested | None, merge: int) -> list[Size]:
     """Rows and columns of patches of every image and every frame, one after the other.
 
     grid_thw: (n, 3) frames, rows and columns; None counts as empty. Raises InputError for numbers that cannot be a
@@ -68,17 +68,17 @@ def frame_sizes(grid_thw: Rows | None, merge: int) -> list[Size]:
     return sizes
 
 
-def types_by_id(input_ids: Rows, image_token_id: int, *, videos: bool) -> list[list[int]]:
+def types_by_id(input_ids: Nested, image_token_id: int, *, videos: bool) -> list[list[int]]:
     """mm_token_type_ids where nobody gave them: one id stands for images and for frames, of which there is one kind."""
     kind = VIDEO if videos else IMAGE
     return [[kind if token == image_token_id else TEXT for token in row] for row in input_ids]
 
 
 def rope_index(
-    mm_token_type_ids: Rows,
-    image_grid_thw: Rows | None = None,
-    video_grid_thw: Rows | None = None,
-    attention_mask: Rows | None = None,
+    mm_token_type_ids: Nested,
+    image_grid_thw: Nested | None = None,
+    video_grid_thw: Nested | None = None,
+    attention_mask: Nested | None = None,
     *,
     merge: int = 2,
 ) -> Layout:

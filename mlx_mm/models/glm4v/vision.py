@@ -26,7 +26,7 @@ from mlx_mm.layers.outputs import TowerOutput, pooled
 from mlx_mm.layers.rope import grid_angles, rotate_halves
 from mlx_mm.models.glm4v.config import VisionConfig
 from mlx_mm.models.glm4v.inputs import read_whole
-from mlx_mm.models.glm4v.positions import Rows, Size, frame_sizes
+from mlx_mm.models.glm4v.positions import Nested, Size, frame_sizes
 
 # Patches that are computed together where images are small: a third of the largest image's 24,576.
 PATCHES_PER_BATCH = 8192
@@ -65,13 +65,12 @@ class _Resized:
     """The last tables that were made of one weight."""
 
     def __init__(self) -> None:
-        self._of: mx.array | None = None
-        self._tables: dict[Size, mx.array] = {}
+        self._kept: tuple[mx.array | None, dict[Size, mx.array]] = None, {}
 
     def __call__(self, weight: mx.array, size: Size) -> mx.array:
-        if self._of is not weight or len(self._tables) >= SIZES_KEPT:
-            self._of, self._tables = weight, {}
-        tables = self._tables  # another thread may put a new one there
+        of, tables = self._kept  # together: another thread may be here too
+        if of is not weight or len(tables) >= SIZES_KEPT:
+            self._kept = weight, (tables := {})
         if (table := tables.get(size)) is None:
             table = resize_table(weight, size, bicubic_matrix)
             mx.eval(table)  # or it would belong to this thread's stream
@@ -181,7 +180,7 @@ class VisionTower(nn.Module):
     def __call__(
         self,
         pixel_values: mx.array,
-        grid_thw: Rows | mx.array,
+        grid_thw: Nested | mx.array,
         *,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
