@@ -1,24 +1,36 @@
 """Answers in words, at once or as they come."""
 
+from __future__ import annotations
+
+import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Generator as PythonGenerator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import ParamSpec, TypeAlias, TypedDict
 
 import mlx.core as mx
 from tqdm import tqdm
 
 from mlx_mm.backend.memory import wired_memory
-from mlx_mm.embed import to_mlx
-from mlx_mm.errors import InputError, ModalityError
-from mlx_mm.generation.listener import Listener, Said
-from mlx_mm.generation.prompt_cache import PromptCache, token_keys
-from mlx_mm.generation.sampling import make_processors, make_sampler, resolve
-from mlx_mm.processing.answer import THINK, scale_boxes
+from mlx_mm.errors import InputError, ModalityError, whole_number
+from mlx_mm.generation.prompt_cache import PromptCache, StoredLayer
+from mlx_mm.generation.request import Request
+from mlx_mm.generation.response import Listener, ResponseDelta, ToolCall, scale_boxes
+from mlx_mm.generation.sampling import LogitsProcessor, make_processors, make_sampler, sampling_params
+from mlx_mm.models.contracts import Generator, Model, Processor
+from mlx_mm.processing.batch import Batch
+from mlx_mm.processing.image import ImageSource
+from mlx_mm.processing.video import VideoSource
 
-Prompt = str | Sequence[Mapping[str, Any]]
+Prompt: TypeAlias = str | Sequence[Mapping[str, object]]
+Images: TypeAlias = ImageSource | Sequence[ImageSource]
+Videos: TypeAlias = VideoSource | Sequence[VideoSource]
+Steps: TypeAlias = PythonGenerator[tuple[mx.array, mx.array], None, None]
+Parameters = ParamSpec("Parameters")
 CACHE_BITS = (4, 8)
-TAIL = 4  # tokens of a prompt among which it can open a think block
+LEAST_KV_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -31,15 +43,15 @@ class Generation:
 
     text: without markers and reasoning. reasoning: None where there is none. tool_calls: in the OpenAI shape.
     finish_reason: "stop", "length" (max_tokens, or the model's context, is used up) or "tool_calls"; None before the
-    end. raw: with all markers, up to the end token. prompt_tokens: with pictures; cached_tokens of them were not run
+    end. raw: with all markers, up to the end token. prompt_tokens: with images; cached_tokens of them were not run
     again. prompt_tps, generation_tps: tokens per second. peak_memory: of the process, in GB.
-    boxes: [x1, y1, x2, y2] in thousandths of width and height. pixel_boxes: the same in pixels of the picture as it was
-    given, where there is exactly one; `mlx_mm.processing.answer.scale_boxes` makes them for others.
+    boxes: [x1, y1, x2, y2] in thousandths of width and height. pixel_boxes: the same in pixels of the image as it was
+    given, where there is exactly one; `mlx_mm.generation.response.scale_boxes` makes them for others.
     """
 
     text: str = ""
     reasoning: str | None = None
-    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    tool_calls: list[ToolCall] = field(default_factory=list)
     finish_reason: str | None = None
     raw: str = ""
     prompt_tokens: int = 0
@@ -52,106 +64,35 @@ class Generation:
     pixel_boxes: list[list[float]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A prompt that is ready to run."""
+Pieces: TypeAlias = PythonGenerator[Generation, None, None]
 
-    model: Any
-    batch: dict[str, Any]
-    cache: PromptCache
-    listener: Listener
-    sizes: Callable[[], list[tuple[int, int]]]
-    sampler: Any
-    sampling: Any
-    defaults: Any
+
+class GenerateOptions(TypedDict, total=False):
+    """Options of `generate` that may differ from turn to turn of a conversation."""
+
     max_tokens: int
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    enable_thinking: bool | None
     thinking_budget: int | None
-    thinking_open: bool
+    stop: str | Sequence[str]
     prefill_step_size: int
-    max_kv_size: int | None
-    kv_bits: int | None
+    fps: float | None
+    max_pixels: int | None
     progress: bool
 
 
-def generate(
-    model: Any,
-    processor: Any,
-    prompt: Prompt,
-    *,
-    images: Any = (),
-    videos: Any = (),
-    max_tokens: int = 512,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    top_k: int | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float | None = None,
-    seed: int | None = None,
-    enable_thinking: bool | None = None,
-    thinking_budget: int | None = None,
-    stop: str | Sequence[str] = (),
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    max_kv_size: int | None = None,
-    kv_bits: int | None = None,
-    prefill_step_size: int = 2048,
-    fps: float | None = None,
-    max_pixels: int | None = None,
-    cache: PromptCache | None = None,
-    progress: bool = False,
-) -> Generation:
-    """The answer to a prompt with pictures and videos.
-
-    prompt: what a user says, or a list of chat messages in the OpenAI shape. images, videos: stand before the text of
-    the last message of the user; messages may also hold them as parts.
-    max_tokens: of the answer with its reasoning; less, where the model's context ends before.
-    temperature, top_p, top_k, min_p, repetition_penalty: None leaves what the checkpoint's generation_config.json
-    says; at temperature 0, also where that file says nothing, the likeliest token is taken. The penalty counts all
-    tokens of prompt and answer. seed: the same one gives the same answer.
-    enable_thinking: False answers at once, None leaves it to the model. thinking_budget: tokens of reasoning after
-    which it is closed. stop: strings before which the answer (not the reasoning) ends. tools: function schemas in the
-    OpenAI shape.
-    max_kv_size: tokens that are kept in memory; older ones are forgotten. kv_bits: 4 or 8, for a smaller memory of
-    them. prefill_step_size: tokens of a prompt at a time. fps: of frames without a rate. max_pixels: of a picture,
-    or of a frame. cache: tokens that the prompt shares with it are not run again, and it is brought up to date.
-    progress: show a bar on stderr while the prompt is read.
-    Raises ModalityError for a model that does not answer, InputError, MediaError.
-    """
-    return join(
-        stream_generate(
-            model,
-            processor,
-            prompt,
-            images=images,
-            videos=videos,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            enable_thinking=enable_thinking,
-            thinking_budget=thinking_budget,
-            stop=stop,
-            tools=tools,
-            max_kv_size=max_kv_size,
-            kv_bits=kv_bits,
-            prefill_step_size=prefill_step_size,
-            fps=fps,
-            max_pixels=max_pixels,
-            cache=cache,
-            progress=progress,
-        )
-    )
-
-
 def stream_generate(
-    model: Any,
-    processor: Any,
+    model: Model,
+    processor: Processor,
     prompt: Prompt,
     *,
-    images: Any = (),
-    videos: Any = (),
+    images: Images = (),
+    videos: Videos = (),
     max_tokens: int = 512,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -162,7 +103,7 @@ def stream_generate(
     enable_thinking: bool | None = None,
     thinking_budget: int | None = None,
     stop: str | Sequence[str] = (),
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    tools: Sequence[Mapping[str, object]] | None = None,
     max_kv_size: int | None = None,
     kv_bits: int | None = None,
     prefill_step_size: int = 2048,
@@ -170,58 +111,109 @@ def stream_generate(
     max_pixels: int | None = None,
     cache: PromptCache | None = None,
     progress: bool = False,
-) -> Iterator[Generation]:
-    """The same piece by piece, one for each token and one at the end; see `Generation` for what a piece holds.
+) -> Pieces:
+    """What `generate` gives, piece by piece: one for each token and one at the end; see `Generation`.
 
-    Arguments are checked and pictures read here, before the first piece is asked for.
+    Arguments are those of `generate`. They are checked and images read here, before the first piece is asked for.
     """
-    if model.kind != "generator":
+    if model.kind != "generator" or processor.kind != "chat":
         raise ModalityError(
             f"This checkpoint takes {' and '.join(model.modalities)} and gives vectors, no words. Use "
             f"{', '.join(f'encode_{modality}' for modality in model.modalities)} or classify, or a checkpoint that "
             "generates."
         )
-    _check_counts(max_tokens, prefill_step_size, thinking_budget, max_kv_size, kv_bits)
+    from mlx_lm.generate import generate_step
+
+    max_tokens = whole_number("max_tokens", max_tokens)
+    prefill_step_size = whole_number("prefill_step_size", prefill_step_size)
+    if thinking_budget is not None:
+        thinking_budget = whole_number("thinking_budget", thinking_budget, least=0)
+    _check_cache(max_kv_size, kv_bits)
     defaults = processor.defaults
     if kv_bits is not None and defaults.kv_group_size is None:
         raise InputError("kv_bits is given, and this model's heads have no size that can be quantised. Leave it out.")
     if thinking_budget is not None and defaults.think_ids is None:
-        raise InputError("thinking_budget is given, and this model's tokenizer does not know <think>. Leave it out.")
+        raise InputError("thinking_budget is given, and this model has no tokens around its reasoning. Leave it out.")
     given = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
-    sampling = resolve(defaults.sampling, {**given, "repetition_penalty": repetition_penalty})
-    messages = prompt
-    if isinstance(prompt, str):  # messages can hold pictures themselves
-        messages = [{"role": "user", "content": prompt}]
+    sampling = sampling_params(defaults.sampling, {**given, "repetition_penalty": repetition_penalty})
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if isinstance(prompt, str):  # messages can hold images themselves
         refuse_idle(images, videos, max_pixels, fps)
-    pictures = {} if max_pixels is None else {"max_pixels": max_pixels}
     batch = processor.chat(
-        messages, images=images, videos=videos, tools=tools, enable_thinking=enable_thinking, fps=fps, **pictures
+        messages,
+        images=images,
+        videos=videos,
+        tools=tools,
+        enable_thinking=enable_thinking,
+        fps=fps,
+        max_pixels=max_pixels,
     )
-    ids = batch["input_ids"][0].tolist()
-    thinking_open = processor.decode(ids[-TAIL:], skip_special_tokens=False).rstrip().endswith(THINK)
+    ids: list[int] = batch["input_ids"][0].tolist()
+    parser = processor.response(ids, tools=tools)
+    cache = PromptCache() if cache is None else cache
 
-    def decode(ids: list[int]) -> str:
-        text: str = processor.decode(ids, skip_special_tokens=False)
-        return text
+    def in_pixels(boxes: list[list[float]]) -> list[list[float]]:
+        """Of the only image; sizes are read where there are boxes, because for that a URL is fetched again."""
+        found = processor.image_sizes(messages, images=images) if boxes else []
+        if len(found) != 1:
+            return []
+        return scale_boxes(boxes, found[0][1], found[0][0], box_range=parser.box_range)
 
-    job = _Job(
-        model=model,
-        batch=batch,
-        cache=PromptCache() if cache is None else cache,
-        listener=Listener(decode, stop, thinking_open=thinking_open, tools=tools),
-        sizes=lambda: processor.image_sizes(messages, images=images),
-        sampler=make_sampler(sampling, seed),
-        sampling=sampling,
-        defaults=defaults,
-        max_tokens=_room(max_tokens, len(ids), defaults.context_length),
-        thinking_budget=thinking_budget,
-        thinking_open=thinking_open,
-        prefill_step_size=prefill_step_size,
-        max_kv_size=max_kv_size,
-        kv_bits=kv_bits,
-        progress=progress,
+    return _run(
+        _Job(
+            model=model,
+            batch=batch,
+            ids=ids,
+            cache=cache,
+            begin=partial(cache.begin, model, max_kv_size=max_kv_size, kv_bits=kv_bits),
+            steps=partial(
+                generate_step,
+                max_tokens=_room(max_tokens, len(ids), defaults.context_length),
+                sampler=make_sampler(sampling, seed),
+                prefill_step_size=prefill_step_size,
+                kv_bits=kv_bits,
+                kv_group_size=defaults.kv_group_size or 0,
+                quantized_kv_start=0,
+            ),
+            processors=partial(make_processors, sampling, defaults.think_ids, thinking_budget, parser.reasoning_open),
+            stop_ids=defaults.stop_ids,
+            listener=Listener(partial(processor.decode, skip_special_tokens=False), parser, stop),
+            in_pixels=in_pixels,
+            progress=progress,
+        )
     )
-    return _run(job)
+
+
+def _joined(stream: Callable[Parameters, Pieces]) -> Callable[Parameters, Generation]:
+    """`stream`, whose pieces are joined. To readers, checkers and `inspect` it has the arguments of `stream`."""
+
+    def generate(*args: Parameters.args, **options: Parameters.kwargs) -> Generation:
+        """The answer to a prompt with images and videos.
+
+        prompt: what a user says, or a list of chat messages in the OpenAI shape. images, videos: stand before the text
+        of the last message of the user; messages may also hold them as parts.
+        max_tokens: of the answer with its reasoning; less, where the model's context ends before.
+        temperature, top_p, top_k, min_p, repetition_penalty: None leaves what the checkpoint's generation_config.json
+        says; at temperature 0, also where that file says nothing, the likeliest token is taken. The penalty counts all
+        tokens of prompt and answer. seed: the same one gives the same answer.
+        enable_thinking: False answers at once, None leaves it to the model. thinking_budget: tokens of reasoning after
+        which it is closed. stop: strings before which the answer (not the reasoning) ends. tools: function schemas in
+        the OpenAI shape.
+        max_kv_size: tokens that are kept in memory; older ones are forgotten. kv_bits: 4 or 8, for a smaller memory of
+        them. prefill_step_size: tokens of a prompt at a time. fps: of frames without a rate. max_pixels: of an image,
+        or of a frame. cache: tokens that the prompt shares with it are not run again, and it is brought up to date.
+        progress: show a bar on stderr while the prompt is read.
+        Raises ModalityError for a model that does not answer, InputError, MediaError.
+        """
+        return join(stream(*args, **options))
+
+    generate.__qualname__ = "generate"
+    signature = inspect.signature(stream).replace(return_annotation=Generation)
+    setattr(generate, "__signature__", signature)  # noqa: B010  # mypy knows no such attribute
+    return generate
+
+
+generate = _joined(stream_generate)
 
 
 def join(pieces: Iterable[Generation]) -> Generation:
@@ -245,12 +237,33 @@ def join(pieces: Iterable[Generation]) -> Generation:
     )
 
 
-def _run(job: _Job) -> Iterator[Generation]:
-    from mlx_lm.generate import generate_step, generation_stream
+@dataclass(frozen=True)
+class _Job:
+    """A prompt that is ready to run.
 
-    request, cache = job.model.request(**to_mlx(job.batch)), job.cache
-    ids, keys = job.batch["input_ids"][0].tolist(), token_keys(job.batch)
-    layers = cache.begin(job.model, request, keys, max_kv_size=job.max_kv_size, kv_bits=job.kv_bits)
+    begin: makes the cache ready for a request and its keys. steps: mlx_lm's token loop over what is left of the prompt.
+    processors: those for a prompt of which so many tokens are in the cache, and so many are new.
+    """
+
+    model: Generator
+    batch: Batch
+    ids: list[int]
+    cache: PromptCache
+    begin: Callable[[Request, Sequence[int]], list[StoredLayer]]
+    steps: Callable[..., Steps]
+    processors: Callable[[Sequence[int], int], list[LogitsProcessor]]
+    stop_ids: frozenset[int]
+    listener: Listener
+    in_pixels: Callable[[list[list[float]]], list[list[float]]]
+    progress: bool
+
+
+def _run(job: _Job) -> Pieces:
+    from mlx_lm.generate import generation_stream
+
+    request, ids, cache, listener = job.model.request(job.batch), job.ids, job.cache, job.listener
+    keys = request.token_keys()
+    layers = job.begin(request, keys)
     start = len(cache)
     bar = tqdm(total=len(ids) - start, desc="prompt", unit="token", leave=False, disable=not job.progress)
 
@@ -258,58 +271,42 @@ def _run(job: _Job) -> Iterator[Generation]:
         cache.keys[start:] = keys[start : start + done]
         bar.update(done - bar.n)
 
-    think = job.defaults.think_ids
-    steps: Any = generate_step(
+    steps = job.steps(
         mx.array(ids[start:]),
         request,
-        max_tokens=job.max_tokens,
-        sampler=job.sampler,
-        logits_processors=make_processors(
-            job.sampling, ids[:start], len(ids) - start, think, job.thinking_budget, job.thinking_open
-        ),
+        logits_processors=job.processors(ids[:start], len(ids) - start),
         prompt_cache=layers,
-        prefill_step_size=job.prefill_step_size,
-        kv_bits=job.kv_bits,
-        kv_group_size=job.defaults.kv_group_size or 0,
-        quantized_kv_start=0,
         prompt_progress_callback=advance,
     )
     clock = _Clock(len(ids), start)
     reason, called = "length", False
     try:
         with wired_memory(generation_stream):
-            for token, _ in steps:
+            for found, _ in steps:
+                token = int(found)  # which it is already, whatever mlx_lm's annotation says
                 cache.keys.append(token)
                 clock.tick()
                 if clock.count == 1:
                     bar.close()
-                if token in job.defaults.stop_ids:
+                if token in job.stop_ids:
                     reason = "stop"
                     break
-                said = job.listener.hear(token)
-                called = called or bool(said.tool_calls)
-                if job.listener.stopped:
-                    reason = "stop"
-                    yield clock.piece(said)
+                delta = listener.hear(token)
+                called = called or bool(delta.tool_calls)
+                yield clock.piece(delta)
+                if listener.stopped:
                     break
-                yield clock.piece(said)
-        said = job.listener.finish()
-        called = called or bool(said.tool_calls)
-        if job.listener.stopped:
+        delta = listener.finish()
+        called = called or bool(delta.tool_calls)
+        if listener.stopped:
             reason = "stop"
         reason = "tool_calls" if called and reason == "stop" else reason
-        boxes = job.listener.boxes()
-        yield clock.piece(said, finish_reason=reason, boxes=boxes, pixel_boxes=_in_pixels(boxes, job.sizes))
+        boxes = listener.boxes()
+        yield replace(clock.piece(delta), finish_reason=reason, boxes=boxes, pixel_boxes=job.in_pixels(boxes))
     finally:  # also where the caller stops, or an interruption comes in the middle of a step
         steps.close()
         bar.close()
         cache.cut(len(cache.keys))
-
-
-def _in_pixels(boxes: list[list[float]], sizes: Callable[[], list[tuple[int, int]]]) -> list[list[float]]:
-    """Boxes of the only picture; the sizes are read where there are any, because for that a URL is fetched again."""
-    found = sizes() if boxes else []
-    return scale_boxes(boxes, found[0][1], found[0][0]) if len(found) == 1 else []
 
 
 class _Clock:
@@ -324,25 +321,24 @@ class _Clock:
         if self.count == 1:
             self._first = time.perf_counter()
 
-    def piece(self, said: Said, **end: Any) -> Generation:
+    def piece(self, delta: ResponseDelta) -> Generation:
         now = time.perf_counter()
         return Generation(
-            text=said.text,
-            reasoning=said.reasoning or None,
-            raw=said.raw,
-            tool_calls=said.tool_calls,
+            text=delta.text,
+            reasoning=delta.reasoning or None,
+            raw=delta.raw,
+            tool_calls=delta.tool_calls,
             prompt_tokens=self.prompt,
             cached_tokens=self.cached,
             generation_tokens=self.count,
             prompt_tps=(self.prompt - self.cached) / max(self._first - self._begun, 1e-9),
             generation_tps=(self.count - 1) / (now - self._first) if self.count > 1 and now > self._first else 0.0,
             peak_memory=mx.get_peak_memory() / 1e9,
-            **end,
         )
 
 
-def refuse_idle(images: Any, videos: Any, max_pixels: int | None, fps: float | None) -> None:
-    """Raise InputError where a question without pictures or videos comes with a setting of them."""
+def refuse_idle(images: Images, videos: Videos, max_pixels: int | None, fps: float | None) -> None:
+    """Raise InputError where a question without images or videos comes with a setting of them."""
     given = any(not isinstance(items, list | tuple) or items for items in (images, videos))
     if max_pixels is not None and not given:
         raise InputError(f"max_pixels is {max_pixels}, and there is no picture or video. Pass one, or leave it out.")
@@ -360,16 +356,9 @@ def _room(max_tokens: int, prompt: int, limit: int) -> int:
     return min(max_tokens, limit - prompt)
 
 
-def _check_counts(
-    max_tokens: Any, prefill_step_size: Any, thinking_budget: Any, max_kv_size: Any, kv_bits: Any
-) -> None:
-    counts = {"max_tokens": max_tokens, "prefill_step_size": prefill_step_size, "max_kv_size": max_kv_size}
-    for name, value in {**counts, "thinking_budget": thinking_budget}.items():
-        if value is None and name in ("max_kv_size", "thinking_budget"):
-            continue
-        least = {"thinking_budget": 0, "max_kv_size": 8}.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} is {value!r}; expected a whole number of {least} or more. Leave it out.")
+def _check_cache(max_kv_size: int | None, kv_bits: int | None) -> None:
+    if max_kv_size is not None:
+        whole_number("max_kv_size", max_kv_size, least=LEAST_KV_SIZE)
     if kv_bits is not None and kv_bits not in CACHE_BITS:
         raise InputError(f"kv_bits is {kv_bits!r}; expected 4 or 8. Leave it out to keep the cache exact.")
     if kv_bits is not None and max_kv_size is not None:

@@ -25,6 +25,9 @@ class Scripted:
     def layers(self) -> Any:
         return self.request.layers
 
+    def token_keys(self) -> list[int]:
+        return self.request.token_keys()
+
     def __call__(self, input_ids: mx.array, cache: Any) -> mx.array:
         logits = self.request(input_ids, cache=cache)
         done = cache[0].offset - self.request.prompt_length
@@ -39,8 +42,8 @@ def script(model: Any, processor: Any, *answers: str | list[int], hook: Hook | N
     left = [answer if isinstance(answer, list) else processor.tokenizer.encode_prompt(answer) for answer in answers]
     usual = type(model).request
 
-    def request(**batch: mx.array) -> Scripted:
-        return Scripted(usual(model, **batch), left.pop(0) if len(left) > 1 else left[0], hook)
+    def request(batch: Any) -> Scripted:
+        return Scripted(usual(model, batch), left.pop(0) if len(left) > 1 else left[0], hook)
 
     model.request = request
     return model

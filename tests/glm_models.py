@@ -38,12 +38,21 @@ def _model(name: str, architecture: str, changes: tuple[tuple[str, Any], ...]) -
 
 
 def case_batch(case: dict[str, Any]) -> Batch:
-    """A golden case as the processor gives it."""
+    """A golden case as a model takes it."""
     batch = {name: mx.array([case[name]]) for name in ("input_ids", "mm_token_type_ids")}
     for grids, pixels in PIXELS.items():
         if case[grids] is not None:
             batch |= {grids: mx.array(case[grids]), pixels: mx.array(glm_pixels(patches(case[grids])))}
     return batch
+
+
+def numpy_batch(batch: Batch) -> dict[str, np.ndarray]:
+    """The same as the processor gives it."""
+    return {name: np.array(value) for name, value in batch.items()}
+
+
+def request_of(model: Any, batch: Batch) -> Request:
+    return Request(model, numpy_batch(batch))
 
 
 def patches(grids: Any) -> int:
@@ -100,7 +109,8 @@ def padded(batches: list[Batch], *, left: bool = True) -> Batch:
 def answer(model: Any, batch: Batch, count: int = 8, **options: Any) -> list[int]:
     """Greedy tokens by mlx_lm's loop; options are its own."""
     return [
-        token for token, _ in generate_step(batch["input_ids"][0], Request(model, **batch), max_tokens=count, **options)
+        token
+        for token, _ in generate_step(batch["input_ids"][0], request_of(model, batch), max_tokens=count, **options)
     ]
 
 

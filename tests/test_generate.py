@@ -19,8 +19,6 @@ import mlx_mm
 from mlx_mm import PromptCache, generate, load, stream_generate, to_mlx
 from mlx_mm.errors import ConfigError, InputError, MediaError, ModalityError, OutputError
 from mlx_mm.generate import join
-from mlx_mm.generation.listener import Listener
-from mlx_mm.generation.prompt_cache import token_keys
 from mlx_mm.generation.sampling import make_sampler
 
 Checkpoint = Callable[..., Path]
@@ -40,8 +38,8 @@ def loaded(tiny_checkpoint: Checkpoint) -> tuple[Any, Any]:
 
 def by_step(model: Any, processor: Any, prompt: str, count: int, images: Any = (), **options: Any) -> str:
     """The raw text of greedy tokens by mlx_lm's loop over a request."""
-    batch = to_mlx(processor.chat([{"role": "user", "content": prompt}], images=images))
-    steps = generate_step(batch["input_ids"][0], model.request(**batch), max_tokens=count, **options)
+    batch = processor.chat([{"role": "user", "content": prompt}], images=images)
+    steps = generate_step(mx.array(batch["input_ids"][0]), model.request(batch), max_tokens=count, **options)
     tokens = []
     for token, _ in steps:
         if token in processor.defaults.stop_ids:
@@ -163,13 +161,6 @@ def test_stop_strings_over_the_borders_of_pieces(stop: Any, text: str, loaded: A
         assert answer.generation_tokens == len("<lo wor o he>\nhello w")
 
 
-def test_listener_keeps_whitespace_inside() -> None:
-    listener = Listener(lambda ids: "".join(map(chr, ids)), "END", thinking_open=False, tools=None)
-    said = [listener.hear(ord(character)).text for character in " a \n b \nEN \nEND and"]
-    assert "".join(said) + listener.finish().text == "a \n b \nEN"
-    assert listener.stopped
-
-
 def test_tool_calls_in_the_openai_shape(loaded: Any) -> None:
     call = (
         "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>12\nBonn</arg_value>\n"
@@ -192,9 +183,9 @@ def test_thinking_off_is_the_templates(loaded: Any) -> None:
     prompts = []
     usual = loaded[0].request
 
-    def request(**batch: mx.array) -> Any:
+    def request(batch: Any) -> Any:
         prompts.append(loaded[1].decode(batch["input_ids"][0].tolist(), skip_special_tokens=False))
-        return Scripted(usual(**batch), [])
+        return Scripted(usual(batch), [])
 
     loaded[0].request = request
     for value in (None, False):
@@ -369,7 +360,11 @@ def test_keys_of_tokens(loaded: Any) -> None:
     options = {"fps": 2.0}
     messages = [{"role": "user", "content": [{"type": "video", "video": np.stack(frames)}]}]
     batch = loaded[1].chat(messages, images=[picture(0), picture(1), picture(0)], **options)
-    keys, ids, types = np.array(token_keys(batch)), batch["input_ids"][0], batch["mm_token_type_ids"][0]
+    keys, ids, types = (
+        np.array(loaded[0].request(batch).token_keys()),
+        batch["input_ids"][0],
+        batch["mm_token_type_ids"][0],
+    )
     assert (keys[types == 0] == ids[types == 0]).all()
     assert (keys[types != 0] < 0).all()
     tokens = batch["image_grid_thw"][0].prod() // 4
@@ -412,7 +407,7 @@ def test_interruption_leaves_the_cache_usable(at: int, options: dict[str, Any], 
             raise KeyboardInterrupt
 
     usual = model.request
-    model.request = lambda **batch: Scripted(usual(**batch), [40] * 9, interrupt)
+    model.request = lambda batch: Scripted(usual(batch), [40] * 9, interrupt)
     with pytest.raises(KeyboardInterrupt):
         generate(model, processor, "What is it?", images=[picture()], cache=cache, prefill_step_size=8, **options)
     model.request = usual
@@ -472,7 +467,7 @@ def test_torn_layers_are_not_used(options: dict[str, Any], tear: Any, loaded: An
     """As an interruption can leave one, between two of the lines that bring it up to date."""
     cache = PromptCache()
     first = generate(*loaded, "What is it?", max_tokens=6, cache=cache, **options)
-    tear(cache._layers)
+    tear(cache.layers)
     answer = generate(*loaded, "What is it?", max_tokens=6, cache=cache, **options)
     assert (answer.raw, answer.cached_tokens) == (first.raw, 0)
 
@@ -486,12 +481,12 @@ def test_cache_can_be_saved_after_an_interruption(loaded: Any, tmp_path: Path) -
             raise KeyboardInterrupt
 
     usual = model.request
-    model.request = lambda **batch: Scripted(usual(**batch), [40] * 9, interrupt)
+    model.request = lambda batch: Scripted(usual(batch), [40] * 9, interrupt)
     with pytest.raises(KeyboardInterrupt):
         generate(model, processor, "What is it?", cache=cache)
     cache.save(file)
     assert PromptCache.load(file, model)[0].keys == cache.keys
-    assert {layer.offset for layer in cache._layers} == {len(cache)}
+    assert {layer.offset for layer in cache.layers} == {len(cache)}
 
 
 def test_leaving_a_stream_leaves_the_cache_usable(loaded: Any) -> None:

@@ -123,3 +123,13 @@ def quick_gelu(x: mx.array) -> mx.array:
 def silu(x: mx.array) -> mx.array:
     """x σ(x); keeps shape and dtype. Error on a CPU below 1e-6."""
     return _choose(_silu, nn.silu, x)
+
+
+@functools.partial(mx.compile, shapeless=True)
+def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    return nn.silu(gate) * up
+
+
+def swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    """gate σ(gate) · up; keeps shape and dtype. One kernel on a GPU, as mlx_lm has it."""
+    return silu(gate) * up if device.on_cpu() else _swiglu(gate, up)

@@ -206,7 +206,7 @@ def _answer(
     last: Generation | None = None
     try:
         with contextlib.closing(  # so that an answer that is stopped is kept as far as it came
-            conversation.ask(text, images=media.images, videos=media.videos, **options)  # type: ignore[type-var]
+            conversation.ask(text, images=media.images, videos=media.videos, **options)
         ) as pieces:
             for last in pieces:
                 screen.show(last)

@@ -5,42 +5,65 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_mm.errors import InputError, OutputError
+from mlx_mm.generation.request import LayerCache, Request
 
 FORMAT = "mlx_mm prompt cache 1"
 ENDING = ".safetensors"
 LAYERS = ("KVCache", "QuantizedKVCache", "RotatingKVCache")
 SAMPLE = 8  # numbers of each tensor by which two checkpoints are told apart
-KINDS = {1: ("image_grid_thw", "pixel_values"), 2: ("video_grid_thw", "pixel_values_videos")}
 
-Batch = Mapping[str, np.ndarray]
+
+class HasParameters(Protocol):
+    """The part of a model by which a cache knows it again."""
+
+    def parameters(self) -> Mapping[str, object]: ...
+
+
+class StoredLayer(LayerCache, Protocol):
+    """One of mlx_lm's caches of a single prompt: it can be cut and written to a file."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def state(self) -> Sequence[object]: ...
+    def is_trimmable(self) -> bool: ...
+    def trim(self, n: int) -> int: ...
 
 
 class PromptCache:
     """Keys and values of the tokens of one prompt, for one model. An empty one may be passed to any generation.
 
-    keys: one number for each token that is in it, see `token_keys`. What a prompt shares with it from the beginning
-    is not computed again. Without the model it was made with, or with other limits, it begins anew.
+    keys: one number for each token that is in it, see `Request.token_keys`. What a prompt shares with it from the
+    beginning is not computed again. Without the model it was made with, or with other limits, it begins anew.
+    layers: mlx_lm's caches.
     """
 
     def __init__(self) -> None:
         self.keys: list[int] = []
-        self._layers: list[Any] = []
+        self.layers: list[StoredLayer] = []
         self._kind: tuple[int | None, int | None] = (None, None)
-        self._model: Any = None
+        self._model: HasParameters | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def begin(
-        self, model: Any, request: Any, keys: Sequence[int], *, max_kv_size: int | None, kv_bits: int | None
-    ) -> list[Any]:
+        self,
+        model: HasParameters,
+        request: Request,
+        keys: Sequence[int],
+        *,
+        max_kv_size: int | None,
+        kv_bits: int | None,
+    ) -> list[StoredLayer]:
         """mlx_lm's caches for a prompt of these keys; `len(self)` of its tokens, never all, are in them."""
         from mlx_lm.models.cache import make_prompt_cache
 
@@ -48,10 +71,10 @@ class PromptCache:
         pairs = enumerate(zip(self.keys, keys, strict=False))
         common = next((i for i, (old, new) in pairs if old != new), min(len(self.keys), len(keys)))
         self.cut(min(common, len(keys) - 1) if same else 0)
-        if not self._layers:
+        if not self.layers:
             self._model, self._kind = model, (max_kv_size, kv_bits)
-            self._layers = make_prompt_cache(request, max_kv_size)
-        return self._layers
+            self.layers = make_prompt_cache(cast(nn.Module, request), max_kv_size)
+        return self.layers
 
     def cut(self, count: int) -> None:
         """Keep the first `count` tokens; none, where that is not possible.
@@ -59,14 +82,12 @@ class PromptCache:
         A rotating cache that is full has forgotten what it would take. After an interruption layers may have come to
         different ends, and one may be torn in the middle.
         """
-        surplus = [layer.offset - count for layer in self._layers]
-        whole = bool(count and surplus) and min(surplus) >= 0 and all(map(_is_whole, self._layers))
-        if not whole or not all(
-            layer.is_trimmable() for layer, more in zip(self._layers, surplus, strict=True) if more
-        ):
-            self._layers, self.keys = [], []
+        surplus = [layer.offset - count for layer in self.layers]
+        whole = bool(count and surplus) and min(surplus) >= 0 and all(map(_is_whole, self.layers))
+        if not whole or not all(layer.is_trimmable() for layer, more in zip(self.layers, surplus, strict=True) if more):
+            self.layers, self.keys = [], []
             return
-        for layer, more in zip(self._layers, surplus, strict=True):
+        for layer, more in zip(self.layers, surplus, strict=True):
             layer.trim(more)
         del self.keys[count:]
 
@@ -78,13 +99,13 @@ class PromptCache:
         from mlx_lm.models.cache import save_prompt_cache
 
         path = _checked(path)
-        if not self.keys:
+        if not self.keys or self._model is None:
             raise InputError("There is nothing in the cache yet; expected a prompt. Generate first, then save.")
         about = {f"about_{key}": text for key, text in (about or {}).items()}
         own = {"format": FORMAT, "model": fingerprint(self._model), "keys": json.dumps(self.keys)}
         temporary = path.with_name(f".{path.stem}-{os.getpid()}{ENDING}")
         try:
-            save_prompt_cache(str(temporary), self._layers, own | {"kind": json.dumps(self._kind)} | about)
+            save_prompt_cache(str(temporary), self.layers, own | {"kind": json.dumps(self._kind)} | about)
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # mlx raises RuntimeError for files
             raise OutputError(f"{path} cannot be written ({error}). Name a file in a folder that exists.") from error
@@ -92,7 +113,7 @@ class PromptCache:
             temporary.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: str | Path, model: Any) -> tuple["PromptCache", dict[str, str]]:
+    def load(cls, path: str | Path, model: HasParameters) -> tuple["PromptCache", dict[str, str]]:
         """A saved cache and what was saved about it; InputError for another model's, or what is no such file."""
         from mlx_lm.models.cache import load_prompt_cache
 
@@ -101,7 +122,7 @@ class PromptCache:
             loaded: Any = mx.load(str(path), return_metadata=True)
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(f"{path} cannot be read ({error}); expected a prompt cache. Save it again.") from error
-        metadata = loaded[1]
+        metadata: dict[str, str] = loaded[1]
         kinds = [value for name, value in metadata.items() if name.startswith("1.")]  # as mlx_lm flattens its metadata
         if metadata.get("0.format") != FORMAT or not kinds or not set(kinds) <= set(LAYERS):
             raise InputError(f"{path} is no prompt cache; expected one that mlx_mm saved. Name another file.")
@@ -112,45 +133,22 @@ class PromptCache:
             )
         cache = cls()
         try:
-            cache._layers = load_prompt_cache(str(path))  # type: ignore[no-untyped-call]
+            cache.layers = load_prompt_cache(str(path))
             cache.keys = [int(key) for key in json.loads(metadata["0.keys"])]
             size, bits = json.loads(metadata["0.kind"])
-            mx.eval([array for layer in cache._layers for _, array in _arrays(layer)])
+            mx.eval([array for layer in cache.layers for array in _arrays(layer.state).values()])
         except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({error}); expected a prompt cache. Save it again.") from error
-        if {layer.offset for layer in cache._layers} != {len(cache.keys)}:
+        if {layer.offset for layer in cache.layers} != {len(cache.keys)}:
             raise InputError(f"{path} is damaged: its tokens are not as many as it says. Save it again.")
         cache._model, cache._kind = model, (size, bits)
         start = "0.about_"
         return cache, {key.removeprefix(start): text for key, text in metadata.items() if key.startswith(start)}
 
 
-def token_keys(batch: Batch) -> list[int]:
-    """One number for each token of a batch of one: its id; that of a picture also says which picture it is.
-
-    Two pictures of one size have the same ids, and what a model computes of them is not the same.
-    """
-    keys = batch["input_ids"][0].astype(np.int64)
-    types = batch["mm_token_type_ids"][0]
-    for kind, (grids, pixels) in KINDS.items():
-        places = np.flatnonzero(types == kind)
-        if not len(places):
-            continue
-        patches = len(batch[pixels]) // len(places)  # of a token
-        token = 0
-        for grid in batch[grids]:
-            count = int(grid.prod()) // patches
-            own = batch[pixels][token * patches : (token + count) * patches]
-            digest = hashlib.blake2b(own.tobytes(), digest_size=7, person=grid.astype(np.int32).tobytes()).digest()
-            keys[places[token : token + count]] = -1 - int.from_bytes(digest, "big")
-            token += count
-    result: list[int] = keys.tolist()
-    return result
-
-
-def fingerprint(model: Any) -> str:
+def fingerprint(model: HasParameters) -> str:
     """A digest of a model's tensors: names, shapes, dtypes and the first numbers of each."""
-    tensors = sorted(tree_flatten(model.parameters()))
+    tensors = sorted(_arrays(model.parameters()).items())
     samples = [tensor.reshape(-1)[:SAMPLE].astype(mx.float32) for _, tensor in tensors]
     mx.eval(samples)
     digest = hashlib.blake2b(digest_size=16)
@@ -159,17 +157,17 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _is_whole(layer: Any) -> bool:
+def _is_whole(layer: StoredLayer) -> bool:
     """Whether keys and values of a layer have room for equally many tokens, and it knows where the next one goes."""
     if type(layer).__name__ == "RotatingKVCache":
-        _, _, offset, _, size, place = layer.state
-        if offset < size and offset != place:
+        *_, size, place = layer.state
+        if layer.offset < size and layer.offset != place:  # type: ignore[operator]
             return False
-    return len({array.shape[-2] for _, array in _arrays(layer)}) == 1
+    return len({array.shape[-2] for array in _arrays(layer.state).values()}) == 1
 
 
-def _arrays(layer: Any) -> list[tuple[str, mx.array]]:
-    return [(name, value) for name, value in tree_flatten(layer.state) if isinstance(value, mx.array)]
+def _arrays(tree: object) -> dict[str, mx.array]:
+    return {name: leaf for name, leaf in dict(tree_flatten(tree)).items() if isinstance(leaf, mx.array)}
 
 
 def _checked(path: str | Path) -> Path:

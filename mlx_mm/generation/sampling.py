@@ -1,13 +1,13 @@
 """How a token is chosen: mlx_lm's filters in the order that checkpoints' settings are made for, with a seed."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import mlx.core as mx
 
-from mlx_mm.errors import InputError
+from mlx_mm.errors import InputError, whole_number
+from mlx_mm.generation.defaults import SamplingParams
 
 Sampler = Callable[[mx.array], mx.array]
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
@@ -25,13 +25,13 @@ RANGES: dict[str, tuple[float, float]] = {
 POSITIVE = ("top_p", "repetition_penalty")
 
 
-def resolve(defaults: Any, given: dict[str, Any]) -> Any:
-    """The checkpoint's settings with those of the caller, None of which leave its own; raises InputError.
+def sampling_params(defaults: SamplingParams, given: Mapping[str, float | None]) -> SamplingParams:
+    """The checkpoint's own with those of the caller, None of which leave its own; raises InputError.
 
     top_k 0, top_p 1 and a repetition_penalty of 1 turn the checkpoint's own off.
     """
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, value in given.items():
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for name, value in chosen.items():
         low, high = RANGES[name]
         numeric = isinstance(value, int if name == "top_k" else int | float) and not isinstance(value, bool)
         if not numeric or not low <= value <= high or (value == 0 and name in POSITIVE):
@@ -40,8 +40,8 @@ def resolve(defaults: Any, given: dict[str, Any]) -> Any:
             raise InputError(
                 f"{name} is {value!r}; expected {what} {ends} to {high}. Leave it out for the model's own."
             )
-    result = replace(defaults, **given)
-    if result.temperature == 0 and (idle := [name for name in FILTERS if name in given]):
+    result = replace(defaults, **chosen)  # type: ignore[arg-type]
+    if result.temperature == 0 and (idle := [name for name in FILTERS if name in chosen]):
         raise InputError(
             f"{idle[0]} is given, and the temperature is 0, which takes the likeliest token; expected a temperature "
             f"above 0 with it. Pass temperature=, or leave {idle[0]} out."
@@ -49,7 +49,7 @@ def resolve(defaults: Any, given: dict[str, Any]) -> Any:
     return result
 
 
-def make_sampler(sampling: Any, seed: int | None) -> Sampler:
+def make_sampler(sampling: SamplingParams, seed: int | None) -> Sampler:
     """Log-probabilities (1, V) -> tokens (1,).
 
     As in transformers, temperature comes first, then top_k, top_p and min_p; the filters are mlx_lm's. seed: the same
@@ -57,8 +57,8 @@ def make_sampler(sampling: Any, seed: int | None) -> Sampler:
     """
     from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, greedy_sampler
 
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
-        raise InputError(f"seed is {seed!r}; expected a whole number from 0 to 2**64 - 1. Leave it out.")
+    if seed is not None:
+        seed = whole_number("seed", seed, least=0, most=2**64 - 1)
     if sampling.temperature == 0:
         sampler: Sampler = greedy_sampler
         return sampler
@@ -81,13 +81,18 @@ def make_sampler(sampling: Any, seed: int | None) -> Sampler:
 
 
 def make_processors(
-    sampling: Any, before: Sequence[int], new: int, thinking: tuple[int, int] | None, budget: int | None, is_open: bool
+    sampling: SamplingParams,
+    thinking: tuple[int, int] | None,
+    budget: int | None,
+    is_open: bool,
+    before: Sequence[int],
+    new: int,
 ) -> list[LogitsProcessor]:
     """What changes logits (1, V) by the tokens so far, as mlx_lm's loop calls it.
 
-    before: tokens of the prompt that a cache has, which the loop does not know of. new: how many of the prompt it
-    knows. thinking: ids that open and close reasoning. budget: tokens of reasoning after which it is closed; is_open:
-    the prompt ended inside it.
+    thinking: ids that open and close reasoning. budget: tokens of reasoning after which it is closed; is_open: the
+    prompt ended inside it. before: tokens of the prompt that a cache has, which the loop does not know of. new: how
+    many of the prompt it knows.
     """
     from mlx_lm.sample_utils import make_repetition_penalty
 

@@ -163,7 +163,8 @@ class ChatProcessor(Protocol):
     """Prepares what a generator takes, and reads what it says.
 
     defaults: how tokens are chosen and answers end where nobody says. response: a parser for one answer.
-    count_tokens: what each picture and video costs. image_sizes: (height, width) of the pictures of a chat.
+    without_markers: what the model said, as it may stand in a message. count_tokens: what each image and video costs.
+    image_sizes: (height, width) of the images of a chat.
     """
 
     kind: Literal["chat"]
@@ -186,6 +187,7 @@ class ChatProcessor(Protocol):
     def response(
         self, prompt_ids: Sequence[int], *, tools: Sequence[Mapping[str, object]] | None = None
     ) -> ResponseParser: ...
+    def without_markers(self, text: str) -> str: ...
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str: ...
     def image_sizes(
         self, messages: Sequence[Mapping[str, object]], *, images: ImageSource | Sequence[ImageSource] = ()

@@ -1,11 +1,11 @@
-"""Chats to prompts: messages in the OpenAI shape, their pictures and videos, and the checkpoint's chat template."""
+"""Chats to prompts: messages in the OpenAI shape, their images and videos, and the checkpoint's chat template."""
 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jinja2
 import numpy as np
@@ -14,6 +14,9 @@ from PIL import Image
 from mlx_mm.errors import ConfigError, InputError
 from mlx_mm.processing.sandbox import RefusedError, Sandbox
 from mlx_mm.processing.settings import read_json
+
+Messages: TypeAlias = Sequence[Mapping[str, object]]  # in the OpenAI shape
+Tools: TypeAlias = Sequence[Mapping[str, object]]  # function schemas in the OpenAI shape
 
 _ROLES: dict[str, tuple[str, ...]] = {  # role -> keys of a message beside "role", "content" and "name"
     "system": (),
@@ -32,20 +35,21 @@ _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 @dataclass(frozen=True)
-class Media:
-    """A picture or a video of a chat.
+class MediaPart:
+    """An image or a video of a chat.
 
-    kind: "image" or "video". options: what its part says beside the source, such as fps. where: its place, in words.
+    source: what `open_image` or `open_video` takes. options: what the part says beside it, such as fps. where: its
+    place, in words.
     """
 
-    kind: str
+    kind: Literal["image", "video"]
     source: Any
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     where: str
 
 
-def media_in(messages: Sequence[Mapping[str, Any]]) -> list[Media]:
-    """The pictures and videos of a chat in reading order, those of tool results included; raises InputError."""
+def media_in(messages: Messages) -> list[MediaPart]:
+    """The images and videos of a chat in reading order, those of tool results included; raises InputError."""
     found = [media for message in _read(messages) for media in message.media]
     for media in found:
         if media.source is None:
@@ -54,7 +58,7 @@ def media_in(messages: Sequence[Mapping[str, Any]]) -> list[Media]:
     return found
 
 
-def for_template(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def for_template(messages: Messages) -> list[dict[str, object]]:
     """What a template sees: texts, {"type": "image"} and {"type": "video"}, tool arguments as objects; no sources.
 
     A message keeps a string as a string and a list of parts as a list. The result may be given again and stays as it
@@ -63,14 +67,15 @@ def for_template(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [message.shown for message in _read(messages)]
 
 
-def texts_in(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+def texts_in(messages: Messages) -> list[str]:
     """Every string of a chat that reaches the prompt; texts that stand side by side in a message are joined."""
     found: list[str] = []
-    for message in for_template(messages):
-        content = message.pop("content")
+    for message in _read(messages):
+        content = message.shown["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         run = ["\0" if part["type"] != "text" else part["text"] for part in parts]
-        found += [*"".join(run).split("\0"), *_strings({key: value for key, value in message.items() if key != "role"})]
+        others = {key: value for key, value in message.shown.items() if key not in ("role", "content")}
+        found += [*"".join(run).split("\0"), *_strings(others)]
     return [text for text in found if text]
 
 
@@ -79,7 +84,7 @@ def typed_markers(text: str, markers: Sequence[str]) -> list[str]:
     return [marker for marker in markers if marker in text]
 
 
-def check_tools(tools: Any) -> list[dict[str, Any]] | None:
+def check_tools(tools: object) -> list[Mapping[str, object]] | None:
     """Function schemas in the OpenAI shape, unchanged; None for none at all. Raises InputError."""
     if tools is None:
         return None
@@ -134,12 +139,12 @@ class ChatTemplate:
 
     def render(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Messages,
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         add_generation_prompt: bool = True,
         enable_thinking: bool | None = None,
-        **variables: Any,
+        **variables: object,
     ) -> str:
         """The prompt of a chat. messages: as users write them; what the template sees is `for_template` of them.
 
@@ -194,7 +199,7 @@ def _token_text(value: Any) -> str:
 @dataclass(frozen=True)
 class _Message:
     shown: dict[str, Any]
-    media: list[Media]
+    media: list[MediaPart]
 
 
 def _read(messages: Any) -> list[_Message]:
@@ -231,7 +236,7 @@ def _message(message: Any, where: str) -> _Message:
     return _Message(shown, media)
 
 
-def _content(content: Any, role: str, where: str) -> tuple[str | list[dict[str, Any]], list[Media]]:
+def _content(content: Any, role: str, where: str) -> tuple[str | list[dict[str, Any]], list[MediaPart]]:
     if content is None and role in ("assistant", "tool"):  # calls need no words
         return "", []
     if isinstance(content, str):
@@ -241,7 +246,7 @@ def _content(content: Any, role: str, where: str) -> tuple[str | list[dict[str, 
     return [shown for shown, _ in parts], [media for _, media in parts if media is not None]
 
 
-def _part(part: Any, where: str) -> tuple[dict[str, Any], Media | None]:
+def _part(part: Any, where: str) -> tuple[dict[str, Any], MediaPart | None]:
     _check(part, Mapping, where, 'an object with "type"')
     kind = part.get("type")
     if kind == "text":
@@ -266,9 +271,9 @@ def _part(part: Any, where: str) -> tuple[dict[str, Any], Media | None]:
         source = None
     if options.get("detail") == "auto":  # OpenAI's way of asking for nothing
         del options["detail"]
-    name = kind.removesuffix("_url")
+    name: Literal["image", "video"] = "image" if kind.startswith("image") else "video"
     options = {key: value for key, value in options.items() if value is not None}
-    return {"type": name}, Media(name, source, options, where)
+    return {"type": name}, MediaPart(name, source, options, where)
 
 
 def _calls(calls: Any, where: str) -> list[dict[str, Any]]:

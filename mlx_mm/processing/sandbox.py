@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -72,7 +72,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             loop.iter = nodes.Filter(loop.iter, "within_time", [], [], None, None).set_lineno(loop.lineno)
         return self.from_string(tree)
 
-    def run(self, template: jinja2.Template, values: dict[str, Any]) -> str:
+    def run(self, template: jinja2.Template, values: Mapping[str, object]) -> str:
         self.clock.end = time.monotonic() + MAX_SECONDS
         pieces, size = [], 0
         for piece in template.generate(values):
@@ -85,14 +85,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if time.monotonic() > self.clock.end:
             raise OverflowError(f"it ran longer than {MAX_SECONDS} seconds")
 
-    def unsafe_undefined(self, obj: Any, attribute: str) -> jinja2.Undefined:
+    def unsafe_undefined(self, obj: object, attribute: str) -> jinja2.Undefined:
         raise SecurityError(f"{attribute!r} of {type(obj).__name__} is unsafe")  # jinja2 alone would write nothing
 
-    def is_safe_callable(self, obj: Any) -> bool:
+    def is_safe_callable(self, obj: object) -> bool:
         self.check_time()  # asked before each call, so macros that call each other end too
         return super().is_safe_callable(obj)
 
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+    def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
         if isinstance(left, int) and isinstance(right, int):
             bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
             _limit(bits, MAX_BITS, "bits of a number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,17 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from comparing import sanitized, to_mx
-from glm_models import answer, answer_by_whole_prompts, case_batch, glm_model, padded, prompt, worst
+from glm_models import (
+    answer,
+    answer_by_whole_prompts,
+    case_batch,
+    glm_model,
+    numpy_batch,
+    padded,
+    prompt,
+    request_of,
+    worst,
+)
 from glm_tiny import DENSE, GROUPED, MODELS, MOE, glm_cases, glm_config, glm_pixels, glm_weights
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import BatchKVCache, KVCache, QuantizedKVCache, make_prompt_cache
@@ -19,7 +30,7 @@ from tiny import hashed
 
 from mlx_mm.backend import blas
 from mlx_mm.checkpoint.rows import Rows
-from mlx_mm.errors import InputError
+from mlx_mm.errors import InputError, ModalityError
 from mlx_mm.layers.rope import inverse_frequencies, rotate_first, rotate_halves, rotate_neighbours
 from mlx_mm.models.glm4v import language
 from mlx_mm.models.glm4v.config import ModelConfig, MoeConfig
@@ -99,16 +110,20 @@ def swap_halves(model: Any) -> None:
         layer.mlp.gate_up_proj.weight = mx.roll(layer.mlp.gate_up_proj.weight, 160, axis=0)
 
 
-def interleave_sections(model: Any) -> None:
-    text = model.language_model
+SECTIONS, INTERLEAVED = [0, 0, 1, 1, 1, 2, 2, 2], [j % 3 for j in range(8)]
+
+
+def turned(axes: list[int], rotate: Any, theta: float = 500000.0) -> Callable[[Any], None]:
+    """Heads turned by time (0), rows (1) and columns (2), as listed for each pair."""
 
     def rotation(positions: mx.array, dtype: mx.Dtype) -> Any:
-        axis = mx.array([j % 3 for j in range(8)])
-        angles = positions[axis].transpose(1, 2, 0) * inverse_frequencies(16, 500000.0)
-        rotate = rotate_neighbours if text._neighbours else rotate_halves
+        angles = positions[mx.array(axes)].transpose(1, 2, 0) * inverse_frequencies(16, theta)
         return rotate_first(16, rotate(angles[:, None], dtype))
 
-    text.rotation = rotation
+    def change(model: Any) -> None:
+        model.language_model.rotation = rotation
+
+    return change
 
 
 def exchange(layers: slice, one: str, other: str) -> Callable[[Any], None]:
@@ -131,21 +146,14 @@ def norm_before_only(model: Any) -> None:
         layer.sandwich = False
 
 
-def set_text(name: str, value: Any) -> Callable[[Any], None]:
-    def change(model: Any) -> None:
-        setattr(model.language_model, name, value)
-
-    return change
-
-
 WRONG: list[tuple[str, str, Callable[[Any], None]]] = [
-    ("pairs of halves", DENSE, set_text("_neighbours", False)),
-    ("pairs of neighbours", MOE, set_text("_neighbours", True)),
-    ("theta", DENSE, set_text("_theta", 10000.0)),
-    ("theta of experts", MOE, set_text("_theta", 10000.0)),
-    ("sections", DENSE, set_text("_sections", (3, 3, 2))),
-    ("interleaved sections", DENSE, interleave_sections),
-    ("interleaved sections, experts", MOE, interleave_sections),
+    ("pairs of halves", DENSE, turned(SECTIONS, rotate_halves)),
+    ("pairs of neighbours", MOE, turned(SECTIONS, rotate_neighbours)),
+    ("theta", DENSE, turned(SECTIONS, rotate_neighbours, 10000.0)),
+    ("theta of experts", MOE, turned(SECTIONS, rotate_halves, 10000.0)),
+    ("sections", DENSE, turned([0, 0, 0, 1, 1, 1, 2, 2], rotate_neighbours)),
+    ("interleaved sections", DENSE, turned(INTERLEAVED, rotate_neighbours)),
+    ("interleaved sections, experts", MOE, turned(INTERLEAVED, rotate_halves)),
     ("gate and up", DENSE, swap_halves),
     ("gate and up of experts", MOE, exchange(slice(1, None), "switch_mlp.gate_proj", "up_proj")),
     ("gate and up, shared", MOE, exchange(slice(1, None), "shared_experts.gate_proj", "up_proj")),
@@ -154,6 +162,14 @@ WRONG: list[tuple[str, str, Callable[[Any], None]]] = [
     ("two norms", DENSE, norm_before_only),
     ("no biases", DENSE, no_bias),
 ]
+
+
+@pytest.mark.parametrize(("kind", "rotate"), [(DENSE, rotate_neighbours), (MOE, rotate_halves)])
+def test_right_rotation_written_out_again(kind: str, rotate: Any) -> None:
+    """That the wrong ones below are wrong in what they say, and in nothing else."""
+    case, model = glm_cases(kind)["two_images"], own_copy(kind)
+    turned(SECTIONS, rotate)(model)
+    assert off(model(**case_batch(case)).logits[0], case) < LOGIT
 
 
 @pytest.mark.parametrize(("kind", "change"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
@@ -167,22 +183,23 @@ def test_wrong_variants_miss(kind: str, change: Callable[[Any], None]) -> None:
 
 def routed(variant: str) -> Callable[..., tuple[mx.array, mx.array]]:
     """The router written out again, right or with one mistake."""
+    config = glm_model(GROUPED).config.moe
 
     def call(self: Any, x: mx.array) -> tuple[mx.array, mx.array]:
         raw = x @ self.weight.T
         scores = mx.softmax(raw, axis=-1) if variant == "softmax" else mx.sigmoid(raw)
         biased = scores if variant == "no bias" else scores + self.e_score_correction_bias
-        if self._config.n_group > 1 and variant != "no groups":
-            groups = mx.unflatten(biased, -1, (self._config.n_group, -1))
+        if config.n_group > 1 and variant != "no groups":
+            groups = mx.unflatten(biased, -1, (config.n_group, -1))
             best = groups.max(axis=-1) if variant == "best of a group" else groups.sum(axis=-1)
-            order = mx.argsort(-best, axis=-1)[..., : self._config.topk_group]
-            kept = (mx.arange(self._config.n_group)[:, None] == order[..., None, :]).any(axis=-1)
+            order = mx.argsort(-best, axis=-1)[..., : config.topk_group]
+            kept = (mx.arange(config.n_group)[:, None] == order[..., None, :]).any(axis=-1)
             biased = mx.where(kept[..., None], groups, -mx.inf).flatten(-2)
-        chosen = mx.argsort(-biased, axis=-1)[..., : self._config.num_experts_per_tok]
+        chosen = mx.argsort(-biased, axis=-1)[..., : config.num_experts_per_tok]
         weights = mx.take_along_axis(biased if variant == "biased weights" else scores, chosen, axis=-1)
         if variant != "sum kept":
             weights = weights / weights.sum(axis=-1, keepdims=True)
-        return chosen, weights * (1 if variant == "no scale" else self._config.routed_scaling_factor)
+        return chosen, weights * (1 if variant == "no scale" else config.routed_scaling_factor)
 
     return call
 
@@ -424,6 +441,70 @@ def test_model_without_a_head(kind: str, architecture: str) -> None:
     assert len(bare.get_image_features(PROMPTS[2]["pixel_values"], PROMPTS[2]["image_grid_thw"])) == 2
     assert len(bare.get_video_features(PROMPTS[3]["pixel_values_videos"], PROMPTS[3]["video_grid_thw"])) == 1
     assert "language_model.lm_head.weight" not in dict(tree_flatten(bare.parameters()))
+
+
+def test_what_a_headless_model_gives() -> None:
+    """The fields of transformers' class of that name; what needs a head is refused."""
+    bare = glm_model(DENSE, "Glm4vModel")
+    out = bare(**PROMPTS[1])
+    names = {field.name for field in dataclasses.fields(out)}
+    assert names == {"last_hidden_state", "hidden_states", "attentions", "rope_deltas"}
+    assert {"loss", "logits"} <= {field.name for field in dataclasses.fields(glm_model()(**PROMPTS[1]))}
+    for options in ({"labels": PROMPTS[1]["input_ids"]}, {"logits_to_keep": 1}, {"logits_to_keep": mx.array([0])}):
+        with pytest.raises(InputError, match="has no head"):
+            bare(**PROMPTS[1], **options)
+    with pytest.raises(ModalityError, match="no head"):
+        bare.request(numpy_batch(PROMPTS[1]))
+
+
+def test_what_may_be_float16() -> None:
+    model = glm_model(MOE)
+    exact = [name for name, _ in tree_flatten(model.parameters()) if not model.cast_predicate(name)]
+    assert exact == [
+        f"language_model.model.layers.{layer}.mlp.gate.{name}"
+        for layer in (1, 2)
+        for name in ("weight", "e_score_correction_bias")
+    ]
+    assert not model.cast_predicate("language_model.model.layers.1.mlp.gate")
+
+
+def test_nothing_in_a_run_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While MLX traces a function, no array that depends on its arguments can be read. What is computed once, features
+    of images, frequencies and tables of positions, is made here before."""
+    model = glm_model()
+    image, text = request_of(model, PROMPTS[0]), request_of(model, PROMPTS[1])
+    left = request_of(model, padded([PROMPTS[1], prompt(10, 11, 12, 13)]))
+    warm, more = make_prompt_cache(image), mx.array([[5]])
+    image(PROMPTS[0]["input_ids"], warm)
+    image(more, warm)
+    model.vision_tower(PROMPTS[0]["pixel_values"], [(1, 4, 6)])
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("waits for the device")
+
+    for room in ("model", "inputs", "vision"):
+        monkeypatch.setattr(f"mlx_mm.models.glm4v.{room}.read_whole", refuse)
+    monkeypatch.setattr(mx, "eval", refuse)
+
+    def traced(function: Callable[..., mx.array], *arrays: mx.array) -> None:
+        assert mx.compile(function)(*arrays).size > 0
+
+    def two_pieces(request: Any, cache: Any) -> Callable[..., mx.array]:
+        def run(ids: mx.array, more: mx.array) -> mx.array:
+            request(ids, cache)
+            return request(more, cache)
+
+        return run
+
+    traced(two_pieces(image, make_prompt_cache(image)), PROMPTS[0]["input_ids"], more)
+    traced(two_pieces(text, make_prompt_cache(text)), PROMPTS[1]["input_ids"], more)
+    batched = [BatchKVCache(left.left_padding) for _ in left.layers]
+    traced(two_pieces(left, batched), mx.array([[3, 14, 15, 16], [10, 11, 12, 13]]), mx.array([[5], [6]]))
+    positions = mx.array([[0, 1, 2]])
+    traced(lambda ids, mask: model(ids, mask, positions).logits, PROMPTS[1]["input_ids"], mx.array([[1, 1, 0]]))
+    traced(lambda pixels: model.vision_tower(pixels, [(1, 4, 6)]).pooler_output, PROMPTS[0]["pixel_values"])
+    with pytest.raises(ValueError, match="not allowed"):  # as it is where something is read
+        traced(lambda ids: ids + ids.max().item(), more)
 
 
 def test_tied_head() -> None:

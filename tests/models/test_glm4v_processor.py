@@ -325,7 +325,7 @@ def test_the_style_of_labels(name: str | None, theta: float, label: str, tmp_pat
         edit(tmp_path / file, processor_class=name)
     edit(tmp_path / "video_preprocessor_config.json", video_processor_type=None)
     processor = Processor.from_folder(tmp_path, ModelConfig.from_dict(config))
-    assert processor.sampling.by_duration == ("seconds" in label)
+    assert processor.frame_sampling.by_duration == ("seconds" in label)
     ids = processor(text=FILM, videos=[clip(7)], fps=2)["input_ids"][0]
     assert label in processor.decode(ids, skip_special_tokens=False)
 
@@ -343,7 +343,7 @@ def test_files_that_mlx_vlm_wrote(name: str | None, theirs: str, theta: float, t
         edit(tmp_path / file, processor_class=name)
     edit(tmp_path / "tokenizer_config.json", processor_class=theirs)
     write_json(tmp_path / "processor_config.json", {"processor_class": theirs})
-    sampling = Processor.from_folder(tmp_path, ModelConfig.from_dict(config)).sampling
+    sampling = Processor.from_folder(tmp_path, ModelConfig.from_dict(config)).frame_sampling
     later = theirs == "Glm46VProcessor" or theta > 1e5 if name is None else name == "Glm46VProcessor"
     assert sampling.decimals == later
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from comparing import sanitized
-from glm_models import answer, answer_by_whole_prompts, glm_model, padded, prompt, worst
+from glm_models import answer, answer_by_whole_prompts, glm_model, padded, prompt, request_of, worst
 from glm_tiny import DENSE, MODELS, MOE, glm_config, glm_weights
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import (
@@ -24,6 +24,8 @@ from mlx_mm.backend import blas
 from mlx_mm.errors import InputError
 from mlx_mm.models.glm4v import request as room
 from mlx_mm.models.glm4v.config import ModelConfig
+from mlx_mm.models.glm4v.inputs import position_table
+from mlx_mm.models.glm4v.language import LanguageModel
 from mlx_mm.models.glm4v.model import Model
 from mlx_mm.models.glm4v.request import Request
 
@@ -55,7 +57,7 @@ def in_pieces(request: Request, ids: mx.array, cache: Any, step: int) -> mx.arra
 @pytest.mark.parametrize("kind", [DENSE, MOE])
 def test_peers_row_03_prefill_in_chunks(kind: str, name: str, step: int) -> None:
     batch = KINDS[name]
-    request = Request(glm_model(kind), **batch)
+    request = request_of(glm_model(kind), batch)
     right = glm_model(kind)(**batch).logits
     assert worst(in_pieces(request, batch["input_ids"], make_prompt_cache(request), step), right) < LOGIT
 
@@ -69,11 +71,12 @@ def test_token_loop_of_mlx_lm(kind: str, name: str) -> None:
         assert answer(glm_model(kind), KINDS[name], 6, prefill_step_size=step) == right
 
 
-def test_positions_of_decoding_in_later_chunks_miss() -> None:
+def test_positions_of_decoding_in_later_chunks_miss(monkeypatch: pytest.MonkeyPatch) -> None:
     """The peer's mistake: text positions for what comes after the first chunk."""
     batch = prompt(10, (8, 4), 11, (4, 6), 12)
-    request = Request(glm_model(), **batch)
-    request._positions = mx.broadcast_to(mx.arange(request.prompt_length), request._positions.shape)
+    count = batch["input_ids"].shape[1]
+    monkeypatch.setattr(room, "position_table", lambda _: mx.broadcast_to(mx.arange(count), (3, 1, count)))
+    request = request_of(glm_model(), batch)
     got = in_pieces(request, batch["input_ids"], make_prompt_cache(request), 9)
     assert worst(got[:, -1], glm_model()(**batch).logits[:, -1]) > 1e-2
 
@@ -82,12 +85,12 @@ def test_a_piece_beyond_the_prompt() -> None:
     """Tokens of the prompt and tokens after it in one piece, as in speculative decoding."""
     ids = mx.concatenate([ONE["input_ids"], mx.array([[40, 41, 42]])], axis=1)
     longer = prompt(10, 11, (4, 6), 12, 13, 14, 40, 41, 42)
-    request = Request(glm_model(), **ONE)
+    request = request_of(glm_model(), ONE)
     assert worst(in_pieces(request, ids, make_prompt_cache(request), 7), glm_model()(**longer).logits) < LOGIT
 
 
 def test_last_logits_alone() -> None:
-    request = Request(glm_model(), **ONE)
+    request = request_of(glm_model(), ONE)
     last = request(ONE["input_ids"], make_prompt_cache(request))
     assert last.shape == (1, 1, 512)
     assert worst(last[:, 0], request(ONE["input_ids"], all_logits=True)[:, -1]) < LOGIT
@@ -151,13 +154,13 @@ SECOND = ((4, 4), 40, 41)
 @pytest.mark.parametrize("more", [(30, 31), SECOND, (30, (2, 2, 4), 31)], ids=["text", "image", "video"])
 def test_peers_row_08_second_turn(kind: str, more: tuple[Any, ...]) -> None:
     """The cache of the first turn, answer included, and the rest of the conversation."""
-    first = Request(glm_model(kind), **ONE)
+    first = request_of(glm_model(kind), ONE)
     cache = make_prompt_cache(first)
     tokens = [t for t, _ in generate_step(ONE["input_ids"][0], first, max_tokens=4, prompt_cache=cache)]
     kept = cache[0].offset
     both = prompt(10, 11, (4, 6), 12, 13, 14, *tokens, *more)
     model = Counting(glm_model(kind))
-    second = Request(model, **both)
+    second = request_of(model, both)
     assert model.patches == []
     rest = both["input_ids"][0, kept:]
     got = [t for t, _ in generate_step(rest, second, max_tokens=8, prompt_cache=cache, prefill_step_size=3)]
@@ -166,24 +169,29 @@ def test_peers_row_08_second_turn(kind: str, more: tuple[Any, ...]) -> None:
     assert sum(model.patches) == new  # the first turn's picture is in the cache
 
 
-def test_old_delta_for_new_pictures_misses() -> None:
+def test_old_delta_for_new_pictures_misses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The peer's and older transformers' way: all of the second turn at count + the first turn's delta."""
-    first = Request(glm_model(), **ONE)
+    first = request_of(glm_model(), ONE)
     cache = make_prompt_cache(first)
     first(ONE["input_ids"], cache)
     both = prompt(10, 11, (4, 6), 12, 13, 14, *SECOND)
     kept, right = first.prompt_length, glm_model()(**both).logits[:, -1]
-    second = Request(glm_model(), **both)
-    table = np.array(second._positions)
-    table[:, :, kept:] = np.arange(kept, second.prompt_length) + first._deltas[0]
-    second._positions = mx.array(table)
+    delta = int(glm_model()(**ONE).rope_deltas[0])
+
+    def old(layout: Any) -> mx.array:
+        table = np.array(position_table(layout))
+        table[:, :, kept:] = np.arange(kept, table.shape[-1]) + delta
+        return mx.array(table)
+
+    monkeypatch.setattr(room, "position_table", old)
+    second = request_of(glm_model(), both)
     assert worst(second(both["input_ids"][:, kept:], cache)[:, 0], right) > 1e-2
 
 
 @pytest.mark.parametrize("left", [3, 6, 9])
 def test_trimmed_cache(left: int) -> None:
     """Back before a picture, into it, or behind it."""
-    request = Request(glm_model(), **MANY)
+    request = request_of(glm_model(), MANY)
     cache, ids = make_prompt_cache(request), MANY["input_ids"]
     request(ids, cache)
     for token in (40, 41):
@@ -193,55 +201,54 @@ def test_trimmed_cache(left: int) -> None:
 
 
 @pytest.mark.parametrize("step", [2048, 5])
-def test_quantised_cache(step: int) -> None:
+def test_quantised_cache(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Close to the cache of floats; with wrong positions it is far."""
-    request = Request(glm_model(), **BOTH)
+    request = request_of(glm_model(), BOTH)
     quantised = [QuantizedKVCache(group_size=32, bits=8) for _ in request.layers]
     right = glm_model()(**BOTH).logits
     assert worst(in_pieces(request, BOTH["input_ids"], quantised, step), right) < 0.1
-    request._positions = request._positions * 0
+    monkeypatch.setattr(room, "position_table", lambda layout: position_table(layout) * 0)
+    request = request_of(glm_model(), BOTH)
     quantised = [QuantizedKVCache(group_size=32, bits=8) for _ in request.layers]
     assert worst(in_pieces(request, BOTH["input_ids"], quantised, step), right) > 0.3
+    monkeypatch.undo()
     options = {"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": 0, "prefill_step_size": step}
     assert len(answer(glm_model(), BOTH, **options)) == 8
 
 
-def test_rotating_cache() -> None:
+def test_rotating_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal to a full cache while all fits; beyond that it runs, and positions keep counting."""
     right = answer_by_whole_prompts(glm_model(), MANY)
     assert answer(glm_model(), MANY, max_kv_size=64) == right
     assert len(answer(glm_model(), MANY, 40, max_kv_size=32, prefill_step_size=8)) == 40
-    request = Request(glm_model(), **ONE)
+    request = request_of(glm_model(), ONE)
     cache = make_prompt_cache(request, max_kv_size=16)
     assert isinstance(cache[0], RotatingKVCache)
     request(ONE["input_ids"], cache)
+    places, usual = [], LanguageModel.rotation_from
+
+    def recorded(self: Any, place: Any) -> Any:
+        places.append(place)
+        return usual(self, place)
+
+    monkeypatch.setattr(LanguageModel, "rotation_from", recorded)
     for token in range(30, 40):
         request(mx.array([[token]]), cache)
     assert cache[0].offset == request.prompt_length + 10
-    assert (
-        worst(
-            request._rotation(cache[0].offset, 30, mx.zeros((1, 1, 1)))(mx.ones((1, 1, 1, 32))),
-            _turned(request, cache[0].offset + request._deltas[0]),
-        )
-        < 1e-6
-    )
-
-
-def _turned(request: Request, place: int) -> mx.array:
-    positions = mx.full((3, 1, 1), place)
-    return request.model.language_model.rotation(positions)(mx.ones((1, 1, 1, 32)))
+    delta = int(glm_model()(**ONE).rope_deltas[0])
+    assert places == [request.prompt_length + delta + i for i in range(10)]
 
 
 def test_requests_may_share_one_cache_file(tmp_path: Any) -> None:
     """A cache written to a file and read again serves another request of the same prompt."""
     from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
 
-    request = Request(glm_model(), **ONE)
+    request = request_of(glm_model(), ONE)
     cache = make_prompt_cache(request)
     request(ONE["input_ids"][:, :8], cache)
     save_prompt_cache(str(tmp_path / "cache.safetensors"), cache)
     again = load_prompt_cache(str(tmp_path / "cache.safetensors"))
-    got = Request(glm_model(), **ONE)(ONE["input_ids"][:, 8:], again, all_logits=True)
+    got = request_of(glm_model(), ONE)(ONE["input_ids"][:, 8:], again, all_logits=True)
     assert worst(got, glm_model()(**ONE).logits[:, 8:]) < LOGIT
 
 
@@ -254,7 +261,7 @@ def test_peers_rows_05_and_06_left_padded_batch(kind: str, step: int) -> None:
     """Prompts of unequal length, with and without pictures, on a fresh model: each answers as alone."""
     singles = [TEXT, ONE, MANY, BOTH, prompt(10, 11)]
     batch, model = padded(singles), glm_model(kind)
-    request = Request(model, **batch)
+    request = request_of(model, batch)
     assert request.left_padding == [int(n) for n in (1 - batch["attention_mask"]).sum(axis=1).tolist()]
     cache = [BatchKVCache(request.left_padding) for _ in request.layers]
     in_pieces(request, batch["input_ids"][:, :-1], cache, step)
@@ -271,14 +278,14 @@ def test_peers_rows_05_and_06_left_padded_batch(kind: str, step: int) -> None:
 def test_batch_without_a_cache() -> None:
     singles = [TEXT, ONE, MANY]
     batch = padded(singles)
-    got = Request(glm_model(), **batch)(batch["input_ids"])
+    got = request_of(glm_model(), batch)(batch["input_ids"])
     for row, single in enumerate(singles):
         assert worst(got[row, 0], glm_model()(**single).logits[0, -1]) < LOGIT
 
 
 def test_batch_of_equal_lengths_needs_no_padding() -> None:
     batch = {name: mx.concatenate([value, value]) for name, value in ONE.items()}
-    request = Request(glm_model(), **batch)
+    request = request_of(glm_model(), batch)
     got = in_pieces(request, batch["input_ids"], make_prompt_cache(request), 5)
     right = glm_model()(**ONE).logits[0]
     assert worst(got[0], right) < LOGIT
@@ -288,7 +295,7 @@ def test_batch_of_equal_lengths_needs_no_padding() -> None:
 def test_peers_row_07_two_requests_in_turns() -> None:
     model = glm_model()
     batches = [ONE, MANY, TEXT]
-    loops = [generate_step(b["input_ids"][0], Request(model, **b), max_tokens=8, prefill_step_size=4) for b in batches]
+    loops = [generate_step(b["input_ids"][0], request_of(model, b), max_tokens=8, prefill_step_size=4) for b in batches]
     rows = [[token for token, _ in steps] for steps in zip(*loops, strict=True)]
     assert [list(row) for row in zip(*rows, strict=True)] == [answer_by_whole_prompts(model, b) for b in batches]
 
@@ -301,7 +308,7 @@ def test_peers_row_13_pictures_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     batch = prompt(10, (4, 6), 11, (4, 4, 4), 12, (8, 4), 13, (2, 2), 14)
     right = answer(glm_model(), batch)
     for limit, parts in ((8192, [24, 64, 36]), (32, [24, 32, 32, 32, 4]), (1, [24, 16, 16, 16, 16, 32, 4])):
-        monkeypatch.setattr(room, "PATCHES", limit)
+        monkeypatch.setattr(room, "PATCHES_PER_BATCH", limit)
         model = Counting(glm_model())
         assert answer(model, batch) == right
         assert model.patches == parts
@@ -309,7 +316,7 @@ def test_peers_row_13_pictures_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) 
 
 def test_pictures_are_encoded_when_their_tokens_come() -> None:
     model = Counting(glm_model())
-    request = Request(model, **MANY)
+    request = request_of(model, MANY)
     cache, ids = make_prompt_cache(request), MANY["input_ids"]
     request(ids[:, :2], cache)
     assert model.patches == []
@@ -324,7 +331,7 @@ def test_pictures_are_encoded_when_their_tokens_come() -> None:
 
 def test_padding_needs_a_cache_that_knows_it() -> None:
     batch = padded([TEXT, ONE])
-    request = Request(glm_model(), **batch)
+    request = request_of(glm_model(), batch)
     with pytest.raises(InputError, match="BatchKVCache"):
         request(batch["input_ids"], [KVCache() for _ in request.layers])
     with pytest.raises(InputError, match="other padding"):
@@ -334,7 +341,7 @@ def test_padding_needs_a_cache_that_knows_it() -> None:
 @pytest.mark.parametrize("mask", [[[1, 1, 1, 1, 1, 1, 0]], [[1, 0, 1, 1, 1, 1, 1]], [[0] * 7]])
 def test_padding_is_at_the_left(mask: list[list[int]]) -> None:
     with pytest.raises(InputError, match="expected padding at the left"):
-        Request(glm_model(), TEXT["input_ids"], mx.array(mask))
+        request_of(glm_model(), TEXT | {"attention_mask": mx.array(mask)})
 
 
 @pytest.mark.parametrize(
@@ -349,4 +356,4 @@ def test_padding_is_at_the_left(mask: list[list[int]]) -> None:
 )
 def test_pictures_that_do_not_fit(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Request(glm_model(), **ONE | change)
+        request_of(glm_model(), {k: v for k, v in (ONE | change).items() if v is not None})

@@ -17,7 +17,7 @@ from tiny import golden
 
 from mlx_mm.backend import attention, blas
 from mlx_mm.errors import ConfigError, InputError
-from mlx_mm.layers.interpolate import bicubic_matrix, resize_table
+from mlx_mm.layers.interpolate import bicubic_matrix
 from mlx_mm.layers.rope import grid_angles, inverse_frequencies
 from mlx_mm.models.glm4v import vision as room
 from mlx_mm.models.glm4v.config import ModelConfig, VisionConfig
@@ -102,7 +102,9 @@ def table_of(side: int) -> mx.array:
 
 def resized(spec: dict[str, Any]) -> np.ndarray:
     size = (spec["grid"][1], spec["grid"][2])
-    return np.array(tower()._in_blocks(resize_table(table_of(spec["side"]), size, room.bicubic_matrix), size))
+    table = room.PositionTable(spec["side"], 2)
+    table.weight = table_of(spec["side"])
+    return np.array(room.in_blocks(table(size), size, 2))
 
 
 @pytest.mark.parametrize("spec", EXAMPLES["pos_embed_interpolation"])
@@ -126,10 +128,10 @@ def test_golden_coordinates() -> None:
     """Of each patch in the tower's order: its row and its column, as positions and as angles."""
     expected, size = np.array(EXAMPLES["vision_coords_grid_1_4_6"]), (4, 6)
     cells = mx.stack(mx.meshgrid(mx.arange(4), mx.arange(6), indexing="ij"), axis=-1).reshape(24, 2)
-    assert (np.array(tower()._in_blocks(cells, size)) == expected).all()
+    assert (np.array(room.in_blocks(cells, size, 2)) == expected).all()
     frequencies = np.array(inverse_frequencies(8, 10000.0))
     turned = (expected[:, :, None] * frequencies).reshape(24, 8)
-    assert close(tower()._in_blocks(grid_angles(4, 6, 16), size), turned, 1e-6)
+    assert close(room.in_blocks(grid_angles(4, 6, 16), size, 2), turned, 1e-6)
 
 
 # --- a second reading, in float64, with the known wrong forms ---------------------------------------------------
@@ -307,21 +309,37 @@ def test_each_picture_as_if_alone(sizes: Sizes) -> None:
     assert start == len(pixels)
 
 
-@pytest.mark.parametrize("rows", [1, 30, 60, room.ROWS])
+@pytest.mark.parametrize("rows", [1, 30, 60, room.PATCHES_PER_BATCH])
 def test_video_is_its_frames(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are computed at a time."""
     frames = [(4, 6)] * 5 + [(2, 4)] * 2
     model, pixels = tower(), pixels_of(frames)
     expected = model(pixels, thw(frames)).pooler_output
-    monkeypatch.setattr(room, "ROWS", rows)
+    monkeypatch.setattr(room, "PATCHES_PER_BATCH", rows)
     assert close(model(pixels, [[5, 4, 6], [2, 2, 4]]).pooler_output, expected, TOLERANCE)
     assert close(model(pixels, [[2, 4, 6], [3, 4, 6], [2, 2, 4]]).pooler_output, expected, TOLERANCE)
 
 
 def test_batches() -> None:
-    assert list(room._batches([(64, 64)] * 5)) == [(2, (64, 64)), (2, (64, 64)), (1, (64, 64))]
-    assert list(room._batches([(128, 192)] * 2)) == [(1, (128, 192))] * 2
-    assert list(room._batches([(2, 4), (4, 2), (4, 2)])) == [(1, (2, 4)), (2, (4, 2))]
+    assert list(room.batches([(64, 64)] * 5)) == [(2, (64, 64)), (2, (64, 64)), (1, (64, 64))]
+    assert list(room.batches([(128, 192)] * 2)) == [(1, (128, 192))] * 2
+    assert list(room.batches([(2, 4), (4, 2), (4, 2)])) == [(1, (2, 4)), (2, (4, 2))]
+
+
+def test_table_is_resized_once_for_a_size() -> None:
+    model, grids = tower(), [[1, 4, 6], [1, 8, 4], [1, 4, 6]]
+    table = model.embeddings.position_embedding
+    first = table((4, 6))
+    assert table((4, 6)) is first
+    assert table((8, 4)) is not first
+    pixels = mx.array(glm_pixels(80))
+    before = model(pixels, grids).pooler_output
+    table.weight = table.weight * 2  # other weights, as after another load
+    assert close(table((4, 6)), first * 2, 1e-5)
+    assert not close(model(pixels, grids).pooler_output, before, 1e-2)
+    for rows in range(2, 50, 2):  # it does not grow without end
+        table((rows, 2))
+    assert close(table((4, 6)), first * 2, 1e-5)
 
 
 def test_attention_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:

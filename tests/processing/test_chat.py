@@ -66,10 +66,14 @@ def test_blocks_untrimmed_are_not_the_same(switch: str, monkeypatch: pytest.Monk
     right = ChatTemplate(SOURCE).render(**case)
     schema = json.dumps(case["tools"][0])
     assert f"<|system|>\nTOOLS\n{schema}\nEND OF TOOLS<|user|>" in right
-    template = ChatTemplate("")
-    setattr(template._environment, switch, False)
-    template._template = template._environment.compiled(SOURCE)
-    assert template.render(**case) != right
+
+    class Untrimmed(sandbox.Sandbox):
+        def __init__(self) -> None:
+            super().__init__()
+            setattr(self, switch, False)
+
+    monkeypatch.setattr("mlx_mm.processing.chat.Sandbox", Untrimmed)
+    assert ChatTemplate(SOURCE).render(**case) != right
 
 
 def test_thinking_is_unset_unless_asked() -> None:

@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from beside import difference, randomise
-from glm_models import answer, padded, prompt
+from glm_models import answer, padded, prompt, request_of
 from mlx_lm.models.cache import BatchKVCache
 from safetensors.numpy import load_file
 
@@ -25,7 +25,6 @@ from mlx_mm.checkpoint.rows import Rows  # noqa: E402
 from mlx_mm.errors import InputError  # noqa: E402
 from mlx_mm.models.glm4v.config import ModelConfig  # noqa: E402
 from mlx_mm.models.glm4v.model import ARCHITECTURES  # noqa: E402
-from mlx_mm.models.glm4v.request import Request  # noqa: E402
 
 # Where measured, theirs is twice as far as ours, 2e-5, from the same model in float64.
 LOGIT, STATE, TOKENS = 4e-5, 5e-5, 12
@@ -202,7 +201,7 @@ def test_images_and_videos_in_one_prompt(name: str) -> None:
     out = ours(**batch)
     assert out.rope_deltas.tolist() == deltas.flatten().tolist()
     assert difference(out.logits, right) < LOGIT
-    request = Request(ours, **batch)
+    request = request_of(ours, batch)
     assert difference(request(batch["input_ids"], all_logits=True), right) < LOGIT
     swapped = batch | {"mm_token_type_ids": mx.where(batch["mm_token_type_ids"] > 0, 1, 0)}
     with pytest.raises(InputError):
@@ -235,7 +234,7 @@ def test_padded_batch(name: str, left: bool, cases: tuple[str, ...]) -> None:
     assert difference(np.array(out.logits)[real], right[torch.from_numpy(real)]) < LOGIT
     if not left:
         return
-    request = Request(ours, **batch)
+    request = request_of(ours, batch)
     cache = [BatchKVCache(request.left_padding) for _ in request.layers]
     logits, rows = request(batch["input_ids"], cache), []
     for _ in range(TOKENS):
@@ -289,9 +288,14 @@ def test_hidden_states_attentions_and_loss(name: str) -> None:
 def test_model_without_a_head(name: str) -> None:
     theirs, ours = pair(name, base=True)
     for case in ("two images", "video"):
+        extras = {"output_hidden_states": True, "output_attentions": True}
         with torch.no_grad():
-            right = theirs(**as_torch(PROMPTS[case]), use_cache=False).last_hidden_state
-        assert difference(ours(**PROMPTS[case]).last_hidden_state, right) < STATE
+            right = theirs(**as_torch(PROMPTS[case]), use_cache=False, **extras)
+        out = ours(**PROMPTS[case], **extras)
+        assert difference(out.last_hidden_state, right.last_hidden_state) < STATE
+        assert out.rope_deltas.tolist() == theirs.rope_deltas.flatten().tolist()
+        for got, states in ((out.hidden_states, right.hidden_states), (out.attentions, right.attentions)):
+            assert max(difference(a, b) for a, b in zip(got, states, strict=True)) < STATE
 
 
 @pytest.mark.parametrize("name", ["dense", "experts"])

@@ -114,7 +114,7 @@ def test_labels_of_videos_survive(model: str, name: str, tmp_path: Path) -> None
         text = (folder / file).read_text("utf-8")
         (folder / file).write_text(text.replace("Glm46VProcessor", name), "utf-8")
     mlx_vlm.convert(str(folder), str(tmp_path / "theirs"))
-    samplings = [mlx_mm.load(path)[1].sampling for path in (folder, tmp_path / "theirs")]
+    samplings = [mlx_mm.load(path)[1].frame_sampling for path in (folder, tmp_path / "theirs")]
     assert samplings[0] == samplings[1]
     assert samplings[0].decimals == (name == "Glm46VProcessor")
 

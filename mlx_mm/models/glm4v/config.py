@@ -4,6 +4,7 @@ The three top-level types differ in nothing that is computed: whether the text m
 section, and how videos are labelled from the processor files.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -133,38 +134,40 @@ class ModelConfig(FamilyConfig):
     tie_word_embeddings: bool
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+    def from_dict(cls, values: Mapping[str, object]) -> "ModelConfig":
         """Read config.json, in the style of transformers 4 or 5; raises ConfigError."""
         keys = ("text_config", "vision_config", "image_token_id", "video_token_id")
         if missing := [key for key in keys if values.get(key) is None]:
             raise ConfigError(f"config.json lacks {', '.join(missing)}. {COMPLETE}")
-        text, vision = values["text_config"], values["vision_config"]
+        text, vision = _section("text_config", values), _section("vision_config", values)
         config = cls(
             text_config=_read_text(text),
             vision_config=_read_vision(vision),
             rope=_read_rope(text),
             moe=MoeConfig.from_dict(text) if text.get("n_routed_experts") else None,
-            image_token_id=values["image_token_id"],
-            video_token_id=values["video_token_id"],
+            image_token_id=_token_id("image_token_id", values["image_token_id"]),
+            video_token_id=_token_id("video_token_id", values["video_token_id"]),
             eos_token_ids=_as_ids(_beside("eos_token_id", text, values)),
-            pad_token_id=_beside("pad_token_id", text, values),
+            pad_token_id=None
+            if (pad := _beside("pad_token_id", text, values)) is None
+            else _token_id("pad_token_id", pad),
             tie_word_embeddings=bool(values.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
         )
         _check_fit(config)
         return config
 
     @classmethod
-    def complete(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def complete(cls, values: Mapping[str, object]) -> dict[str, object]:
         """config.json with what mlx-vlm reads, or demands, of its text section and transformers 5 writes elsewhere or
         not at all: rotary keys beside the others, and each key of a model with experts."""
-        config, text = cls.from_dict(values), values["text_config"]
+        config, text = cls.from_dict(values), _section("text_config", values)
         sections = {"rope_type": config.rope.rope_type, "mrope_section": list(config.rope.mrope_section)}
         rope = {
             "rope_theta": config.rope.rope_theta,
             "partial_rotary_factor": config.rope.partial_rotary_factor,
             "rope_scaling": {**(text.get("rope_scaling") or {}), **sections},
         }
-        missing: dict[str, Any] = {}
+        missing: dict[str, object] = {}
         if config.moe is not None:
             missing = asdict(config.moe) | {
                 "head_dim": config.text_config.head_dim,
@@ -172,7 +175,7 @@ class ModelConfig(FamilyConfig):
                 "use_qk_norm": False,
             }
         given = {key: value for key, value in text.items() if key not in missing or value is not None}
-        return values | {"text_config": missing | given | rope}
+        return {**values, "text_config": missing | given | rope}
 
 
 def _read_text(text: dict[str, Any]) -> TextConfig:
@@ -206,15 +209,27 @@ def _read_rope(text: dict[str, Any]) -> RopeConfig:
     )
 
 
-def _beside(key: str, text: dict[str, Any], values: dict[str, Any]) -> Any:
+def _section(key: str, values: Mapping[str, object]) -> dict[str, Any]:
+    section = values[key]
+    if not isinstance(section, dict):
+        raise ConfigError(f"config.json has a {type(section).__name__} as {key}; expected an object. {COMPLETE}")
+    return section
+
+
+def _token_id(key: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"config.json has {key} = {value!r}; expected the id of a token. {COMPLETE}")
+    return value
+
+
+def _beside(key: str, text: Mapping[str, object], values: Mapping[str, object]) -> object:
     """The text section's value, or that of the top, where older files have it and newer ones may have null inside."""
     return values.get(key) if text.get(key) is None else text[key]
 
 
-def _as_ids(value: Any) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, list) else (value,)
+def _as_ids(value: object) -> tuple[int, ...]:
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    return tuple(_token_id("eos_token_id", token) for token in ids)
 
 
 def _check_fit(config: ModelConfig) -> None:

@@ -4,23 +4,23 @@ The dense model has four norms per layer and turns neighbouring numbers, the one
 halves. Only the first part of a head turns; each pair turns by a token's time, row or column.
 """
 
+import functools
 from collections.abc import Sequence
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.base import scaled_dot_product_attention
+from mlx_lm.models.cache import QuantizedKVCache
 from mlx_lm.models.switch_layers import SwitchGLU
 
-from mlx_mm.backend.elementwise import silu
+from mlx_mm.backend.elementwise import swiglu
 from mlx_mm.backend.linear import linear
 from mlx_mm.errors import InputError
+from mlx_mm.generation.request import LayerCache
 from mlx_mm.layers.attention import Mask, Rotation, attend, attention_weights, merge_heads, split_heads
 from mlx_mm.layers.outputs import TowerOutput
 from mlx_mm.layers.rope import inverse_frequencies, rotate_first, rotate_halves, rotate_neighbours
 from mlx_mm.models.glm4v.config import ModelConfig, MoeConfig, TextConfig
-
-Cache = Any  # one of mlx_lm.models.cache, for one layer
 
 NORM_EPS = 1e-20  # keeps a sum of router weights from being 0, as in DeepSeek-V3
 
@@ -38,7 +38,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(self.num_heads * head_dim, dims, bias=False)
 
     def __call__(
-        self, x: mx.array, rope: Rotation, mask: Mask, cache: Cache | None, output_attentions: bool
+        self, x: mx.array, rope: Rotation, mask: Mask, cache: LayerCache | None, output_attentions: bool
     ) -> tuple[mx.array, mx.array | None]:
         """(B, L, D) -> (B, L, D), and the weights (B, H, L, S) where asked for."""
         q = rope(split_heads(linear(self.q_proj, x), self.num_heads))
@@ -46,7 +46,7 @@ class Attention(nn.Module):
         v = split_heads(linear(self.v_proj, x), self.num_kv_heads)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
-        if hasattr(cache, "bits"):
+        if isinstance(cache, QuantizedKVCache):
             if output_attentions:
                 raise InputError("output_attentions does not work with a quantised cache; use one that is not.")
             out = scaled_dot_product_attention(q, k, v, cache, q.shape[-1] ** -0.5, mask)  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ class FusedMLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         gate, up = mx.split(linear(self.gate_up_proj, x), 2, axis=-1)
-        return linear(self.down_proj, silu(gate) * up)
+        return linear(self.down_proj, swiglu(gate, up))
 
 
 class MLP(nn.Module):
@@ -81,7 +81,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(hidden, dims, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return linear(self.down_proj, silu(linear(self.gate_proj, x)) * linear(self.up_proj, x))
+        return linear(self.down_proj, swiglu(linear(self.gate_proj, x), linear(self.up_proj, x)))
 
 
 class Router(nn.Module):
@@ -134,7 +134,7 @@ class Experts(nn.Module):
 
 
 def _up_and_gate(up: mx.array, gate: mx.array) -> mx.array:
-    return silu(gate) * up
+    return swiglu(gate, up)
 
 
 class Layer(nn.Module):
@@ -159,7 +159,7 @@ class Layer(nn.Module):
             self.mlp = Experts(moe, dims)
 
     def __call__(
-        self, x: mx.array, rope: Rotation, mask: Mask, cache: Cache | None, output_attentions: bool
+        self, x: mx.array, rope: Rotation, mask: Mask, cache: LayerCache | None, output_attentions: bool
     ) -> tuple[mx.array, mx.array | None]:
         """(B, L, D) -> (B, L, D), and the attention's weights where asked for."""
         out, weights = self.self_attn(self.input_layernorm(x), rope, mask, cache, output_attentions)
@@ -187,7 +187,7 @@ class Decoder(nn.Module):
         embeds: mx.array,
         rope: Rotation,
         mask: Mask = "causal",
-        cache: Sequence[Cache] | None = None,
+        cache: Sequence[LayerCache] | None = None,
         *,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -195,8 +195,9 @@ class Decoder(nn.Module):
         """(B, L, D) -> last_hidden_state (B, L, D). hidden_states: the embeddings, then each layer's output, the last
         of them normed, as transformers has them for decoders."""
         x, states = embeds, [embeds]
-        attentions: list[Any] = []
-        for layer, its_cache in zip(self.layers, cache or [None] * len(self.layers), strict=True):
+        attentions: list[mx.array | None] = []
+        caches: Sequence[LayerCache | None] = cache or [None] * len(self.layers)
+        for layer, its_cache in zip(self.layers, caches, strict=True):
             x, weights = layer(x, rope, mask, its_cache, output_attentions)
             states.append(x)
             attentions.append(weights)
@@ -205,7 +206,7 @@ class Decoder(nn.Module):
             last_hidden_state=x,
             pooler_output=None,
             hidden_states=(*states[:-1], x) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
+            attentions=tuple(a for a in attentions if a is not None) if output_attentions else None,
         )
 
 
@@ -229,7 +230,7 @@ class LanguageModel(nn.Module):
 
     def rotation(self, position_ids: mx.array, dtype: mx.Dtype = mx.float32) -> Rotation:
         """Turns (B, H, L, d) of `dtype` by positions (3, B, L): time, row and column."""
-        frequencies = mx.split(inverse_frequencies(self._dims, self._theta), _bounds(self._sections))
+        frequencies = mx.split(_frequencies(self._dims, self._theta), _bounds(self._sections))
         parts = [axis[..., None] * some for axis, some in zip(position_ids, frequencies, strict=True)]
         angles = mx.concatenate(parts, axis=-1)[:, None]  # (B, 1, L, pairs); an axis has a contiguous section of them
         rotate = rotate_neighbours if self._neighbours else rotate_halves
@@ -237,7 +238,7 @@ class LanguageModel(nn.Module):
 
     def rotation_from(self, offset: mx.array | int) -> Rotation:
         """Turns (B, H, L, d) by offset, offset + 1, …, the same on all axes; offset is a number or (B,)."""
-        wavelengths = 1 / inverse_frequencies(self._dims, self._theta)
+        wavelengths = _wavelengths(self._dims, self._theta)
 
         def rotate(x: mx.array) -> mx.array:
             return mx.fast.rope(
@@ -251,6 +252,21 @@ class LanguageModel(nn.Module):
         if "lm_head" in self:
             return linear(self.lm_head, hidden)
         return self.model.embed_tokens.as_linear(hidden)
+
+
+@functools.lru_cache(maxsize=8)
+def _frequencies(dims: int, theta: float) -> mx.array:
+    """`inverse_frequencies`, computed: what is kept must not belong to one thread's stream."""
+    frequencies = inverse_frequencies(dims, theta)
+    mx.eval(frequencies)
+    return frequencies
+
+
+@functools.lru_cache(maxsize=8)
+def _wavelengths(dims: int, theta: float) -> mx.array:
+    wavelengths = 1 / _frequencies(dims, theta)
+    mx.eval(wavelengths)
+    return wavelengths
 
 
 def _bounds(sections: Sequence[int]) -> list[int]:

@@ -1,11 +1,10 @@
-"""Pictures and videos, first as what they cost in patches and then as the patches themselves."""
+"""Images and videos, first as what they cost in patches and then as the patches themselves."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +12,11 @@ from PIL import Image
 
 from mlx_mm.errors import InputError, MediaError
 from mlx_mm.models.glm4v.pixels import sample_by_duration, sample_by_rate, slice_times, to_patches
-from mlx_mm.models.glm4v.settings import PictureSettings, Sampling, grid_of
+from mlx_mm.models.glm4v.settings import FrameSampling, VisualSettings, grid_of
 from mlx_mm.processing.batch import Batch, as_list
-from mlx_mm.processing.image import resize, to_pixels
+from mlx_mm.processing.image import ImageSource, resize, to_pixels
 from mlx_mm.processing.measure import measured
-from mlx_mm.processing.video import Video, open_video
+from mlx_mm.processing.video import Video, VideoSource, open_video
 
 Grid = tuple[int, int, int]
 ONE_IMAGE = (str, bytes, bytearray, memoryview, np.ndarray, Image.Image)
@@ -27,8 +26,8 @@ _USUAL_FPS = 24
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture whose size is known. open: decodes it."""
+class MeasuredImage:
+    """An image whose size is known. open: decodes it."""
 
     grid: Grid
     open: Callable[[], Image.Image]
@@ -39,7 +38,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Clip:
+class MeasuredVideo:
     """A video whose frames are chosen. labels: what is written after each of its temporal slices."""
 
     grid: Grid
@@ -52,16 +51,20 @@ class Clip:
         return self.grid[1] * self.grid[2] // patches, self.labels
 
 
-def measure_pictures(images: Any, settings: PictureSettings) -> Iterator[Picture]:
-    """Grids of pictures, by their headers where these suffice."""
+def measure_images(images: ImageSource | Sequence[ImageSource], settings: VisualSettings) -> Iterator[MeasuredImage]:
+    """Grids of images, by their headers where these suffice."""
     for source in as_list(images, "images", ONE_IMAGE):
         height, width, opener = measured(source, do_convert_rgb=settings.do_convert_rgb)
-        yield Picture(grid_of(settings, None, height, width), opener)
+        yield MeasuredImage(grid_of(settings, None, height, width), opener)
 
 
-def measure_clips(
-    videos: Any, settings: PictureSettings, rule: Sampling, fps: float | None, do_sample_frames: bool | None
-) -> Iterator[Clip]:
+def measure_videos(
+    videos: VideoSource | Sequence[VideoSource],
+    settings: VisualSettings,
+    rule: FrameSampling,
+    fps: float | None,
+    do_sample_frames: bool | None,
+) -> Iterator[MeasuredVideo]:
     """Grids, frames and labels of videos. do_sample_frames: None leaves the rule's."""
     if do_sample_frames is not None and not isinstance(do_sample_frames, bool):
         raise InputError(f"do_sample_frames is {do_sample_frames!r}; expected True or False. Leave it out.")
@@ -74,37 +77,37 @@ def measure_clips(
         grid = grid_of(settings, len(indices), video.height, video.width)
         times = slice_times(indices, video.fps or _USUAL_FPS, settings.temporal_patch_size)
         labels = [f"{time:.1f} seconds" if rule.decimals else f"{int(time)}" for time in times]
-        yield Clip(grid, video, indices, labels)
+        yield MeasuredVideo(grid, video, indices, labels)
 
 
-def picture_arrays(pictures: list[Picture], settings: PictureSettings) -> Batch:
-    """pixel_values and image_grid_thw; nothing for no pictures."""
-    if not pictures:
+def image_arrays(images: Sequence[MeasuredImage], settings: VisualSettings) -> Batch:
+    """pixel_values and image_grid_thw; nothing for no images."""
+    if not images:
         return {}
     patch, times = settings.patch_size, settings.temporal_patch_size
     values = []
-    for picture in pictures:
-        pixels = _pixels(picture.open(), picture.grid, settings)
+    for image in images:
+        pixels = _pixels(image.open(), image.grid, settings)
         values.append(to_patches(np.broadcast_to(pixels, (times, *pixels.shape)), patch, settings.merge_size))
-    grids = np.array([picture.grid for picture in pictures], np.int32)
+    grids = np.array([image.grid for image in images], np.int32)
     return {"pixel_values": np.concatenate(values), "image_grid_thw": grids}
 
 
-def clip_arrays(clips: list[Clip], settings: PictureSettings) -> Batch:
+def video_arrays(videos: Sequence[MeasuredVideo], settings: VisualSettings) -> Batch:
     """pixel_values_videos and video_grid_thw; nothing for no videos."""
-    if not clips:
+    if not videos:
         return {}
-    values = [part for clip in clips for part in _slices(clip, settings)]
-    grids = np.array([clip.grid for clip in clips], np.int32)
+    values = [part for video in videos for part in _slices(video, settings)]
+    grids = np.array([video.grid for video in videos], np.int32)
     return {"pixel_values_videos": np.concatenate(values), "video_grid_thw": grids}
 
 
-def _slices(clip: Clip, settings: PictureSettings) -> Iterator[npt.NDArray[np.float32]]:
+def _slices(chosen: MeasuredVideo, settings: VisualSettings) -> Iterator[npt.NDArray[np.float32]]:
     """The patches of each temporal slice; the last frame fills an unfinished one. One slice is held at a time."""
     times, frames = settings.temporal_patch_size, list[npt.NDArray[np.float32]]()
-    with contextlib.closing(clip.video.frames(clip.indices)) as images:
+    with contextlib.closing(chosen.video.frames(chosen.indices)) as images:
         for image in images:
-            frames.append(_pixels(image, clip.grid, settings))
+            frames.append(_pixels(image, chosen.grid, settings))
             if len(frames) == times:
                 yield to_patches(np.stack(frames), settings.patch_size, settings.merge_size)
                 frames.clear()
@@ -113,14 +116,14 @@ def _slices(clip: Clip, settings: PictureSettings) -> Iterator[npt.NDArray[np.fl
         yield to_patches(np.stack(frames), settings.patch_size, settings.merge_size)
 
 
-def _pixels(image: Image.Image, grid: Grid, settings: PictureSettings) -> npt.NDArray[np.float32]:
+def _pixels(image: Image.Image, grid: Grid, settings: VisualSettings) -> npt.NDArray[np.float32]:
     if settings.do_resize:
         patch = settings.patch_size
         image = resize(image, (grid[1] * patch, grid[2] * patch), settings.resample)
     return to_pixels(image, settings)
 
 
-def _sample(video: Video, rule: Sampling, temporal: int) -> list[int]:
+def _sample(video: Video, rule: FrameSampling, temporal: int) -> list[int]:
     if video.fps is None:
         raise MediaError(
             f"{video.name} has no frames per second, from which frames are chosen; expected them. Pass fps=, or "

@@ -1,4 +1,4 @@
-"""The arithmetic between pictures and the tokens they cost: sizes, patches, frames and their times.
+"""The arithmetic between images and the tokens they cost: sizes, patches, frames and their times.
 
 Sizes are (height, width). A grid is (t, h, w) in patches; a token stands for merge_size × merge_size of them.
 """
@@ -23,7 +23,7 @@ def smart_resize(
 ) -> tuple[int, int]:
     """The size nearest to (height, width) whose sides `factor` divides and which costs neither too much nor too little.
 
-    frames: of a video, `temporal` for a picture. shortest_edge, longest_edge: despite Hugging Face's names the least
+    frames: of a video, `temporal` for an image. shortest_edge, longest_edge: despite Hugging Face's names the least
     and the most of frames × height × width. Step for step what transformers does in float64, with Python's rounding
     of halves to even numbers, because one pixel decides about a row of tokens.
     Raises InputError for a video of fewer than `temporal` frames and for sides that differ more than 200 times.

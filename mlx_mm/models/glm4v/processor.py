@@ -1,6 +1,6 @@
-"""Prompts, pictures and videos to the arrays of GLM-4.6V, 4.5V and 4.1V.
+"""Prompts, images and videos to the arrays of GLM-4.6V, 4.5V and 4.1V.
 
-A prompt has one placeholder for each picture and video. It is written out before it is tokenised: a token for every
+A prompt has one placeholder for each image and video. It is written out before it is tokenised: a token for every
 2 × 2 patches, and between the frames of a video what second they are from. Sizes decide that, not pixels, so a prompt
 that is too long is refused before anything is decoded.
 """
@@ -9,47 +9,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.generation.defaults import GenerationDefaults
+from mlx_mm.models.contracts import Modality
 from mlx_mm.models.glm4v.config import ModelConfig
-from mlx_mm.models.glm4v.defaults import Defaults
+from mlx_mm.models.glm4v.defaults import generation_defaults
 from mlx_mm.models.glm4v.media import (
     ONE_IMAGE,
     ONE_VIDEO,
-    Clip,
-    Picture,
-    clip_arrays,
-    measure_clips,
-    measure_pictures,
-    picture_arrays,
+    MeasuredImage,
+    MeasuredVideo,
+    image_arrays,
+    measure_images,
+    measure_videos,
+    video_arrays,
 )
-from mlx_mm.models.glm4v.prompt import (
-    IMAGE,
-    MARKERS,
-    VIDEO,
-    part_options,
-    put_media,
-    refuse_typed,
-    token_types,
-    write_out,
-)
+from mlx_mm.models.glm4v.prompt import part_options, put_media, refuse_typed, without_markers
+from mlx_mm.models.glm4v.response import THINK, StreamParser
 from mlx_mm.models.glm4v.settings import (
-    PICTURE_CHECKS,
-    PictureOptions,
-    PictureSettings,
-    Sampling,
+    VISUAL_CHECKS,
+    FrameSampling,
+    VisualOptions,
+    VisualSettings,
     check_geometry,
     grid_of,
-    read_pictures,
-    read_videos,
+    settings_of_images,
+    settings_of_videos,
 )
-from mlx_mm.models.modalities import present
+from mlx_mm.models.glm4v.tokens import TokenRows
 from mlx_mm.processing.batch import Batch, as_list
-from mlx_mm.processing.chat import ChatTemplate, Media
+from mlx_mm.processing.chat import ChatTemplate, MediaPart, Messages, Tools
 from mlx_mm.processing.image import ImageSource
 from mlx_mm.processing.measure import measured
 from mlx_mm.processing.settings import override, refuse_options
@@ -60,27 +53,33 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 ARRAYS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+TAIL = 4  # tokens of a prompt among which it can open a think block
+
+Source = TypeVar("Source")
 
 
 class Processor:
-    """Prompts, pictures and videos in, NumPy arrays under the model's argument names out."""
+    """Prompts, images and videos in, NumPy arrays under the model's argument names out; answers taken apart."""
+
+    kind: Literal["chat"] = "chat"
+    modalities: tuple[Modality, ...] = ("text", "image", "video")
 
     def __init__(
         self,
         config: ModelConfig,
         tokenizer: Tokenizer,
-        pictures: PictureSettings,
-        videos: tuple[PictureSettings, Sampling],
+        images: VisualSettings,
+        videos: tuple[VisualSettings, FrameSampling],
         template: ChatTemplate | None,
-        defaults: Defaults,
+        defaults: GenerationDefaults,
     ) -> None:
         self.config = config
         self.tokenizer = tokenizer
-        self.settings = pictures
-        self.video_settings, self.sampling = videos
+        self.settings = images
+        self.video_settings, self.frame_sampling = videos
         self.template = template
         self.defaults = defaults
-        self.modalities = present(text=tokenizer, image=pictures, video=videos)
+        self._prompts = TokenRows(config, tokenizer)
 
     @classmethod
     def from_folder(cls, folder: Path, config: ModelConfig) -> Processor:
@@ -89,9 +88,9 @@ class Processor:
         Only the chat template may be missing, which `chat` alone needs.
         """
         tokenizer = Tokenizer.from_folder(folder)
-        pictures, videos = read_pictures(folder, config.vision_config), read_videos(folder, config)
-        template, defaults = ChatTemplate.from_folder(folder), Defaults.read(folder, config, tokenizer)
-        return cls(config, tokenizer, pictures, videos, template, defaults)
+        images, videos = settings_of_images(folder, config.vision_config), settings_of_videos(folder, config)
+        template, defaults = ChatTemplate.from_folder(folder), generation_defaults(folder, config, tokenizer)
+        return cls(config, tokenizer, images, videos, template, defaults)
 
     def __call__(
         self,
@@ -103,9 +102,9 @@ class Processor:
         do_sample_frames: bool | None = None,
         padding: bool | str = "longest",
         padding_side: str = "left",
-        **options: Unpack[PictureOptions],
+        **options: Unpack[VisualOptions],
     ) -> Batch:
-        """The arrays of prompts with their pictures and videos, or of either alone.
+        """The arrays of prompts with their images and videos, or of either alone.
 
         text: prompts as the model reads them, with the placeholders <|image|> and <|video|>; across all prompts their
         numbers are those of images and videos, which take their places in order. Without text, pixels alone come out.
@@ -121,27 +120,28 @@ class Processor:
             refuse_options({"fps": fps, "do_sample_frames": do_sample_frames}, "videos")
         settings = self._settings(self.settings, options)
         moving = self._settings(self.video_settings, options)
-        pictures, clips = list[Picture](), list[Clip]()
+        measured_images, measured_videos = list[MeasuredImage](), list[MeasuredVideo]()
         if images is not None:
-            pictures = list(measure_pictures(images, settings))
+            measured_images = list(measure_images(images, settings))
         if videos is not None:
-            clips = list(measure_clips(videos, moving, self.sampling, fps, do_sample_frames))
+            measured_videos = list(measure_videos(videos, moving, self.frame_sampling, fps, do_sample_frames))
         batch: Batch = {}
         if text is not None:
-            batch = self._pad(self._rows(as_list(text, "texts", str), pictures, clips), padding, padding_side)
-        return batch | picture_arrays(pictures, settings) | clip_arrays(clips, moving)
+            rows = self._prompts.rows(as_list(text, "texts", str), measured_images, measured_videos)
+            batch = self._prompts.pad(rows, padding, padding_side)
+        return batch | image_arrays(measured_images, settings) | video_arrays(measured_videos, moving)
 
     def text(self, texts: str | Sequence[str], *, padding: bool | str = "longest", padding_side: str = "left") -> Batch:
-        """input_ids, attention_mask and mm_token_type_ids of prompts without pictures; else as in a call."""
+        """input_ids, attention_mask and mm_token_type_ids of prompts without images; else as in a call."""
         return self(text=texts, padding=padding, padding_side=padding_side)
 
-    def images(self, images: ImageSource | Sequence[ImageSource], **options: Unpack[PictureOptions]) -> Batch:
-        """pixel_values float32 (patches of all pictures, 1176) and image_grid_thw int32 (n, 3); t is 1.
+    def images(self, images: ImageSource | Sequence[ImageSource], **options: Unpack[VisualOptions]) -> Batch:
+        """pixel_values float32 (patches of all images, 1176) and image_grid_thw int32 (n, 3); t is 1.
 
         size: {"shortest_edge", "longest_edge"}, which are not edges but the least and the most of
-        frames × height × width, where a picture counts as two frames. min_pixels, max_pixels: the same as limits of
+        frames × height × width, where an image counts as two frames. min_pixels, max_pixels: the same as limits of
         height × width. Other options replace the setting of that name in the checkpoint's file.
-        Raises MediaError for pictures that cannot be read, InputError for arguments and for sides whose lengths
+        Raises MediaError for images that cannot be read, InputError for arguments and for sides whose lengths
         differ more than 200 times.
         """
         return self(images=images, **options)
@@ -152,7 +152,7 @@ class Processor:
         *,
         fps: float | None = None,
         do_sample_frames: bool | None = None,
-        **options: Unpack[PictureOptions],
+        **options: Unpack[VisualOptions],
     ) -> Batch:
         """pixel_values_videos float32 (patches of all frames, 1176) and video_grid_thw int32 (n, 3).
 
@@ -165,23 +165,23 @@ class Processor:
 
     def chat(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Messages,
         *,
         images: ImageSource | Sequence[ImageSource] = (),
         videos: VideoSource | Sequence[VideoSource] = (),
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         enable_thinking: bool | None = None,
         add_generation_prompt: bool = True,
         fps: float | None = None,
         do_sample_frames: bool | None = None,
-        **options: Unpack[PictureOptions],
+        **options: Unpack[VisualOptions],
     ) -> Batch:
         """A batch of one from messages in the OpenAI shape, through the checkpoint's own chat template.
 
         images, videos: stand before the text of the last message of the user, after what it holds already.
         tools, enable_thinking: as the template has them. fps, do_sample_frames and options as in `videos`; a part may
         have min_pixels, max_pixels and, of a video, fps of its own.
-        Raises InputError for messages in which somebody typed a placeholder: it would be taken for a picture.
+        Raises InputError for messages in which somebody typed a placeholder: it would be taken for an image.
         """
         if self.template is None:
             raise ConfigError(
@@ -194,27 +194,37 @@ class Processor:
             placed, tools=tools, add_generation_prompt=add_generation_prompt, enable_thinking=enable_thinking
         )
         settings, moving = (self._settings(own, options) for own in (self.settings, self.video_settings))
-        pictures, clips = list[Picture](), list[Clip]()
+        measured_images, measured_videos = list[MeasuredImage](), list[MeasuredVideo]()
         for item in media:
             own = part_options(item)
             if item.kind == "image":
-                pictures += measure_pictures([item.source], override(settings, own, InputError, PICTURE_CHECKS))
+                narrowed = override(settings, own, InputError, VISUAL_CHECKS)
+                measured_images += measure_images([item.source], narrowed)
                 continue
-            rate = own.pop("fps", fps)
-            narrowed = override(moving, own, InputError, PICTURE_CHECKS)
-            clips += measure_clips([item.source], narrowed, self.sampling, rate, do_sample_frames)
-        batch = self._pad(self._rows([prompt], pictures, clips), "longest", "left")
-        return batch | picture_arrays(pictures, settings) | clip_arrays(clips, moving)
+            rate = cast("float | None", own.pop("fps", fps))  # which `open_video` checks
+            narrowed = override(moving, own, InputError, VISUAL_CHECKS)
+            measured_videos += measure_videos([item.source], narrowed, self.frame_sampling, rate, do_sample_frames)
+        batch = self._prompts.pad(self._prompts.rows([prompt], measured_images, measured_videos), "longest", "left")
+        return batch | image_arrays(measured_images, settings) | video_arrays(measured_videos, moving)
+
+    def response(self, prompt_ids: Sequence[int], *, tools: Tools | None = None) -> StreamParser:
+        """What takes the answer to a prompt apart. tools: the schemas that were offered."""
+        end = self.decode(prompt_ids[-TAIL:], skip_special_tokens=False).rstrip()
+        return StreamParser(thinking_open=end.endswith(THINK), tools=tools)
+
+    def without_markers(self, text: str) -> str:
+        """What the model said, as it may stand in a message: it could otherwise be taken for an image."""
+        return without_markers(text)
 
     def image_sizes(
-        self, messages: Sequence[Mapping[str, Any]], *, images: ImageSource | Sequence[ImageSource] = ()
+        self, messages: Messages, *, images: ImageSource | Sequence[ImageSource] = ()
     ) -> list[tuple[int, int]]:
-        """Height and width of the pictures of a chat as they were given, in the order in which the model sees them."""
+        """Height and width of the images of a chat as they were given, in the order in which the model sees them."""
         media = _placed(messages, images, ())[1]
         return [measured(item.source)[:2] for item in media if item.kind == "image"]
 
     def collate(self, items: Sequence[Batch]) -> Batch:
-        """One batch from several, in order: prompts are padded on the left, and some may be without pictures."""
+        """One batch from several, in order: prompts are padded on the left, and some may be without images."""
         if not items:
             raise InputError("No items were given; expected at least one. Leave the call out for an empty batch.")
         if len({"input_ids" in item for item in items}) > 1:
@@ -226,7 +236,7 @@ class Processor:
                 for item in items
                 for row, mask in zip(item["input_ids"], item["attention_mask"], strict=True)
             ]
-            batch = self._pad(rows, "longest", "left")
+            batch = self._prompts.pad(rows, "longest", "left")
         for key in ARRAYS:
             if arrays := [item[key] for item in items if key in item]:
                 batch[key] = np.concatenate(arrays)
@@ -239,30 +249,31 @@ class Processor:
         videos: VideoSource | Sequence[VideoSource] = (),
         fps: float | None = None,
         do_sample_frames: bool | None = None,
-        **options: Unpack[PictureOptions],
+        **options: Unpack[VisualOptions],
     ) -> dict[str, list[int]]:
         """{"images": tokens of each, "videos": tokens of each}, from their sizes, without decoding them.
 
         The two markers around a picture, and the markers and labels of a video's frames, are not counted.
         """
         settings, moving = (self._settings(own, options) for own in (self.settings, self.video_settings))
-        pictures, clips = _several(images, ONE_IMAGE), _several(videos, ONE_VIDEO)
-        grids = {
-            "images": [item.grid for item in measure_pictures(pictures, settings)] if pictures else [],
-            "videos": [item.grid for item in measure_clips(clips, moving, self.sampling, fps, do_sample_frames)]
-            if clips
-            else [],
-        }
+        grids: dict[str, list[tuple[int, int, int]]] = {"images": [], "videos": []}
+        all_images: list[ImageSource] = _several(images, ONE_IMAGE)
+        all_videos: list[VideoSource] = _several(videos, ONE_VIDEO)
+        if all_images:
+            grids["images"] = [item.grid for item in measure_images(all_images, settings)]
+        if all_videos:
+            found = measure_videos(all_videos, moving, self.frame_sampling, fps, do_sample_frames)
+            grids["videos"] = [item.grid for item in found]
         merge = self.settings.merge_size**2
         return {kind: [t * h * w // merge for t, h, w in found] for kind, found in grids.items()}
 
-    def get_number_of_image_patches(self, height: int, width: int, images_kwargs: PictureOptions | None = None) -> int:
-        """Patches of a picture of that size; a quarter of it are tokens."""
+    def get_number_of_image_patches(self, height: int, width: int, images_kwargs: VisualOptions | None = None) -> int:
+        """Patches of an image of that size; a quarter of it are tokens."""
         t, h, w = grid_of(self._settings(self.settings, images_kwargs or {}), None, height, width)
         return t * h * w
 
     def get_num_of_video_patches(
-        self, num_frames: int, height: int, width: int, videos_kwargs: PictureOptions | None = None
+        self, num_frames: int, height: int, width: int, videos_kwargs: VisualOptions | None = None
     ) -> int:
         """Patches of a video of so many chosen frames of that size."""
         t, h, w = grid_of(self._settings(self.video_settings, videos_kwargs or {}), num_frames, height, width)
@@ -276,81 +287,23 @@ class Processor:
         """`decode` for each row."""
         return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
 
-    # --- sizes, then prompts
-
-    def _settings(self, own: PictureSettings, options: PictureOptions) -> PictureSettings:
-        settings = override(own, options, InputError, PICTURE_CHECKS)
+    def _settings(self, own: VisualSettings, options: VisualOptions) -> VisualSettings:
+        settings = override(own, options, InputError, VISUAL_CHECKS)
         check_geometry(settings, own, InputError)
         return settings
 
-    def _rows(self, texts: list[str], pictures: list[Picture], clips: list[Clip]) -> list[list[int]]:
-        """Token ids of prompts whose placeholders are written out."""
-        self._check_tokens()
-        tokens = self.settings.merge_size**2
-        texts = write_out(texts, [item.tokens(tokens) for item in pictures], [item.tokens(tokens) for item in clips])
-        rows = [self.tokenizer.encode_prompt(text) for text in texts]
-        limit, size = self.config.text_config.max_position_embeddings, self.config.text_config.vocab_size
-        for row in rows:
-            if not 0 < len(row) <= limit:
-                shown = row.count(self.config.image_token_id)
-                raise InputError(
-                    f"A prompt has {len(row)} tokens, {shown} of them for pictures; expected 1 to {limit}, the "
-                    "positions this model has. Shorten it, or pass fewer pictures or a lower max_pixels."
-                )
-            if max(row) >= size:
-                raise ConfigError(
-                    f"{self.tokenizer.path} gave the id {max(row)}; expected ids for the {size} rows of the model's "
-                    "table. Use the tokenizer and the config.json of one checkpoint."
-                )
-        return rows
-
-    def _check_tokens(self) -> None:
-        """Hold the tokenizer against config.json: a mismatch would give nonsense without an error."""
-        expected = {IMAGE: self.config.image_token_id, VIDEO: self.config.video_token_id}
-        for mark in MARKERS:
-            found = self.tokenizer.encode_prompt(mark)
-            if len(found) != 1 or found[0] != expected.get(mark, found[0]):
-                wanted = f"the id {expected[mark]}" if mark in expected else "a single token"
-                raise ConfigError(
-                    f"{self.tokenizer.path} turns {mark} into {found}; expected {wanted}. Use the tokenizer and the "
-                    "config.json of one checkpoint."
-                )
-
-    def _pad(self, rows: list[list[int]], padding: bool | str, side: str) -> Batch:
-        if padding not in (True, "longest") or side not in ("left", "right"):
-            raise InputError(
-                f'padding is {padding!r} on side {side!r}; expected "longest" on "left" or "right". Leave it out.'
-            )
-        pad = self.tokenizer.pad_id if self.config.pad_token_id is None else self.config.pad_token_id
-        markers = [self.tokenizer.encode_prompt(mark)[0] for mark in MARKERS[:2]]
-        types = [token_types(row, self.config.image_token_id, *markers) for row in rows]
-        masks = [[1] * len(row) for row in rows]
-        return {
-            "input_ids": _padded(rows, pad, side),
-            "attention_mask": _padded(masks, 0, side),
-            "mm_token_type_ids": _padded(types, 0, side),
-        }
-
 
 def _placed(
-    messages: Sequence[Mapping[str, Any]], images: Any, videos: Any
-) -> tuple[list[Mapping[str, Any]], list[Media]]:
-    """The messages with the pictures and videos that came beside them, and all of these in their order."""
-    added = [Media("image", source, {}, "An image") for source in _several(images, ONE_IMAGE)]
-    added += [Media("video", source, {}, "A video") for source in _several(videos, ONE_VIDEO)]
+    messages: Messages,
+    images: ImageSource | Sequence[ImageSource],
+    videos: VideoSource | Sequence[VideoSource],
+) -> tuple[list[Mapping[str, object]], list[MediaPart]]:
+    """The messages with the images and videos that came beside them, and all of these in their order."""
+    added = [MediaPart("image", source, {}, "An image") for source in _several(images, ONE_IMAGE)]
+    added += [MediaPart("video", source, {}, "A video") for source in _several(videos, ONE_VIDEO)]
     return put_media(messages, added)
 
 
-def _several(values: Any, single: tuple[type, ...]) -> list[Any]:
-    """A list of pictures or videos, which may be empty here."""
+def _several(values: Source | Sequence[Source], single: tuple[type, ...]) -> list[Source]:
+    """A list of images or videos, which may be empty here."""
     return [] if isinstance(values, list | tuple) and not values else as_list(values, "media", single)
-
-
-def _padded(rows: list[list[int]], value: int, side: str) -> npt.NDArray[np.int32]:
-    result = np.full((len(rows), max(map(len, rows))), value, np.int32)
-    for line, row in zip(result, rows, strict=True):
-        if side == "left":
-            line[len(line) - len(row) :] = row
-        else:
-            line[: len(row)] = row
-    return result

@@ -1,29 +1,29 @@
-"""Placeholders of pictures in prompts: where they stand, what they are written out to, who may write them."""
+"""Placeholders of images and videos in prompts: where they stand, what they become, who may write them."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from mlx_mm.errors import InputError
-from mlx_mm.processing.chat import Media, media_in, texts_in, typed_markers
+from mlx_mm.processing.chat import MediaPart, Messages, Tools, media_in, texts_in, typed_markers
 
-IMAGE, VIDEO = "<|image|>", "<|video|>"
+IMAGE_MARK, VIDEO_MARK = "<|image|>", "<|video|>"
 BEGIN_IMAGE, END_IMAGE = "<|begin_of_image|>", "<|end_of_image|>"
 BEGIN_VIDEO, END_VIDEO = "<|begin_of_video|>", "<|end_of_video|>"
 LOW_DETAIL = 512 * 512
-MARKERS = (BEGIN_VIDEO, END_VIDEO, BEGIN_IMAGE, END_IMAGE, IMAGE, VIDEO)
+MARKERS = (BEGIN_VIDEO, END_VIDEO, BEGIN_IMAGE, END_IMAGE, IMAGE_MARK, VIDEO_MARK)
+_SPECIAL = re.compile(r"<\|(?=\w+\|>)")
 
 
 def write_out(texts: Sequence[str], images: Sequence[int], videos: Sequence[tuple[int, list[str]]]) -> list[str]:
-    """Prompts whose placeholders have become as many tokens as the pictures need, left to right over all prompts.
+    """Prompts whose placeholders have become as many tokens as the images need, left to right over all prompts.
 
     images: tokens of each. videos: tokens of a frame, and the labels that follow its frames. The frames of a video
-    are pictures of their own between its markers. Raises InputError where placeholders and pictures are not as many.
+    are images of their own between its markers. Raises InputError where placeholders and images are not as many.
     """
-    for mark, kind, given in ((IMAGE, "images", len(images)), (VIDEO, "videos", len(videos))):
+    for mark, kind, given in ((IMAGE_MARK, "images", len(images)), (VIDEO_MARK, "videos", len(videos))):
         count = sum(text.count(mark) for text in texts)
         if count != given:
             raise InputError(
@@ -31,25 +31,33 @@ def write_out(texts: Sequence[str], images: Sequence[int], videos: Sequence[tupl
                 f"Write one {mark} where each belongs, or use chat(), which does."
             )
     written = {
-        IMAGE: iter([IMAGE * count for count in images]),
-        VIDEO: iter(
-            ["".join(f"{BEGIN_IMAGE}{IMAGE * count}{END_IMAGE}{label}" for label in labels) for count, labels in videos]
+        IMAGE_MARK: iter([IMAGE_MARK * count for count in images]),
+        VIDEO_MARK: iter(
+            [
+                "".join(f"{BEGIN_IMAGE}{IMAGE_MARK * count}{END_IMAGE}{label}" for label in labels)
+                for count, labels in videos
+            ]
         ),
     }
-    pattern = re.compile(f"{re.escape(IMAGE)}|{re.escape(VIDEO)}")
+    pattern = re.compile(f"{re.escape(IMAGE_MARK)}|{re.escape(VIDEO_MARK)}")
     return [pattern.sub(lambda found: next(written[found.group()]), text) for text in texts]
 
 
-def token_types(ids: Sequence[int], image: int, begin_video: int, end_video: int) -> list[int]:
-    """0 text, 1 image, 2 video: frames have the id of pictures, and only the markers of the video tell them apart."""
+def types_by_markers(ids: Sequence[int], image: int, begin_video: int, end_video: int) -> list[int]:
+    """0 text, 1 image, 2 video: frames have the id of images, and only the markers of the video tell them apart."""
     row = np.array(ids)
     inside = np.cumsum(row == begin_video) > np.cumsum(row == end_video)
     types: list[int] = np.where(row == image, np.where(inside, 2, 1), 0).tolist()
     return types
 
 
-def refuse_typed(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> None:
-    """Raise InputError where somebody wrote a placeholder into a chat: it would be taken for a picture."""
+def without_markers(text: str) -> str:
+    """What a model said, as it may stand in a prompt: a model can write <|image|>, and there that would be an image."""
+    return _SPECIAL.sub("< |", text)
+
+
+def refuse_typed(messages: Messages, tools: Tools | None) -> None:
+    """Raise InputError where somebody wrote a placeholder into a chat: it would be taken for an image."""
     for text in [*texts_in(messages), json.dumps(tools or [], ensure_ascii=False, default=str)]:
         if found := typed_markers(text, MARKERS):
             raise InputError(
@@ -58,9 +66,7 @@ def refuse_typed(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[
             )
 
 
-def put_media(
-    messages: Sequence[Mapping[str, Any]], added: Sequence[Media]
-) -> tuple[list[Mapping[str, Any]], list[Media]]:
+def put_media(messages: Messages, added: Sequence[MediaPart]) -> tuple[list[Mapping[str, object]], list[MediaPart]]:
     """The messages with `added` before the text of the last message of the user, and all media in their order.
 
     What that message holds before its first text stays in front of them; the added parts carry no source. Raises
@@ -76,7 +82,9 @@ def put_media(
             'to. Add {"role": "user", "content": "..."}.'
         )
     last, content = places[-1], messages[places[-1]]["content"]
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    parts: list[Mapping[str, object]] = [{"type": "text", "text": content}]
+    if isinstance(content, list | tuple):  # which `media_in` has looked through
+        parts = list(content)
     first = next((i for i, part in enumerate(parts) if part["type"] == "text"), len(parts))
     before = len(media_in([*placed[:last], {"role": "user", "content": parts[:first]}]))
     marks = [{"type": media.kind} for media in added]
@@ -84,8 +92,8 @@ def put_media(
     return placed, [*found[:before], *added, *found[before:]]
 
 
-def part_options(media: Media) -> dict[str, Any]:
-    """What a part of a message sets for its picture alone. OpenAI's `detail` "low" means 512 × 512 pixels.
+def part_options(media: MediaPart) -> dict[str, object]:
+    """What a part of a message sets for its image or video alone. OpenAI's `detail` "low" means 512 × 512 pixels.
 
     Raises InputError for anything else.
     """

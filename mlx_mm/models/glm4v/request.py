@@ -1,126 +1,133 @@
 """One prompt, or a batch of them, on its way through the model: what mlx_lm's token loop takes for a model.
 
-That loop passes token ids and a cache. Everything else, the positions of all tokens and the features of the pictures,
-belongs to a prompt and not to the model, and is here. Where the ids stand is read from the cache, so a prompt may come
-in pieces, after a part that a cache has from an earlier turn, or again after the cache was trimmed.
+That loop passes token ids and a cache. Everything else, the positions of all tokens and the features of images and
+videos, belongs to a prompt and not to the model, and is here. Where the ids stand is read from the cache, so a prompt
+may come in pieces, after a part that a cache has from an earlier turn, or again after the cache was trimmed.
+
+Of the processor's arrays only pixels become arrays of MLX, and those a few images at a time.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import mlx.core as mx
+import mlx.nn as nn
 
+from mlx_mm.backend.border import to_mlx
 from mlx_mm.errors import InputError
+from mlx_mm.generation.request import LayerCache
 from mlx_mm.layers.attention import Rotation
-from mlx_mm.models.glm4v.language import Cache
-from mlx_mm.models.glm4v.model import Model, attention_mask_for, token_types
-from mlx_mm.models.glm4v.positions import IMAGE, TEXT, VIDEO, frame_sizes, rope_index
+from mlx_mm.layers.outputs import pooled
+from mlx_mm.models.glm4v.config import ModelConfig
+from mlx_mm.models.glm4v.inputs import attention_mask_for, merge_features, padding_of, position_table, tokens_before
+from mlx_mm.models.glm4v.language import LanguageModel
+from mlx_mm.models.glm4v.positions import IMAGE, VIDEO, Span, rope_index, types_by_id
+from mlx_mm.models.glm4v.vision import VisionTower
+from mlx_mm.processing.batch import Batch
 
 # Patches that go through the vision tower before their features are computed for good.
-PATCHES = 8192
+PATCHES_PER_BATCH = 8192
+# Kind -> the keys of its grids and pixels
+KEYS = {IMAGE: ("image_grid_thw", "pixel_values"), VIDEO: ("video_grid_thw", "pixel_values_videos")}
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image or one frame of a video: which of the patches of its kind are its own, and which tokens of the batch.
+class Parts(Protocol):
+    """What a request runs, of the model that made it."""
 
-    first_patch, and rows and cols of patches; row and first_token: of the batch, with padding; tokens: how many.
-    """
-
-    kind: int
-    first_patch: int
-    rows: int
-    cols: int
-    row: int
-    first_token: int
-    tokens: int
+    config: ModelConfig
+    vision_tower: VisionTower
+    language_model: LanguageModel
 
 
 class Request:
     """A prompt (1, L), or left-padded prompts (B, L), of one model; it may be run with any number of caches.
 
-    Arguments are the processor's batch. Padding needs a cache that knows of it: `BatchKVCache(request.left_padding)`.
-    For a chat that goes on, make a request of the whole conversation and pass what its cache lacks: only pictures
-    with tokens in that part go through the vision tower. Raises InputError where tokens and pictures do not fit.
+    batch: the processor's. Padding needs a cache that knows of it: `BatchKVCache(request.left_padding)`.
+    For a chat that goes on, make a request of the whole conversation and pass what its cache lacks: only images and
+    frames with tokens in that part go through the vision tower. Raises InputError where tokens and pixels do not fit.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        input_ids: mx.array,
-        attention_mask: mx.array | None = None,
-        mm_token_type_ids: mx.array | None = None,
-        pixel_values: mx.array | None = None,
-        image_grid_thw: mx.array | None = None,
-        pixel_values_videos: mx.array | None = None,
-        video_grid_thw: mx.array | None = None,
-    ):
+    def __init__(self, model: Parts, batch: Batch):
         self.model = model
-        self.prompt_length = input_ids.shape[1]
-        self.left_padding = _left_padding(attention_mask, input_ids)
-        merge = model.config.vision_config.spatial_merge_size
-        grids = {IMAGE: image_grid_thw, VIDEO: video_grid_thw}
-        self._pixels = {IMAGE: pixel_values, VIDEO: pixel_values_videos}
-        images, videos = (grid is not None for grid in grids.values())
-        types: Any = token_types(model.config, input_ids, mm_token_type_ids, images=images, videos=videos)
-        self._positions, deltas = rope_index(
-            input_ids, types, image_grid_thw, video_grid_thw, attention_mask, merge=merge
-        )
-        self._deltas = _listed(deltas)
-        sizes = {kind: frame_sizes(grid, merge) for kind, grid in grids.items()}
-        self._pictures = _pictures(types.tolist(), self.left_padding, sizes)
-        self._check_pixels(sizes)
-        self._features: dict[Picture, mx.array] = {}
+        config = model.config
+        self._ids: list[list[int]] = batch["input_ids"].tolist()
+        mask = batch["attention_mask"].tolist() if "attention_mask" in batch else [[1] * len(row) for row in self._ids]
+        self.prompt_length = len(self._ids[0])
+        self.left_padding = _left_padding(mask)
+        self._batch = batch
+        self._types = self._token_types(batch)
+        grids = {kind: batch[key].tolist() if key in batch else None for kind, (key, _) in KEYS.items()}
+        merge = config.vision_config.spatial_merge_size
+        layout = rope_index(self._types, grids[IMAGE], grids[VIDEO], mask, merge=merge)
+        self._positions = position_table(layout)
+        self._deltas = layout.deltas
+        self._spans = layout.spans
+        self._check_pixels()
+        self._features: dict[Span, mx.array] = {}
 
     @property
-    def layers(self) -> Any:
+    def layers(self) -> Sequence[nn.Module]:
         """One for each cache that a run needs."""
         return self.model.language_model.model.layers
 
+    def token_keys(self) -> list[int]:
+        """One number for each token of a single prompt: its id; that of an image also says which image it is.
+
+        Two images of one size have the same ids, and what a model computes of them is not the same.
+        """
+        keys, types = list(self._ids[0]), self._types[0]
+        for kind, (grids, pixels) in KEYS.items():
+            places = [place for place, found in enumerate(types) if found == kind]
+            if not places:
+                continue
+            patches = len(self._batch[pixels]) // len(places)  # of a token
+            token = 0
+            for grid in self._batch[grids]:
+                count = int(grid.prod()) // patches
+                own = self._batch[pixels][token * patches : (token + count) * patches]
+                digest = hashlib.blake2b(own.tobytes(), digest_size=7, person=grid.astype("int32").tobytes()).digest()
+                for place in places[token : token + count]:
+                    keys[place] = -1 - int.from_bytes(digest, "big")
+                token += count
+        return keys
+
     def __call__(
-        self, input_ids: mx.array, cache: Sequence[Cache] | None = None, *, all_logits: bool = False
+        self, input_ids: mx.array, cache: Sequence[LayerCache] | None = None, *, all_logits: bool = False
     ) -> mx.array:
         """The next tokens (B, n) -> logits after the last of them, (B, 1, V), or after each, (B, n, V)."""
-        offset = [-padding for padding in self.left_padding] if cache is None else cache[0].offset
-        start = self._start(offset, cache)
+        start = tokens_before(cache)
+        self._check_padding(start, cache)
         language = self.model.language_model
         embeds = self._with_features(language.model.embed(input_ids), start)
         mask = attention_mask_for(embeds, self._attention_mask() if cache is None else None, cache)
-        rope = self._rotation(offset, start, embeds)
-        hidden = language.model(embeds, rope, mask, cache).last_hidden_state
+        hidden = language.model(embeds, self._rotation(start, embeds, cache), mask, cache).last_hidden_state
         return language.logits(hidden if all_logits else hidden[:, -1:])
 
-    def _start(self, offset: Any, cache: Sequence[Cache] | None) -> int:
-        """How many tokens of the batch, with padding, come before what a cache's offset points at."""
-        if isinstance(offset, int):
-            if any(self.left_padding):
-                raise InputError("The batch has padding; run it with mlx_lm's BatchKVCache(request.left_padding).")
-            return offset
-        counts = [n + padding for n, padding in zip(_listed(offset), self.left_padding, strict=True)]
-        if min(counts) != max(counts):
+    def _check_padding(self, start: int, cache: Sequence[LayerCache] | None) -> None:
+        """Hold the padding of a cache against the batch's while the prompt runs; after it, nothing is read."""
+        if cache is None or start >= self.prompt_length:
+            return
+        padding = padding_of(cache)
+        if padding is None and any(self.left_padding):
+            raise InputError("The batch has padding; run it with mlx_lm's BatchKVCache(request.left_padding).")
+        if padding is not None and padding != self.left_padding:
             raise InputError(
                 f"The cache has other padding than the batch, {self.left_padding}. "
                 "Make it with BatchKVCache(request.left_padding)."
             )
-        return counts[0]
 
-    def _rotation(self, offset: Any, start: int, embeds: mx.array) -> Rotation:
+    def _rotation(self, start: int, embeds: mx.array, cache: Sequence[LayerCache] | None) -> Rotation:
         """Positions by the prompt's table, after it by the count of tokens."""
         language, length = self.model.language_model, embeds.shape[1]
-        if not self._pictures or start >= self.prompt_length:
-            if isinstance(offset, int) and len(self._deltas) == 1:
-                return language.rotation_from(offset + self._deltas[0])
-            return language.rotation_from(mx.array(offset) + mx.array(self._deltas))
+        counts = [start - padding for padding in self.left_padding]  # of tokens before, without padding
+        after = [count + delta for count, delta in zip(counts, self._deltas, strict=True)]
+        if not self._spans or start >= self.prompt_length:
+            return language.rotation_from(after[0] if len(after) == 1 else mx.array(after))
         positions = self._positions[:, :, start : start + length]
         if (missing := start + length - self.prompt_length) > 0:
-            first = [
-                self.prompt_length - pad + delta for pad, delta in zip(self.left_padding, self._deltas, strict=True)
-            ]
-            after = mx.array(first)[:, None] + mx.arange(missing)
-            after = mx.broadcast_to(after, (3, *after.shape))
-            positions = mx.concatenate([positions, after], axis=-1)
+            first = mx.array(after)[:, None] + (self.prompt_length - start) + mx.arange(missing)
+            positions = mx.concatenate([positions, mx.broadcast_to(first, (3, *first.shape))], axis=-1)
         return language.rotation(positions, embeds.dtype)
 
     def _attention_mask(self) -> mx.array | None:
@@ -129,57 +136,63 @@ class Request:
         return (mx.arange(self.prompt_length) >= mx.array(self.left_padding)[:, None]).astype(mx.int32)
 
     def _with_features(self, embeds: mx.array, start: int) -> mx.array:
-        """Embeddings (B, n, D) of the tokens from `start` on, pictures' tokens replaced by their features."""
-        end = start + embeds.shape[1]
-        seen = [p for p in self._pictures if p.first_token < end and p.first_token + p.tokens > start]
-        if not seen:
-            return embeds
-        self._encode([picture for picture in seen if picture not in self._features])
-        rows = []
-        for number, row in enumerate(embeds):
-            pieces, done = [], start
-            for p in (picture for picture in seen if picture.row == number):
-                first, last = max(p.first_token, start), min(p.first_token + p.tokens, end)
-                features = self._features[p][first - p.first_token : last - p.first_token]
-                pieces += [row[done - start : first - start], features.astype(embeds.dtype)]
-                done = last
-            rows.append(mx.concatenate([*pieces, row[done - start :]]))
-        return mx.stack(rows)
+        """Embeddings (B, n, D) of the tokens from `start` on, those of images replaced by their features."""
+        length = embeds.shape[1]
+        end = start + length
+        seen = [span for span in self._spans if span.first_token < end and span.first_token + span.tokens > start]
+        self._encode([span for span in seen if span not in self._features])
+        places: list[int] = []
+        features = []
+        for span in seen:
+            first, last = max(span.first_token, start), min(span.first_token + span.tokens, end)
+            places += range(span.row * length + first - start, span.row * length + last - start)
+            features.append(self._features[span][first - span.first_token : last - span.first_token])
+        return merge_features(embeds, places, mx.concatenate(features)) if places else embeds
 
-    def _encode(self, pictures: list[Picture]) -> None:
-        """Compute the features of pictures, a few at a time, so that memory is that of a few."""
-        groups: list[list[Picture]] = []
-        for picture in pictures:
-            if groups and _belongs(picture, groups[-1]):
-                groups[-1].append(picture)
+    def _encode(self, spans: Sequence[Span]) -> None:
+        """Compute the features of images and frames, a few at a time, so that memory is that of a few."""
+        groups: list[list[Span]] = []
+        for span in spans:
+            if groups and _belongs(span, groups[-1]):
+                groups[-1].append(span)
             else:
-                groups.append([picture])
+                groups.append([span])
         for group in groups:
             first, last = group[0], group[-1]
-            pixels: Any = self._pixels[first.kind]
-            patches = pixels[first.first_patch : last.first_patch + last.rows * last.cols]
-            grids = [(1, picture.rows, picture.cols) for picture in group]
-            features: Any = self.model.vision_tower(patches, grids).pooler_output
-            ends = [sum(picture.tokens for picture in group[: i + 1]) for i in range(len(group) - 1)]
+            own = self._batch[KEYS[first.kind][1]][first.first_patch : last.first_patch + last.patches]
+            grids = [(1, *span.size) for span in group]
+            features = pooled(self.model.vision_tower(to_mlx({"pixels": own})["pixels"], grids))
+            ends = [sum(span.tokens for span in group[: i + 1]) for i in range(len(group) - 1)]
             parts = list(mx.split(features, ends))
-            mx.eval(parts)
+            mx.eval(parts)  # so that the tower's memory is free again; the language model would wait for them anyway
             self._features.update(zip(group, parts, strict=True))
 
-    def _check_pixels(self, sizes: dict[int, list[tuple[int, int]]]) -> None:
-        for kind, pixels in self._pixels.items():
-            found = 0 if pixels is None else pixels.shape[0]
-            if found != (expected := sum(rows * cols for rows, cols in sizes[kind])):
+    def _token_types(self, batch: Mapping[str, object]) -> list[list[int]]:
+        """What each token is; by its id where nobody says it."""
+        types = self._batch.get("mm_token_type_ids")
+        if types is not None:
+            return list(types.tolist())
+        kinds = [kind for kind, (grids, _) in KEYS.items() if grids in batch]
+        if len(kinds) > 1:
+            raise InputError(
+                "There are images and videos but no mm_token_type_ids, so it is open which tokens are whose. Pass "
+                "those of the processor."
+            )
+        return types_by_id(self._ids, self.model.config.image_token_id, videos=VIDEO in kinds)
+
+    def _check_pixels(self) -> None:
+        for kind, (_, key) in KEYS.items():
+            found = len(self._batch[key]) if key in self._batch else 0
+            if found != (expected := sum(span.patches for span in self._spans if span.kind == kind)):
                 raise InputError(
                     f"There are {found} patches of pixels; the grids have {expected}. "
                     "Take pixels and grids from one call of the processor."
                 )
 
 
-def _left_padding(attention_mask: mx.array | None, input_ids: mx.array) -> list[int]:
+def _left_padding(mask: Sequence[Sequence[int]]) -> list[int]:
     """How many tokens at the left of each row are padding."""
-    if attention_mask is None:
-        return [0] * input_ids.shape[0]
-    rows: Any = (attention_mask != 0).tolist()
+    rows = [[bool(real) for real in row] for row in mask]
     if any(row != sorted(row) for row in rows) or not all(map(any, rows)):
         raise InputError(
             "attention_mask has padding after a token, or a row without any; expected padding at the left."
@@ -187,30 +200,8 @@ def _left_padding(attention_mask: mx.array | None, input_ids: mx.array) -> list[
     return [row.count(False) for row in rows]
 
 
-def _pictures(types: list[list[int]], padding: list[int], sizes: dict[int, list[tuple[int, int]]]) -> list[Picture]:
-    """The pictures of a batch in the order of their tokens; `rope_index` has found that tokens and sizes fit."""
-    left = {kind: iter(sides) for kind, sides in sizes.items()}
-    patches = dict.fromkeys(sizes, 0)
-    found = []
-    for number, (row, pad) in enumerate(zip(types, padding, strict=True)):
-        place = pad
-        for kind, run in groupby(row[pad:]):
-            tokens = len(list(run))
-            if kind != TEXT:
-                rows, cols = next(left[kind])
-                found.append(Picture(kind, patches[kind], rows, cols, number, place, tokens))
-                patches[kind] += rows * cols
-            place += tokens
-    return found
-
-
-def _belongs(picture: Picture, group: list[Picture]) -> bool:
-    """Whether a picture's patches follow those of the group, and are few enough to be computed together."""
+def _belongs(span: Span, group: Sequence[Span]) -> bool:
+    """Whether a span's patches follow those of the group, and are few enough to be computed together."""
     first, last = group[0], group[-1]
-    follows = picture.kind == last.kind and picture.first_patch == last.first_patch + last.rows * last.cols
-    return follows and picture.first_patch + picture.rows * picture.cols - first.first_patch <= PATCHES
-
-
-def _listed(numbers: Any) -> list[int]:
-    result: Any = numbers.tolist() if isinstance(numbers, mx.array) else numbers
-    return list(result)
+    follows = span.kind == last.kind and span.first_patch == last.first_patch + last.patches
+    return follows and span.first_patch + span.patches - first.first_patch <= PATCHES_PER_BATCH

@@ -1,4 +1,4 @@
-"""What the processor files of a checkpoint say about its pictures and videos, and what a call may change."""
+"""What the processor files of a checkpoint say about its images and videos, and what a call may change."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _LATER_THETA = 100_000  # rope_theta is 500000 in GLM-4.6V, 10000 in 4.5V and 4.
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureSettings(PixelSettings):
-    """size: the least and the most of frames × height × width, where a picture counts as two frames.
+class VisualSettings(PixelSettings):
+    """size: the least and the most of frames × height × width, where an image counts as two frames.
 
-    min_pixels, max_pixels: the least and the most of height × width, of a picture or of one frame; of a call alone.
+    min_pixels, max_pixels: the least and the most of height × width, of an image or of one frame; of a call alone.
     """
 
     size: tuple[int, int]
@@ -48,7 +48,7 @@ class PictureSettings(PixelSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class FrameSampling:
     """How frames are chosen and labelled. fps and max_duration count only where `by_duration` is False.
 
     by_duration: GLM-4.6V's rule, otherwise that of 4.1V and 4.5V. decimals: labels like "0.5 seconds", otherwise "0".
@@ -61,7 +61,7 @@ class Sampling:
     max_duration: float = 300
 
 
-class PictureOptions(TypedDict, total=False):
+class VisualOptions(TypedDict, total=False):
     """What a call may set in place of the checkpoint's files; None leaves the file's value."""
 
     size: dict[str, int] | None
@@ -90,7 +90,7 @@ def _positive(value: Any) -> float | None:
 
 
 _POSITIVE: Check = _positive, "a number above 0"
-PICTURE_CHECKS: dict[str, Check] = CHECKS | {
+VISUAL_CHECKS: dict[str, Check] = CHECKS | {
     "size": (_budget, '{"shortest_edge": LEAST, "longest_edge": MOST}, both pixels of all frames, or max_pixels'),
     "temporal_patch_size": COUNT,
     "merge_size": COUNT,
@@ -100,8 +100,8 @@ PICTURE_CHECKS: dict[str, Check] = CHECKS | {
 _SAMPLING_CHECKS: dict[str, Check] = {"fps": _POSITIVE, "max_duration": _POSITIVE}
 
 
-def read_pictures(folder: Path, config: VisionConfig) -> PictureSettings:
-    """Those of still pictures; raises ConfigError for a folder without them, or with ones that cannot be honoured."""
+def settings_of_images(folder: Path, config: VisionConfig) -> VisualSettings:
+    """Those of still images; raises ConfigError for a folder without them, or with ones that cannot be honoured."""
     values = read_json(folder / "processor_config.json").get("image_processor")
     if not isinstance(values, dict) and not read_json(folder / "preprocessor_config.json"):
         raise ConfigError(
@@ -111,15 +111,15 @@ def read_pictures(folder: Path, config: VisionConfig) -> PictureSettings:
     return _settings(read_image_settings(folder, _file_keys()), IMAGE_BUDGET, config)
 
 
-def read_videos(folder: Path, config: ModelConfig) -> tuple[PictureSettings, Sampling]:
-    """Those of videos, from the first of transformers' three places; the last is the file of pictures.
+def settings_of_videos(folder: Path, config: ModelConfig) -> tuple[VisualSettings, FrameSampling]:
+    """Those of videos, from the first of transformers' three places; the last is the file of images.
 
-    Without a file of their own videos therefore get the budget of pictures, as in transformers.
+    Without a file of their own videos therefore get the budget of images, as in transformers.
     """
     nested = read_json(folder / "processor_config.json").get("video_processor")
     places = [nested if isinstance(nested, dict) else {}, *(read_json(folder / name) for name in _VIDEO_FILES)]
     values = {key: value for key, value in next(filter(None, places), {}).items() if value is not None}
-    sampling_keys = [field.name for field in fields(Sampling) if field.name not in ("by_duration", "decimals")]
+    sampling_keys = [field.name for field in fields(FrameSampling) if field.name not in ("by_duration", "decimals")]
     refuse_unknown(values, [*_file_keys(), *sampling_keys, *_UNREAD], f"The video processor file in {folder}")
     settings = _settings(
         {key: values[key] for key in _file_keys() if key in values}, VIDEO_BUDGET, config.vision_config
@@ -128,7 +128,7 @@ def read_videos(folder: Path, config: ModelConfig) -> tuple[PictureSettings, Sam
     return settings, override(_read_rules(folder, config, values), given, ConfigError, _SAMPLING_CHECKS)
 
 
-def _read_rules(folder: Path, config: ModelConfig, videos: Mapping[str, Any]) -> Sampling:
+def _read_rules(folder: Path, config: ModelConfig, videos: Mapping[str, Any]) -> FrameSampling:
     """GLM-4.6V-Flash and 4.1V share a model type, so the names of transformers' classes decide.
 
     Labels are the processor's and the choice of frames is the video processor's. Where no file names a class, the
@@ -145,17 +145,17 @@ def _read_rules(folder: Path, config: ModelConfig, videos: Mapping[str, Any]) ->
             "which decide how the frames of a video are labelled. Take them from the checkpoint's hub repository."
         )
     samplers = {"Glm46VVideoProcessor": True, "Glm4vVideoProcessor": False}
-    return Sampling(
+    return FrameSampling(
         by_duration=samplers.get(str(videos.get("video_processor_type")), names[name]), decimals=names[name]
     )
 
 
 def _file_keys() -> list[str]:
-    return [field.name for field in fields(PictureSettings) if field.name not in ("min_pixels", "max_pixels")]
+    return [field.name for field in fields(VisualSettings) if field.name not in ("min_pixels", "max_pixels")]
 
 
-def _settings(given: dict[str, Any], budget: tuple[int, int], config: VisionConfig) -> PictureSettings:
-    default = PictureSettings(
+def _settings(given: dict[str, Any], budget: tuple[int, int], config: VisionConfig) -> VisualSettings:
+    default = VisualSettings(
         resample=3,
         image_mean=(0.48145466, 0.4578275, 0.40821073),  # of the pictures CLIP was trained on
         image_std=(0.26862954, 0.26130258, 0.27577711),
@@ -164,13 +164,13 @@ def _settings(given: dict[str, Any], budget: tuple[int, int], config: VisionConf
         temporal_patch_size=config.temporal_patch_size,
         merge_size=config.spatial_merge_size,
     )
-    settings = override(default, given, ConfigError, PICTURE_CHECKS)
+    settings = override(default, given, ConfigError, VISUAL_CHECKS)
     check_geometry(settings, default, ConfigError)
     return settings
 
 
 def check_geometry(
-    settings: PictureSettings, model: PictureSettings, error: type[InputError] | type[ConfigError]
+    settings: VisualSettings, model: VisualSettings, error: type[InputError] | type[ConfigError]
 ) -> None:
     """Raise `error` where patches are not those that the model's weights were made for."""
     for key in ("patch_size", "temporal_patch_size", "merge_size"):
@@ -181,8 +181,8 @@ def check_geometry(
             )
 
 
-def grid_of(settings: PictureSettings, frames: int | None, height: int, width: int) -> tuple[int, int, int]:
-    """(t, h, w) in patches of a picture (frames None) or of a video, after the resizing that the settings ask for."""
+def grid_of(settings: VisualSettings, frames: int | None, height: int, width: int) -> tuple[int, int, int]:
+    """(t, h, w) in patches of an image (frames None) or of a video, after the resizing that the settings ask for."""
     patch, factor = settings.patch_size, settings.patch_size * settings.merge_size
     count = settings.temporal_patch_size if frames is None else frames
     if settings.do_resize:
@@ -198,8 +198,8 @@ def grid_of(settings: PictureSettings, frames: int | None, height: int, width: i
     return -(-count // settings.temporal_patch_size), height // patch, width // patch
 
 
-def _call_budget(settings: PictureSettings, frames: int | None, count: int) -> tuple[int, int]:
-    """The budget in frames × height × width; limits per picture replace a picture's and narrow a video's."""
+def _call_budget(settings: VisualSettings, frames: int | None, count: int) -> tuple[int, int]:
+    """The budget in frames × height × width; limits per image replace an image's and narrow a video's."""
     least, most = settings.size
     low, high = settings.min_pixels, settings.max_pixels
     if low is not None and high is not None and low > high:

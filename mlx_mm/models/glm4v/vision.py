@@ -1,22 +1,22 @@
-"""The vision tower: AIMv2's ViT (Fini et al., arXiv 2411.14402), adapted by GLM to pictures of any size.
+"""The vision tower: AIMv2's ViT (Fini et al., arXiv 2411.14402), adapted by GLM to images of any size.
 
-What is unusual here: patches of all pictures lie one after the other, (N, 1176), and within a picture 2×2 blocks of
+What is unusual here: patches of all images lie one after the other, (N, 1176), and within an image 2×2 blocks of
 patches do, so that what joins four patches to one token is a product of matrices. A norm follows the patch embedding.
-The position table is resized to each picture, and rows and columns also turn the heads. The MLPs of the blocks are as
+The position table is resized to each image, and rows and columns also turn the heads. The MLPs of the blocks are as
 wide as the output; `intermediate_size` is the width of the last MLP, the merger's.
 
-Pictures, and frames of a video, see nothing of each other, so the whole tower runs for one after the other (for several
+Images, and frames of a video, see nothing of each other, so the whole tower runs for one after the other (for several
 where they are small and of one size) and needs the memory of the largest, however many there are.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.backend.elementwise import gelu_erf
+from mlx_mm.backend.elementwise import gelu_erf, swiglu
 from mlx_mm.backend.linear import linear
 from mlx_mm.errors import InputError
 from mlx_mm.layers.activations import activation
@@ -25,10 +25,14 @@ from mlx_mm.layers.interpolate import bicubic_matrix, resize_table
 from mlx_mm.layers.outputs import TowerOutput, pooled
 from mlx_mm.layers.rope import grid_angles, rotate_halves
 from mlx_mm.models.glm4v.config import VisionConfig
-from mlx_mm.models.glm4v.positions import frame_sizes
+from mlx_mm.models.glm4v.inputs import read_whole
+from mlx_mm.models.glm4v.positions import Nested, Size, frame_sizes
 
-# Patches that are computed together where pictures are small: a third of the largest picture's 24,576.
-ROWS = 8192
+# Patches that are computed together where images are small: a third of the largest image's 24,576.
+PATCHES_PER_BATCH = 8192
+SIZES_KEPT = 8  # of images, whose positions are kept: in a chat and in a video they come again
+
+Gate = Callable[[mx.array, mx.array], mx.array]
 
 
 class PatchEmbedding(nn.Module):
@@ -50,6 +54,28 @@ class PositionTable(nn.Module):
     def __init__(self, side: int, dims: int):
         super().__init__()
         self.weight = mx.zeros((side * side, dims))
+        self._resized = _Resized()
+
+    def __call__(self, size: Size) -> mx.array:
+        """The table for an image of rows and columns, (rows·cols, D); made once for a size."""
+        return self._resized(self.weight, size)
+
+
+class _Resized:
+    """The last tables that were made of one weight."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[mx.array | None, dict[Size, mx.array]] = None, {}
+
+    def __call__(self, weight: mx.array, size: Size) -> mx.array:
+        of, tables = self._kept  # together: another thread may be here too
+        if of is not weight or len(tables) >= SIZES_KEPT:
+            self._kept = weight, (tables := {})
+        if (table := tables.get(size)) is None:
+            table = resize_table(weight, size, bicubic_matrix)
+            mx.eval(table)  # or it would belong to this thread's stream
+            tables[size] = table
+        return table
 
 
 class Embeddings(nn.Module):
@@ -59,7 +85,7 @@ class Embeddings(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of every patch to all of its picture, without biases."""
+    """Attention of every patch to all of its image, without biases."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()
@@ -90,10 +116,10 @@ class GatedMLP(nn.Module):
         self.gate_proj = nn.Linear(dims, width, bias=False)
         self.up_proj = nn.Linear(dims, width, bias=False)
         self.down_proj = nn.Linear(width, dims, bias=False)
-        self._act = activation(hidden_act)
+        self._gate = gate_of(hidden_act)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return _gated(self, x)
+        return linear(self.down_proj, self._gate(linear(self.gate_proj, x), linear(self.up_proj, x)))
 
 
 class Block(nn.Module):
@@ -127,11 +153,11 @@ class Merger(nn.Module):
         self.gate_proj = nn.Linear(dims, width, bias=False)
         self.up_proj = nn.Linear(dims, width, bias=False)
         self.down_proj = nn.Linear(width, dims, bias=False)
-        self._act = activation(config.hidden_act)
+        self._gate = gate_of(config.hidden_act)
 
     def __call__(self, x: mx.array) -> mx.array:
         x = gelu_erf(self.post_projection_norm(linear(self.proj, x)))
-        return _gated(self, x)
+        return linear(self.down_proj, self._gate(linear(self.gate_proj, x), linear(self.up_proj, x)))
 
 
 class VisionTower(nn.Module):
@@ -154,23 +180,23 @@ class VisionTower(nn.Module):
     def __call__(
         self,
         pixel_values: mx.array,
-        grid_thw: Any,
+        grid_thw: Nested | mx.array,
         *,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> TowerOutput:
-        """pixel_values (N, 1176), one picture after the other, and their grids (n, 3), an array or a list.
+        """pixel_values (N, 1176), one image after the other, and their grids (n, 3): a list, or an array that is read.
 
         pooler_output (N/4, E) is what takes the place of tokens, last_hidden_state (N/4, E) the same before the
-        merger. hidden_states are (N, D). attentions are (n, H, L, L), a row for each picture and each frame, with
+        merger. hidden_states are (N, D). attentions are (n, H, L, L), a row for each image and each frame, with
         zeros after the patches of those that are smaller than the largest. Raises InputError where pixels and grids
         do not fit.
         """
-        sizes = frame_sizes(grid_thw, self._merge)
+        sizes = frame_sizes(read_whole(grid_thw) if isinstance(grid_thw, mx.array) else grid_thw, self._merge)
         self._check(pixel_values, sizes)
         results: list[TowerOutput] = []
         start = 0
-        for count, (rows, cols) in _batches(sizes):
+        for count, (rows, cols) in batches(sizes):
             end = start + count * rows * cols
             pixels = pixel_values[start:end].reshape(count, rows * cols, -1)
             results.append(self._run(pixels, (rows, cols), results[-1:], output_hidden_states, output_attentions))
@@ -180,22 +206,20 @@ class VisionTower(nn.Module):
     def _run(
         self,
         pixels: mx.array,
-        size: tuple[int, int],
+        size: Size,
         after: list[TowerOutput],
         output_hidden_states: bool,
         output_attentions: bool,
     ) -> TowerOutput:
-        """Pictures (B, L, 1176) of one size, computed when the results `after` exist: MLX would else begin all
-        pictures at once and hold all that lies between their pixels and their tokens."""
-        table, angles = (
-            self.embeddings.position_embedding.weight,
-            grid_angles(*size, self._head_dims, base=self._rope_theta),
-        )
+        """Images (B, L, 1176) of one size, computed when the results `after` exist: MLX would else begin all
+        images at once and hold all that lies between their pixels and their tokens."""
+        table = self.embeddings.position_embedding(size)
+        angles = _angles(size, self._head_dims, self._rope_theta)
         if after:
             pixels, table, angles = mx.depends([pixels, table, angles], [pooled(after[0])])
-        rope = _rotation(self._in_blocks(angles, size))
+        rope = _rotation(in_blocks(angles, size, self._merge))
         x = self.post_conv_layernorm(self.patch_embed(pixels))
-        x = x + self._in_blocks(resize_table(table, size, bicubic_matrix), size)
+        x = x + in_blocks(table, size, self._merge)
         hidden_states, attentions = [x], []
         for block in self.blocks:
             if output_attentions:
@@ -213,12 +237,7 @@ class VisionTower(nn.Module):
             attentions=tuple(attentions) if output_attentions else None,
         )
 
-    def _in_blocks(self, x: mx.array, size: tuple[int, int]) -> mx.array:
-        """Rows (L, …) of a grid, from row by row to block by block."""
-        rows, cols = (side // self._merge for side in size)
-        return x.reshape(rows, self._merge, cols, self._merge, -1).swapaxes(1, 2).reshape(x.shape)
-
-    def _check(self, pixel_values: mx.array, sizes: list[tuple[int, int]]) -> None:
+    def _check(self, pixel_values: mx.array, sizes: Sequence[Size]) -> None:
         expected = (sum(rows * cols for rows, cols in sizes), self._patch_dims)
         if tuple(pixel_values.shape) != expected or not sizes:
             raise InputError(
@@ -227,16 +246,34 @@ class VisionTower(nn.Module):
             )
 
 
-def _gated(mlp: Any, x: mx.array) -> mx.array:
-    return linear(mlp.down_proj, mlp._act(linear(mlp.gate_proj, x)) * linear(mlp.up_proj, x))
+def gate_of(hidden_act: str) -> Gate:
+    """(gate, up) -> act(gate) · up."""
+    if hidden_act == "silu":
+        return swiglu
+    act = activation(hidden_act)
+    return lambda gate, up: act(gate) * up
 
 
-def _batches(sizes: list[tuple[int, int]]) -> Iterator[tuple[int, tuple[int, int]]]:
-    """How many pictures of which size are computed together, in their order."""
+def in_blocks(x: mx.array, size: Size, merge: int) -> mx.array:
+    """Rows (L, …) of a grid, from row by row to block by block, each of merge × merge cells."""
+    rows, cols = (side // merge for side in size)
+    return x.reshape(rows, merge, cols, merge, -1).swapaxes(1, 2).reshape(x.shape)
+
+
+def batches(sizes: Sequence[Size]) -> Iterator[tuple[int, Size]]:
+    """How many images of which size are computed together, in their order."""
     for size, run in groupby(sizes):
         count = len(list(run))
-        most = max(1, ROWS // (size[0] * size[1]))
+        most = max(1, PATCHES_PER_BATCH // (size[0] * size[1]))
         yield from ((min(most, count - first), size) for first in range(0, count, most))
+
+
+@functools.lru_cache(maxsize=SIZES_KEPT)
+def _angles(size: Size, head_dims: int, base: float) -> mx.array:
+    """`grid_angles`, computed: what is kept must not belong to one thread's stream."""
+    angles = grid_angles(*size, head_dims, base=base)
+    mx.eval(angles)
+    return angles
 
 
 def _rotation(angles: mx.array) -> Rotation:
@@ -245,23 +282,23 @@ def _rotation(angles: mx.array) -> Rotation:
     return lambda x: rotate(x.astype(mx.float32)).astype(x.dtype)
 
 
-def _join(results: list[TowerOutput], longest: int) -> TowerOutput:
+def _join(results: Sequence[TowerOutput], longest: int) -> TowerOutput:
     """The results of all batches one after the other."""
-
-    def rows(arrays: Any) -> mx.array:
-        return mx.concatenate(list(arrays))
-
-    def layers(name: str, prepare: Any) -> tuple[mx.array, ...] | None:
-        first, *_ = values = [getattr(result, name) for result in results]
-        return None if first is None else tuple(rows(map(prepare, layer)) for layer in zip(*values, strict=True))
 
     def padded(weights: mx.array) -> mx.array:
         missing = longest - weights.shape[-1]
         return mx.pad(weights, [(0, 0), (0, 0), (0, missing), (0, missing)])
 
+    states = [result.hidden_states for result in results if result.hidden_states is not None]
+    weights = [result.attentions for result in results if result.attentions is not None]
     return TowerOutput(
-        last_hidden_state=rows(result.last_hidden_state for result in results),
-        pooler_output=rows(result.pooler_output for result in results),
-        hidden_states=layers("hidden_states", lambda states: states.flatten(0, 1)),
-        attentions=layers("attentions", padded),
+        last_hidden_state=mx.concatenate([result.last_hidden_state for result in results]),
+        pooler_output=mx.concatenate([pooled(result) for result in results]),
+        hidden_states=_by_layer([[layer.flatten(0, 1) for layer in layers] for layers in states]),
+        attentions=_by_layer([[padded(layer) for layer in layers] for layers in weights]),
     )
+
+
+def _by_layer(results: Iterable[Sequence[mx.array]]) -> tuple[mx.array, ...] | None:
+    """Each layer's arrays of all results joined; None without results."""
+    return tuple(mx.concatenate(list(parts)) for parts in zip(*results, strict=True)) or None

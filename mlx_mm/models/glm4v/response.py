@@ -4,9 +4,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
-from mlx_mm.errors import InputError
+from mlx_mm.generation.response import ResponsePart, ToolCall, TrimmedText, open_suffix
 
 THINK, END_THINK = "<think>", "</think>"
 ANSWER, END_ANSWER = "<answer>", "</answer>"
@@ -27,9 +26,6 @@ _BOX = rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{3}}\s*\]"
 _BOXED = re.compile(rf"{re.escape(BOX)}(.*?)(?:{re.escape(END_BOX)}|$)", re.DOTALL)
 _LISTED = re.compile(rf"\[\s*{_BOX}(?:\s*,\s*{_BOX})*\s*\]")
 
-ToolCall: TypeAlias = dict[str, Any]
-Piece: TypeAlias = tuple[str, str]  # ("reasoning" | "text" | "tool_call", what to add)
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -44,7 +40,7 @@ class Answer:
     boxes: list[list[float]]
 
 
-def parse_answer(raw: str, *, thinking_open: bool, tools: Sequence[Mapping[str, Any]] | None = None) -> Answer:
+def parse_answer(raw: str, *, thinking_open: bool, tools: Sequence[Mapping[str, object]] | None = None) -> Answer:
     """A model's whole text, taken apart; the rules are those of `StreamParser`.
 
     thinking_open: the prompt ended inside a think block. tools: the schemas that were offered.
@@ -67,36 +63,46 @@ class StreamParser:
       reasoning or text that it stands in.
     """
 
-    def __init__(self, *, thinking_open: bool, tools: Sequence[Mapping[str, Any]] | None = None) -> None:
-        self._schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools or ()}
+    box_range = BOX_RANGE
+
+    def __init__(self, *, thinking_open: bool, tools: Sequence[Mapping[str, object]] | None = None) -> None:
+        self._properties = dict(map(_properties, tools or ()))
         self._thinking = thinking_open
         self._answer_open = False
         self._buffer = ""
-        self._fields = {"reasoning": _Trimmed(), "text": _Trimmed()}
+        self._reasoning, self._text = TrimmedText(), TrimmedText()
         self._marked: list[str] = []  # the text with its box markers
         self._calls: list[ToolCall] = []
-        self._pieces: list[Piece] = []
+        self._parts: list[ResponsePart] = []
 
-    def feed(self, text: str) -> list[Piece]:
-        """What is certain after this piece; a "tool_call" is one whole call, as the JSON of an OpenAI tool call."""
+    @property
+    def reasoning_open(self) -> bool:
+        """Whether more text would be reasoning."""
+        return self._thinking
+
+    def feed(self, text: str) -> list[ResponsePart]:
+        """What is certain after this piece of text; tool calls come whole."""
         return self._read(text, final=False)
 
-    def finish(self) -> list[Piece]:
+    def finish(self) -> list[ResponsePart]:
         """What was still held back because it could have become a marker."""
         return self._read("", final=True)
 
+    def boxes(self) -> list[list[float]]:
+        """Those of the text so far."""
+        return parse_boxes("".join(self._marked))
+
     def answer(self) -> Answer:
         """Everything so far; complete after `finish`."""
-        reasoning, text = self._fields["reasoning"].text(), self._fields["text"].text()
-        return Answer(text, reasoning or None, list(self._calls), parse_boxes("".join(self._marked)))
+        return Answer(self._text.text(), self._reasoning.text() or None, list(self._calls), self.boxes())
 
-    def _read(self, text: str, *, final: bool) -> list[Piece]:
+    def _read(self, text: str, *, final: bool) -> list[ResponsePart]:
         self._buffer += text
-        self._pieces = []
+        self._parts = []
         while self._buffer:
             match = _MARKER.search(self._buffer)
             if match is None:
-                held = 0 if final else _open_suffix(self._buffer, _MARKERS)
+                held = 0 if final else open_suffix(self._buffer, _MARKERS)
                 self._plain(self._take(len(self._buffer) - held))
                 break
             self._plain(self._take(match.start()))
@@ -111,26 +117,28 @@ class StreamParser:
             else:
                 self._take(end)
                 self._called(*call)
-        return self._pieces
+        return self._parts
 
     def _take(self, count: int) -> str:
         taken, self._buffer = self._buffer[:count], self._buffer[count:]
         return taken
 
     def _plain(self, text: str) -> None:
-        field = "reasoning" if self._thinking else "text"
-        if not self._thinking:
-            self._marked.append(text)
-        if certain := self._fields[field].add(text):
-            self._pieces.append((field, certain))
+        if self._thinking:
+            if certain := self._reasoning.add(text):
+                self._parts.append(ResponsePart(reasoning=certain))
+            return
+        self._marked.append(text)
+        if certain := self._text.add(text):
+            self._parts.append(ResponsePart(text=certain))
 
     def _marker(self, marker: str) -> None:
-        begun = self._fields["text"].begun
+        begun = self._text.begun
         if marker in (THINK, END_THINK):
             if begun:
                 self._plain(marker)
             elif marker == THINK and not self._thinking:
-                self._fields["reasoning"].separate()
+                self._reasoning.separate()
             self._thinking = marker == THINK and not begun
         elif marker in (ANSWER, END_ANSWER):
             leave_out = not self._thinking and (not begun if marker == ANSWER else self._answer_open)
@@ -142,48 +150,15 @@ class StreamParser:
             self._marked.append(marker)
 
     def _called(self, name: str, arguments: dict[str, str]) -> None:
-        properties = self._schemas.get(name, {}).get("properties") or {}
+        properties = self._properties.get(name, {})
         values = {key: _value(raw, properties.get(key)) for key, raw in arguments.items()}
-        function = {"name": name, "arguments": json.dumps(values, ensure_ascii=False)}
-        self._calls.append({"id": f"call_{len(self._calls)}", "type": "function", "function": function})
-        self._pieces.append(("tool_call", json.dumps(self._calls[-1], ensure_ascii=False)))
-
-
-class StopStrings:
-    """Cuts a stream of text before the first of some strings, and never lets out a part of one.
-
-    Raises InputError for an empty string among them.
-    """
-
-    def __init__(self, strings: str | Sequence[str]) -> None:
-        self._strings = (strings,) if isinstance(strings, str) else tuple(strings)
-        for string in self._strings:
-            if not isinstance(string, str) or not string:
-                raise InputError(f"{string!r} is among the stop strings; expected text. Leave it out.")
-        self._buffer = ""
-        self._stopped = False
-
-    def feed(self, piece: str) -> tuple[str, bool]:
-        """What may be shown, and whether a stop string was reached; nothing comes after it."""
-        return self._read(piece, final=False)
-
-    def finish(self) -> tuple[str, bool]:
-        """What was held back because it could have become a stop string."""
-        return self._read("", final=True)
-
-    def _read(self, piece: str, *, final: bool) -> tuple[str, bool]:
-        if self._stopped:
-            return "", True
-        self._buffer += piece
-        places = [place for string in self._strings if (place := self._buffer.find(string)) >= 0]
-        cut = min(places, default=len(self._buffer))
-        held = 0 if final else _open_suffix(self._buffer, self._strings)
-        # A string that began before the one found may still be completed, and then it is the first.
-        open_at = len(self._buffer) - held
-        self._stopped = bool(places) and cut <= open_at
-        cut = min(cut, open_at)
-        emit, self._buffer = self._buffer[:cut], "" if self._stopped else self._buffer[cut:]
-        return emit, self._stopped
+        call: ToolCall = {
+            "id": f"call_{len(self._calls)}",
+            "type": "function",
+            "function": {"name": name, "arguments": json.dumps(values, ensure_ascii=False)},
+        }
+        self._calls.append(call)
+        self._parts.append(ResponsePart(tool_call=call))
 
 
 def parse_boxes(text: str) -> list[list[float]]:
@@ -197,52 +172,6 @@ def parse_boxes(text: str) -> list[list[float]]:
         boxes += _listed(text[end : marked.start()]) + _fours(marked.group(1))
         end = marked.end()
     return boxes + _listed(text[end:])
-
-
-def scale_boxes(boxes: Sequence[Sequence[float]], width: int, height: int) -> list[list[float]]:
-    """Boxes in thousandths to pixels of a picture; raises InputError for a size or a box that is none."""
-    if width < 1 or height < 1:
-        raise InputError(f"The picture is {width} by {height}; expected at least one pixel. Give its width and height.")
-    for box in boxes:
-        if len(box) != 4:
-            raise InputError(f"A box has {len(box)} numbers; expected x1, y1, x2, y2. Leave it out.")
-    sides = (width, height, width, height)
-    return [[value * side / BOX_RANGE for value, side in zip(box, sides, strict=True)] for box in boxes]
-
-
-class _Trimmed:
-    """Text that grows, without whitespace around it: inner whitespace is certain once something follows it."""
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-        self._space = ""
-
-    @property
-    def begun(self) -> bool:
-        return bool(self._parts)
-
-    def add(self, text: str) -> str:
-        text = self._space + text if self._parts else text.lstrip()
-        certain = text.rstrip()
-        self._space = text[len(certain) :]
-        self._parts += [certain] if certain else []
-        return certain
-
-    def separate(self) -> None:
-        self._space = self._space or "\n"
-
-    def text(self) -> str:
-        return "".join(self._parts)
-
-
-def _open_suffix(text: str, strings: Sequence[str]) -> int:
-    """Length of the longest end of a text with which one of the strings could begin, but not be complete."""
-    longest = min(len(text), max(map(len, strings), default=1) - 1)
-    for length in range(longest, 0, -1):
-        suffix = text[-length:]
-        if any(len(string) > length and string.startswith(suffix) for string in strings):
-            return length
-    return 0
 
 
 def _read_call(text: str) -> tuple[tuple[str, dict[str, str]] | None, int | None]:
@@ -280,7 +209,16 @@ def _skip(text: str, start: int, what: re.Pattern[str] = _SPACE) -> int:
     return start if found is None else found.end()
 
 
-def _value(raw: str, schema: Any) -> Any:
+def _properties(tool: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
+    """The name of a tool and the schemas of its arguments, as far as it has them."""
+    function = tool["function"]
+    parameters = function.get("parameters") if isinstance(function, Mapping) else None
+    properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
+    name = function["name"] if isinstance(function, Mapping) else ""
+    return name, properties if isinstance(properties, Mapping) else {}
+
+
+def _value(raw: str, schema: object) -> object:
     """An argument's value: text as it is where the schema says string, else what its JSON says, else text."""
     types = _types(schema)
     try:
@@ -292,7 +230,7 @@ def _value(raw: str, schema: Any) -> Any:
     return raw if "string" in types and not _json_types(value) & types else value
 
 
-def _types(schema: Any) -> set[str]:
+def _types(schema: object) -> set[str]:
     """The JSON types that a schema allows, as far as it names them."""
     if not isinstance(schema, Mapping):
         return set()
@@ -305,7 +243,7 @@ def _types(schema: Any) -> set[str]:
     return types
 
 
-def _json_types(value: Any) -> set[str]:
+def _json_types(value: object) -> set[str]:
     """The types in a schema's words that a value from JSON has; none for text."""
     names = {bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}, list: {"array"}, dict: {"object"}}
     return {"null"} if value is None else names.get(type(value), set())

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlx_mm.errors import InputError
-from mlx_mm.processing.answer import Answer, StopStrings, StreamParser, parse_answer, parse_boxes, scale_boxes
+from mlx_mm.generation.response import ResponsePart
+from mlx_mm.models.glm4v.response import Answer, StreamParser, parse_answer, parse_boxes
 
 TOOLS = [
     {
@@ -122,10 +122,10 @@ def test_parse_answer(name: str) -> None:
 
 def streamed(chunks: list[str], thinking_open: bool) -> tuple[dict[str, str], list[Any], Answer]:
     parser = StreamParser(thinking_open=thinking_open, tools=TOOLS)
-    pieces = [piece for chunk in chunks for piece in parser.feed(chunk)] + parser.finish()
-    assert all(piece for _, piece in pieces)
-    joined = {kind: "".join(p for k, p in pieces if k == kind) for kind in ("reasoning", "text")}
-    return joined, [json.loads(piece) for kind, piece in pieces if kind == "tool_call"], parser.answer()
+    parts = [part for chunk in chunks for part in parser.feed(chunk)] + parser.finish()
+    assert all(sum(map(bool, (part.text, part.reasoning, part.tool_call))) == 1 for part in parts)
+    joined = {kind: "".join(getattr(part, kind) for part in parts) for kind in ("reasoning", "text")}
+    return joined, [part.tool_call for part in parts if part.tool_call], parser.answer()
 
 
 def cuttings(raw: str) -> list[list[str]]:
@@ -178,12 +178,20 @@ def test_pieces_of_nonsense_do_not_matter(seed: int) -> None:
 
 def test_pieces_come_early() -> None:
     parser = StreamParser(thinking_open=False)
-    assert parser.feed("Hello <|beg") == [("text", "Hello")]
-    assert parser.feed("in the") == [("text", " <|begin the")]
+    assert parser.feed("Hello <|beg") == [ResponsePart("Hello")]
+    assert parser.feed("in the") == [ResponsePart(" <|begin the")]
     assert parser.feed(" <tool_call> is") == []  # still the name of a tool
-    assert parser.feed(" a tag") == [("text", " <tool_call>"), ("text", " is a tag")]
-    assert parser.feed(" <tool_call>now</tool_call>")[0][0] == "tool_call"
+    assert parser.feed(" a tag") == [ResponsePart(" <tool_call>"), ResponsePart(" is a tag")]
+    assert parser.feed(" <tool_call>now</tool_call>")[0].tool_call is not None
     assert parser.finish() == []
+
+
+def test_open_reasoning() -> None:
+    """What a budget of reasoning needs to know before the first token."""
+    parser = StreamParser(thinking_open=True)
+    assert parser.reasoning_open
+    parser.feed("a</think>b")
+    assert not parser.reasoning_open
 
 
 @pytest.mark.parametrize(
@@ -245,66 +253,3 @@ def test_boxes_of_an_answer() -> None:
     answer = parse_answer(raw, thinking_open=False)
     assert answer.boxes == [[1, 2, 3, 4]]
     assert answer.text == "The cat: [1,2,3,4]"
-
-
-def test_scale_boxes() -> None:
-    assert scale_boxes([[0, 500, 1000, 1000]], 640, 480) == [[0, 240, 640, 480]]
-    assert scale_boxes([], 1, 1) == []
-    with pytest.raises(InputError, match="0 by 5"):
-        scale_boxes([[0, 0, 1, 1]], 0, 5)
-    with pytest.raises(InputError, match="3 numbers"):
-        scale_boxes([[0, 0, 1]], 5, 5)
-
-
-# --- stop strings -----------------------------------------------------------------------------------------------
-
-
-def cut(text: str, stops: list[str]) -> tuple[str, bool]:
-    """The rule itself: up to the first place at which a stop string stands."""
-    places = [place for place in range(len(text)) if any(text.startswith(stop, place) for stop in stops)]
-    return (text[: places[0]], True) if places else (text, False)
-
-
-@pytest.mark.parametrize(
-    ("text", "stops"),
-    [
-        ("Hello END more", ["END"]),
-        ("Hello EN", ["END"]),
-        ("abc", ["b", "abc"]),
-        ("abd", ["b", "abc"]),
-        ("ab", ["b", "abc"]),
-        ("aaab", ["aab"]),
-        ("xxaabaab", ["aabaac", "ba"]),
-        ("no stop", []),
-        ("\n\nQ: x", ["\n\n", "Q:"]),
-    ],
-)
-def test_stop_strings(text: str, stops: list[str]) -> None:
-    for chunks in cuttings(text):
-        stop, shown = StopStrings(stops), ""
-        for chunk in chunks:
-            shown += stop.feed(chunk)[0]
-            assert cut(text, stops)[0].startswith(shown), chunks
-        last, stopped = stop.finish()
-        assert (shown + last, stopped) == cut(text, stops), chunks
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_stop_strings_of_nonsense(seed: int) -> None:
-    rng = random.Random(seed)
-    stops = ["".join(rng.choices("ab", k=rng.randint(1, 5))) for _ in range(rng.randint(1, 3))]
-    test_stop_strings("".join(rng.choices("abc", k=15)), stops)
-
-
-def test_nothing_after_a_stop() -> None:
-    stop = StopStrings("END")
-    assert stop.feed("a EN") == ("a ", False)
-    assert stop.feed("D b") == ("", True)
-    assert stop.feed("c") == ("", True)
-    assert stop.finish() == ("", True)
-
-
-@pytest.mark.parametrize("stops", ["", ["a", ""], [5]])
-def test_stop_strings_refused(stops: Any) -> None:
-    with pytest.raises(InputError, match="stop strings"):
-        StopStrings(stops)

@@ -1,0 +1,71 @@
+"""Names and layouts of tensors: Hugging Face's, of a file or of a live model of transformers 5, to ours.
+
+Ours are those of MLX-community's files: experts lie one by one in a file of Hugging Face, and stacked here.
+"""
+
+import mlx.core as mx
+
+from mlx_mm.checkpoint.rows import Rows
+from mlx_mm.models.glm4v.config import ModelConfig
+
+# How names begin in a file, without "model." -> ours
+PREFIXES = (
+    ("visual.", "vision_tower."),
+    ("language_model.", "language_model.model."),
+    ("lm_head.", "language_model.lm_head."),
+)
+# Kernels of convolutions, their axes in MLX's order
+KERNELS = {"patch_embed.proj.weight": (0, 2, 3, 4, 1), "downsample.weight": (0, 2, 3, 1)}
+DROPPED = ("rotary_emb.", "rotary_pos_emb.")  # tables that follow from the config
+# Layers that are never quantised, and the one of them that computes in float32 whatever the model does
+KEPT_EXACT = ("patch_embed.proj", "downsample", "position_embedding", "mlp.gate")
+ROUTER = ".mlp.gate."
+EXPERTS, STACKED = ".mlp.experts.", ".mlp.switch_mlp."
+
+Tensors = dict[str, mx.array | Rows]
+
+
+def sanitize_weights(config: ModelConfig, weights: dict[str, mx.array]) -> Tensors:
+    """Tensors under our names and in our layout.
+
+    Left out: a layer after the last, which predicts several tokens at once, and what follows from the config.
+    """
+    extra = f"language_model.model.layers.{config.text_config.num_hidden_layers}."
+    result: Tensors = {}
+    experts: dict[str, dict[int, mx.array]] = {}
+    for name, weight in weights.items():
+        name = name.removeprefix("model.")
+        name = next((own + name.removeprefix(theirs) for theirs, own in PREFIXES if name.startswith(theirs)), name)
+        tied = config.tie_word_embeddings and name.startswith("language_model.lm_head.")
+        if name.startswith(extra) or tied or any(part in name for part in DROPPED):
+            continue
+        layer, found, rest = name.partition(EXPERTS)
+        number, _, projection = rest.partition(".")
+        if found and number.isdecimal():
+            experts.setdefault(f"{layer}{STACKED}{projection}", {})[int(number)] = weight
+        elif found:
+            result |= _stacked_experts(f"{layer}{STACKED}", rest, weight)
+        else:
+            axes = next((axes for end, axes in KERNELS.items() if name.endswith(end)), None)
+            result[name] = weight if axes is None else weight.transpose(axes)
+    for name, parts in experts.items():
+        result[name] = Rows(tuple(parts[number][None] for number in sorted(parts)))
+    return result
+
+
+def _stacked_experts(prefix: str, name: str, weight: mx.array) -> Tensors:
+    """A tensor (experts, out, in) of a live model, where the rows of gates and the others are one tensor."""
+    if name != "gate_up_proj":
+        return {f"{prefix}{name}.weight": weight}
+    gate, up = mx.split(weight, 2, axis=1)
+    return {f"{prefix}gate_proj.weight": gate, f"{prefix}up_proj.weight": up}
+
+
+def is_quantizable(path: str) -> bool:
+    """Kernels, the position table and the router stay as they are: they are small and weigh much."""
+    return not path.endswith(KEPT_EXACT)
+
+
+def fits_half_precision(path: str) -> bool:
+    """Whether the weight at a path may be float16. The router's scores are close to each other, and decide."""
+    return ROUTER not in f"{path}."
