@@ -18,7 +18,7 @@ def complete_names(weights: dict[str, Value], tower: str | None, others: tuple[s
     return {name if name.startswith((tower, *others)) else tower + name: weight for name, weight in kept.items()}
 
 
-def widen_mlps(values: dict[str, Any], config: Any, multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
+def widen_mlps(values: dict[str, Any], config: object, multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Round each tower's `intermediate_size` up to a multiple, so that its MLP can be quantised in groups.
 
     An MLP whose activation maps 0 to 0 may be wider for free: the added units have zero weights. So may the last

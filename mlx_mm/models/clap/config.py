@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_mm.errors import ConfigError
 from mlx_mm.models.config import BaseConfig, FamilyConfig, TowerConfig, tower_sections
+from mlx_mm.models.weights import widen_mlps
 
 # Keys of the audio tower that are the same in every checkpoint; another value would ask for another computation.
 FIXED = {"patch_embed_input_channels": 1, "flatten_patch_embeds": True, "enable_patch_layer_norm": True}
@@ -178,6 +179,10 @@ class ModelConfig(FamilyConfig):
             audio_config=None if audio is None else AudioConfig.from_dict(audio),
             projection=ProjectionConfig.from_dict(values) if joint or name.endswith("WithProjection") else None,
         )
+
+    @classmethod
+    def widened(cls, values: dict[str, Any], multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
+        return widen_mlps(values, cls.from_dict(values), multiple)
 
 
 def _side(value: Any) -> Any:

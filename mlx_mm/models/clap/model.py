@@ -63,6 +63,7 @@ RENAMES = (
     (".global_att.4.", ".global_att.conv2."),
     (".global_att.5.", ".global_att.norm2."),
 )
+PADDED_AXES = {".mlp.fc1.weight": 0, ".mlp.fc1.bias": 0, ".mlp.fc2.weight": 1}
 KEPT_EXACT = (".position_embedding", ".token_type_embedding")
 
 
@@ -85,6 +86,8 @@ class Model(nn.Module):
 
     kind: Literal["encoder"] = "encoder"
     prompt_template = "This is a sound of {}."  # transformers' zero-shot pipeline
+    towers = PARTS
+    padded_axes = PADDED_AXES
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -121,6 +124,10 @@ class Model(nn.Module):
     def quant_predicate(self, path: str, _module: nn.Module) -> bool:
         """Positions, token types and convolutions stay as they are: they are small and weigh much."""
         return not path.endswith(KEPT_EXACT) and ".patch_embed." not in path
+
+    def cast_predicate(self, path: str) -> bool:
+        """Both towers may be computed in float16; the scales lose accuracy in it."""
+        return path not in SCALES
 
     def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]:
         """The modules that the features of a modality are computed with."""

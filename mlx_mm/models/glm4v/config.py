@@ -9,10 +9,22 @@ from typing import Any
 
 from mlx_mm.errors import ConfigError
 from mlx_mm.models.config import BaseConfig, FamilyConfig
+from mlx_mm.models.weights import widen_mlps
 
 COMPLETE = "Use the complete config.json of the checkpoint."
 # transformers 5 nests the rotary keys, 4 has them beside the others; the first that is present counts.
 ROPE_SECTIONS = ("rope_parameters", "rope_scaling")
+# What grows with the widths that `widened` rounds up; the first ending that fits decides. Of the dense model's gates the
+# rows are followed by zeros, and then by those of the other half.
+PADDED_AXES: dict[str, int | tuple[int, int]] = {
+    ".gate_up_proj.weight": (0, 2),
+    ".switch_mlp.gate_proj.weight": 1,
+    ".switch_mlp.up_proj.weight": 1,
+    ".switch_mlp.down_proj.weight": 2,
+    ".gate_proj.weight": 0,
+    ".up_proj.weight": 0,
+    ".down_proj.weight": 1,
+}
 PARTIAL_ROTARY_FACTOR = 0.5  # of every published checkpoint; some files leave it out
 
 
@@ -173,6 +185,18 @@ class ModelConfig(FamilyConfig):
             }
         given = {key: value for key, value in text.items() if key not in missing or value is not None}
         return values | {"text_config": missing | given | rope}
+
+    @classmethod
+    def widened(cls, values: dict[str, Any], multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
+        """The text model's MLPs, its experts and the merger; the vision blocks' are as wide as the output."""
+        config = cls.from_dict(values)
+        values, record = widen_mlps(values, config, multiple)
+        width = 0 if config.moe is None else config.moe.moe_intermediate_size
+        if width % multiple:
+            wider = -(-width // multiple) * multiple
+            values = values | {"text_config": {**values["text_config"], "moe_intermediate_size": wider}}
+            record["text_config.moe_intermediate_size"] = [width, wider]
+        return values, record
 
 
 def _read_text(text: dict[str, Any]) -> TextConfig:

@@ -22,7 +22,7 @@ from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import InputError, ModalityError
 from mlx_mm.layers.attention import Mask
 from mlx_mm.layers.outputs import CausalLMOutput, DecoderOutput
-from mlx_mm.models.glm4v.config import ModelConfig
+from mlx_mm.models.glm4v.config import PADDED_AXES, ModelConfig
 from mlx_mm.models.glm4v.language import Cache, LanguageModel
 from mlx_mm.models.glm4v.positions import IMAGE, NAMES, TEXT, VIDEO, feature_rows, frame_sizes, rope_index
 from mlx_mm.models.glm4v.vision import VisionTower
@@ -39,6 +39,7 @@ DROPPED = ("rotary_emb.", "rotary_pos_emb.")  # tables that follow from the conf
 KEPT_EXACT = ("patch_embed.proj", "downsample", "position_embedding", "mlp.gate")
 EXPERTS, STACKED = ".mlp.experts.", ".mlp.switch_mlp."
 IGNORED_LABEL = -100
+TOWERS = {"text": ("language_model",), "image": ("vision_tower",), "video": ("vision_tower",)}
 
 Tensors = dict[str, mx.array | Rows]
 
@@ -83,6 +84,11 @@ def _stacked_experts(prefix: str, name: str, weight: mx.array) -> Tensors:
 def is_quantizable(_model: "Model | BaseModel", path: str, _module: nn.Module) -> bool:
     """Kernels, the position table and the router stay as they are: they are small and weigh much."""
     return not path.endswith(KEPT_EXACT)
+
+
+def is_castable(_model: "Model | BaseModel", _path: str) -> bool:
+    """Every weight may be computed with in float16."""
+    return True
 
 
 def picture_features(model: "Model | BaseModel", pixels: mx.array, grid_thw: mx.array) -> list[mx.array]:
@@ -241,8 +247,11 @@ class Model(nn.Module):
 
     kind: Literal["generator"] = "generator"
     modalities = ("text", "image", "video")
+    towers = TOWERS
+    padded_axes = PADDED_AXES
     sanitize = sanitize_weights
     quant_predicate = is_quantizable
+    cast_predicate = is_castable
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -317,8 +326,11 @@ class BaseModel(nn.Module):
 
     kind: Literal["generator"] = "generator"
     modalities = ("text", "image", "video")
+    towers = TOWERS
+    padded_axes = PADDED_AXES
     sanitize = sanitize_weights
     quant_predicate = is_quantizable
+    cast_predicate = is_castable
 
     def __init__(self, config: ModelConfig):
         super().__init__()

@@ -11,6 +11,7 @@ from typing import Any
 
 from mlx_mm.errors import ConfigError
 from mlx_mm.models.config import BaseConfig, FamilyConfig, TowerConfig, tower_sections
+from mlx_mm.models.weights import widen_mlps
 
 TEXT_MODEL = "jinaai/jina-embeddings-v3"
 COMPLETE = "Use the complete config.json of the checkpoint."
@@ -168,6 +169,10 @@ class ModelConfig(FamilyConfig):
                 f"{config.vision_config.width}; expected the same, since nothing projects them. {COMPLETE}"
             )
         return config
+
+    @classmethod
+    def widened(cls, values: dict[str, Any], multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
+        return widen_mlps(values, cls.from_dict(values), multiple)
 
 
 def _check_fixed(section: str, values: dict[str, Any], fixed: dict[str, Any]) -> None:

@@ -54,6 +54,9 @@ RENAMES = (
 PACKED = ".self_attn.Wqkv."  # rows of q, then k, then v
 DROPPED = (".rope.", ".rotary_emb.")  # tables that follow from the config
 BLOCK_ROWS = 16384  # of a table that are merged at a time
+TOWERS = {"text": ("text_model.",), "image": ("vision_model.",)}
+# The vision MLPs have their last matrix alone wider, over zeros that they append
+PADDED_AXES = {".mlp.fc1.weight": 0, ".mlp.fc1.bias": 0, ".mlp.fc2.weight": 1, ".mlp.down_proj.weight": 1}
 KEPT_EXACT = ("token_type_embedding", "patch_embedding")
 
 
@@ -62,6 +65,8 @@ class Model(nn.Module):
 
     kind: Literal["encoder"] = "encoder"
     modalities = ("text", "image")
+    towers = TOWERS
+    padded_axes = PADDED_AXES
     prompt_template = "This is a photo of {}."  # the family names none; transformers' for models of this kind
 
     def __init__(self, config: ModelConfig):
@@ -92,6 +97,10 @@ class Model(nn.Module):
     def quant_predicate(self, path: str, _module: nn.Module) -> bool:
         """Token types and the patch kernel stay as they are: they are small and weigh much."""
         return not path.endswith(KEPT_EXACT)
+
+    def cast_predicate(self, path: str) -> bool:
+        """Both towers may be computed in float16; the scale loses accuracy in it."""
+        return path != "logit_scale"
 
     def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]:
         """The modules that the features of a modality are computed with."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlx_mm.errors import ConfigError
 from mlx_mm.models.config import BaseConfig, FamilyConfig, TowerConfig, label_names, tower_sections
+from mlx_mm.models.weights import widen_mlps
 
 # What CLIP's old files say; their texts end with <|endoftext|>, the highest id of the vocabulary
 LEGACY_EOS = 2
@@ -99,6 +100,10 @@ class ModelConfig(FamilyConfig):
             labels=label_names(values),
             problem_type=values.get("problem_type"),
         )
+
+    @classmethod
+    def widened(cls, values: dict[str, Any], multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
+        return widen_mlps(values, cls.from_dict(values), multiple)
 
 
 def _read_text(values: dict[str, Any], model_type: str) -> TextConfig:

@@ -27,6 +27,8 @@ from mlx_mm.models.weights import complete_names
 
 PATCH_KERNEL = "vision_model.embeddings.patch_embedding.weight"
 BESIDE_TOWERS = ("text_projection.", "visual_projection.", "classifier.")
+TOWERS = {"text": ("text_model.", "text_projection"), "image": ("vision_model.", "visual_projection")}
+PADDED_AXES = {".mlp.fc1.weight": 0, ".mlp.fc1.bias": 0, ".mlp.fc2.weight": 1}
 KEPT_EXACT = ("position_embedding", "patch_embedding", "classifier")
 
 
@@ -48,13 +50,21 @@ def is_quantizable(_model: "Model | ImageClassifier", path: str, _module: nn.Mod
     return not path.endswith(KEPT_EXACT)
 
 
+def is_castable(_model: "Model | ImageClassifier", path: str) -> bool:
+    """The vision tower may be computed in float16; texts lose accuracy in it, and so does the scale."""
+    return path.startswith(TOWERS["image"])
+
+
 class Model(nn.Module):
     """Both towers with their projections and a scale, or one tower with or without its projection."""
 
     kind: Literal["encoder"] = "encoder"
     prompt_template = "This is a photo of {}."  # transformers' zero-shot pipeline
+    towers = TOWERS
+    padded_axes = PADDED_AXES
     sanitize = sanitize_weights
     quant_predicate = is_quantizable
+    cast_predicate = is_castable
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -136,8 +146,11 @@ class ImageClassifier(nn.Module):
 
     kind: Literal["classifier"] = "classifier"
     modalities = ("image",)
+    towers = TOWERS
+    padded_axes = PADDED_AXES
     sanitize = sanitize_weights
     quant_predicate = is_quantizable
+    cast_predicate = is_castable
 
     def __init__(self, config: ModelConfig):
         super().__init__()

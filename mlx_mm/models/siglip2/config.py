@@ -10,6 +10,7 @@ from typing import Any
 
 from mlx_mm.errors import ConfigError
 from mlx_mm.models.config import FamilyConfig, TowerConfig, label_names, tower_sections
+from mlx_mm.models.weights import widen_mlps
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,7 @@ class ModelConfig(FamilyConfig):
             labels=label_names(values),
             problem_type=values.get("problem_type"),
         )
+
+    @classmethod
+    def widened(cls, values: dict[str, Any], multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
+        return widen_mlps(values, cls.from_dict(values), multiple)

@@ -27,6 +27,8 @@ from mlx_mm.models.weights import complete_names
 
 PATCH_KERNEL = "vision_model.embeddings.patch_embedding.weight"
 KEPT_EXACT = ("position_embedding", "classifier")
+TOWERS = {"text": ("text_model.",), "image": ("vision_model.",)}
+PADDED_AXES = {".mlp.fc1.weight": 0, ".mlp.fc1.bias": 0, ".mlp.fc2.weight": 1}
 PACKED = "vision_model.head.attention.in_proj_"
 
 
@@ -59,13 +61,21 @@ def is_quantizable(_model: "Model | ImageClassifier", path: str, _module: nn.Mod
     return not path.endswith(KEPT_EXACT)
 
 
+def is_castable(_model: "Model | ImageClassifier", path: str) -> bool:
+    """The vision tower may be computed in float16; texts lose accuracy in it, and so do the scale and the bias."""
+    return path.startswith(TOWERS["image"])
+
+
 class Model(nn.Module):
     """Both towers with a scale and a bias, or one tower alone: the absent one is None."""
 
     kind: Literal["encoder"] = "encoder"
     prompt_template = "This is a photo of {}."  # transformers' zero-shot pipeline
+    towers = TOWERS
+    padded_axes = PADDED_AXES
     sanitize = sanitize_weights
     quant_predicate = is_quantizable
+    cast_predicate = is_castable
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -154,8 +164,11 @@ class ImageClassifier(nn.Module):
 
     kind: Literal["classifier"] = "classifier"
     modalities = ("image",)
+    towers = TOWERS
+    padded_axes = PADDED_AXES
     sanitize = sanitize_weights
     quant_predicate = is_quantizable
+    cast_predicate = is_castable
 
     def __init__(self, config: ModelConfig):
         super().__init__()
