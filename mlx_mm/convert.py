@@ -128,25 +128,31 @@ def _prepare(
     half: mx.Dtype,
 ) -> _Job:
     """What is to be written; no weights are read. half: for a float32 source that is quantised."""
-    padded: dict[str, list[int]] = {}
-    if scheme is not None:
-        values, padded = source.family.config.widened(source.values, scheme.group_size)
-        source = dataclasses.replace(source, values=values, config=source.family.config.from_dict(values))
-    model = source.model()
-    checkpoint = reading.Checkpoint(source.folder)
+    source, padded = _widen(source, scheme)
+    model, checkpoint = source.model(), reading.Checkpoint(source.folder)
     shapes = matching.parameter_shapes(model)
     arrays = _arrays(model, checkpoint)
     parameters = sum(array.size for array in arrays.values())
-    arrays = pad_to(arrays, shapes, model.padded_axes) if padded else arrays
+    if padded:
+        arrays = pad_to(arrays, shapes, model.padded_axes)
     matching.check_match(shapes, arrays, source.folder)
     if recipe is None and scheme is not None and model.kind == "generator":
         recipe = "text-only"
     plans = plan(model, scheme, recipe)
     if not any(layer.scheme for layer in plans):
         scheme = None  # the recipe left nothing to quantise, and neither config nor card may say otherwise
-    precision = choose_precision(asked, checkpoint.float_dtypes, half if scheme is not None else None)
+    precision = choose_precision(asked, checkpoint.float_dtypes, None if scheme is None else half)
     tensors = Tensors(source.folder, checkpoint, arrays, shapes, plans, precision)
     return _Job(source, _new_values(source, plans, scheme, padded), tensors, scheme, parameters, padded)
+
+
+def _widen(source: OpenCheckpoint, scheme: QuantConfig | None) -> tuple[OpenCheckpoint, dict[str, list[int]]]:
+    """The same model with widths that a group divides, and which those are."""
+    if scheme is None:
+        return source, {}
+    config = source.family.config
+    values, padded = config.widened(source.values, scheme.group_size)
+    return dataclasses.replace(source, values=values, config=config.from_dict(values)), padded
 
 
 def _arrays(model: Model, checkpoint: reading.Checkpoint) -> dict[str, mx.array | Rows]:

@@ -14,8 +14,8 @@ from mlx_mm.models.weights import widen_mlps
 COMPLETE = "Use the complete config.json of the checkpoint."
 # transformers 5 nests the rotary keys, 4 has them beside the others; the first that is present counts.
 ROPE_SECTIONS = ("rope_parameters", "rope_scaling")
-# What grows with the widths that `widened` rounds up; the first ending that fits decides. Of the dense model's gates the
-# rows are followed by zeros, and then by those of the other half.
+# What grows with the widths that `widened` rounds up; the first ending that fits decides. In the dense model's
+# gate_up_proj each half is followed by zeros.
 PADDED_AXES: dict[str, int | tuple[int, int]] = {
     ".gate_up_proj.weight": (0, 2),
     ".switch_mlp.gate_proj.weight": 1,
