@@ -16,6 +16,7 @@ from tiny import classification_shapes, golden_weights, siglip_shapes, tiny_conf
 
 from mlx_mm import convert, encode_image, encode_text, load
 from mlx_mm.errors import QuantizationError, WeightsError
+from mlx_mm.load import open_checkpoint
 from mlx_mm.models import find_family
 from mlx_mm.quantize.apply import apply_block, dequantize_linears
 from mlx_mm.quantize.plan import LayerPlan, plan, to_block
@@ -120,6 +121,47 @@ def test_text_only_keeps_the_vision_tower(model: Any) -> None:
             assert choice.reason == ("the recipe excludes it" if free[path].scheme else free[path].reason) or (
                 "multiple" in free[path].reason  # excluded before its width is looked at
             )
+
+
+@pytest.mark.parametrize(
+    ("family", "quantised"),
+    [
+        ("clip", {"text_model", "text_projection"}),
+        ("clap", {"text_model", "text_projection"}),
+        ("jina_clip", {"text_model"}),
+        ("glm46v", {"language_model"}),
+        ("glm4v_moe", {"language_model"}),
+    ],
+)
+def test_text_only_of_every_family(family: str, quantised: set[str], tiny_checkpoint: Callable[..., Path]) -> None:
+    """The model says which of its layers belong to which kind of input."""
+    model = open_checkpoint(tiny_checkpoint(family)).model()
+    choices = plan(model, QuantConfig(4, 32), "text-only")
+    assert {choice.path.split(".")[0] for choice in choices if choice.scheme is not None} == quantised
+    others = {choice.reason for choice in choices if choice.path.split(".")[0] not in quantised}
+    assert "the recipe excludes it" in others
+    assert set(model.towers) == set(model.modalities)
+
+
+def test_text_that_others_share_is_quantised() -> None:
+    class Shared(nn.Module):
+        towers = {"text": ("trunk", "head."), "image": ("trunk", "stem")}  # noqa: RUF012
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.head, self.stem, self.header = (nn.Linear(64, 64) for _ in range(4))
+
+        def quant_predicate(self, _path: str, _module: nn.Module) -> bool:
+            return True
+
+    assert {c.path for c in plan(Shared(), FOUR, "text-only") if c.scheme is None} == {"stem"}
+
+
+@pytest.mark.parametrize("family", ["clip", "clap", "jina_clip", "glm46v"])
+def test_embeddings_8bit_of_every_family(family: str, tiny_checkpoint: Callable[..., Path]) -> None:
+    choices = plan(open_checkpoint(tiny_checkpoint(family)).model(), QuantConfig(4, 32), "embeddings-8bit")
+    (table,) = [choice for choice in choices if choice.scheme == QuantConfig(8, 32)]
+    assert table.path.endswith(("token_embedding", "embed_tokens"))
 
 
 def test_embeddings_8bit(model: Any) -> None:
