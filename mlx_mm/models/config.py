@@ -86,7 +86,7 @@ class FamilyConfig(abc.ABC):
         return values
 
     @classmethod
-    def widened(cls, values: dict[str, Any], multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    def widened(cls, values: dict[str, object], multiple: int) -> tuple[dict[str, object], dict[str, list[int]]]:
         """config.json of the same model with MLPs whose widths are multiples, and what that changed in it.
 
         The record is {key: [old, new]}. Only widths are rounded up that may be for free: the added units have zero

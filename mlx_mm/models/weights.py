@@ -1,6 +1,6 @@
 """Names of tensors, as several families need them."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Value = TypeVar("Value")
 
@@ -18,7 +18,9 @@ def complete_names(weights: dict[str, Value], tower: str | None, others: tuple[s
     return {name if name.startswith((tower, *others)) else tower + name: weight for name, weight in kept.items()}
 
 
-def widen_mlps(values: dict[str, Any], config: object, multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
+def widen_mlps(
+    values: dict[str, object], config: object, multiple: int
+) -> tuple[dict[str, object], dict[str, list[int]]]:
     """Round each tower's `intermediate_size` up to a multiple, so that its MLP can be quantised in groups.
 
     An MLP whose activation maps 0 to 0 may be wider for free: the added units have zero weights. So may the last
@@ -26,16 +28,26 @@ def widen_mlps(values: dict[str, Any], config: object, multiple: int) -> tuple[d
     it. Returns the new config.json, of which the wider model is built like any other, and a record
     {key: [old, new]} of what changed.
     """
-    result, record = dict(values), {}
+    record: dict[str, list[int]] = {}
     for section in ("text_config", "vision_config"):
         tower = getattr(config, section, None)  # not every family has both sections
-        if tower is None or tower.intermediate_size % multiple == 0:
-            continue
-        wider = -(-tower.intermediate_size // multiple) * multiple
-        if keys := [key for key in (section, f"{section}_dict") if isinstance(values.get(key), dict)]:
-            result |= {key: {**values[key], "intermediate_size": wider} for key in keys}
-            record[f"{section}.intermediate_size"] = [tower.intermediate_size, wider]
-        else:  # a tower saved alone has its keys at the top
-            result["intermediate_size"] = wider
-            record["intermediate_size"] = [tower.intermediate_size, wider]
-    return result, record
+        if tower is not None:
+            values, changed = round_up(values, section, "intermediate_size", tower.intermediate_size, multiple)
+            record |= changed
+    return values, record
+
+
+def round_up(
+    values: dict[str, object], section: str, key: str, width: int, multiple: int
+) -> tuple[dict[str, object], dict[str, list[int]]]:
+    """The same for one width, the value of `key` in a section. A tower saved alone has its keys at the top."""
+    if width % multiple == 0:
+        return values, {}
+    wider = -(-width // multiple) * multiple
+    parts = {name: part for name in (section, f"{section}_dict") if isinstance(part := values.get(name), dict)}
+    if not parts:
+        return values | {key: wider}, {key: [width, wider]}
+    return (
+        values | {name: part | {key: wider} for name, part in parts.items()},
+        {f"{section}.{key}": [width, wider]},
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlx_mm.errors import ConfigError
 from mlx_mm.models.config import BaseConfig, FamilyConfig
-from mlx_mm.models.weights import widen_mlps
+from mlx_mm.models.weights import round_up, widen_mlps
 
 COMPLETE = "Use the complete config.json of the checkpoint."
 # transformers 5 nests the rotary keys, 4 has them beside the others; the first that is present counts.
@@ -187,15 +187,14 @@ class ModelConfig(FamilyConfig):
         return values | {"text_config": missing | given | rope}
 
     @classmethod
-    def widened(cls, values: dict[str, Any], multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    def widened(cls, values: dict[str, object], multiple: int) -> tuple[dict[str, object], dict[str, list[int]]]:
         """The text model's MLPs, its experts and the merger; the vision blocks' are as wide as the output."""
         config = cls.from_dict(values)
         values, record = widen_mlps(values, config, multiple)
-        width = 0 if config.moe is None else config.moe.moe_intermediate_size
-        if width % multiple:
-            wider = -(-width // multiple) * multiple
-            values = values | {"text_config": {**values["text_config"], "moe_intermediate_size": wider}}
-            record["text_config.moe_intermediate_size"] = [width, wider]
+        if config.moe is not None:
+            width = config.moe.moe_intermediate_size
+            values, changed = round_up(values, "text_config", "moe_intermediate_size", width, multiple)
+            record |= changed
         return values, record
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,8 @@ ARRAYS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_t
 
 class Processor:
     """Prompts, pictures and videos in, NumPy arrays under the model's argument names out."""
+
+    kind: Literal["chat"] = "chat"
 
     def __init__(
         self,

@@ -102,7 +102,7 @@ class ModelConfig(FamilyConfig):
         )
 
     @classmethod
-    def widened(cls, values: dict[str, Any], multiple: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    def widened(cls, values: dict[str, object], multiple: int) -> tuple[dict[str, object], dict[str, list[int]]]:
         return widen_mlps(values, cls.from_dict(values), multiple)
 
 
