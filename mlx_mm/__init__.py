@@ -3,7 +3,7 @@
 import sys as _sys
 from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlx_mm.errors import MlxMmError
 
@@ -53,18 +53,22 @@ _ROOMS = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(_import_module(f"mlx_mm.{_ROOMS[name]}"), name)
+    value: object = getattr(_import_module(f"mlx_mm.{_ROOMS[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 class _Package(_ModuleType):
     """`load` and `convert` are functions here and files too; importing the file must not hide the function."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if not (name in _ROOMS and isinstance(value, _ModuleType)):
             super().__setattr__(name, value)
 

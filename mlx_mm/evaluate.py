@@ -1,13 +1,14 @@
 """How close the vectors of a converted checkpoint are to those of its source."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mlx_mm.checkpoint import hub
 from mlx_mm.embed import encode_audio, encode_image, encode_text
 from mlx_mm.load import load
+from mlx_mm.models.contracts import Modality
 
 
 def cosines_to_source(source: Path, converted: Path) -> dict[str, tuple[float, float]]:
@@ -24,12 +25,12 @@ def _vectors(folder: Path) -> dict[str, np.ndarray]:
     model, processor = load(folder)
     pictures = sorted((hub.BUNDLED / "pictures").glob("*.png"))
     names = [path.stem.replace("_", " ") for path in pictures]
-    inputs: dict[str, tuple[Any, Any]] = {
-        "text": (encode_text, names),
-        "image": (encode_image, pictures),
-        "audio": (encode_audio, synthetic_sounds()),
+    encode: dict[Modality, Callable[[], np.ndarray]] = {
+        "text": lambda: encode_text(model, processor, names),
+        "image": lambda: encode_image(model, processor, pictures),
+        "audio": lambda: encode_audio(model, processor, synthetic_sounds()),
     }
-    return {kind: inputs[kind][0](model, processor, inputs[kind][1]) for kind in model.modalities}
+    return {kind: encode[kind]() for kind in model.modalities}
 
 
 def synthetic_sounds() -> list[tuple[np.ndarray, int]]:

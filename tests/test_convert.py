@@ -64,9 +64,10 @@ def by_hand(folder: Path) -> dict[str, np.ndarray]:
         if name.endswith(".weight") and f"{path}.scales" in stored:
             own = block.get(path) or {}
             scheme = {key: own.get(key, block[key]) for key in ("bits", "group_size", "mode")}
-            array = mx.dequantize(array, stored[f"{path}.scales"], stored[f"{path}.biases"], **scheme)
+            parts = (stored[f"{path}.{part}"].astype(mx.float32) for part in ("scales", "biases"))
+            array = mx.dequantize(array, *parts, **scheme)
         if not name.endswith((".scales", ".biases")):
-            result[name] = np.array(array)
+            result[name] = np.array(array.astype(mx.float32))
     return result
 
 
@@ -205,7 +206,7 @@ def test_towers_and_classifiers(name: str, bits: int | None, tmp_path: Path) -> 
 def test_quantised_model(family: str, bits: int, group_size: int, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     """The stored numbers are mlx's own quantisation, and the loaded model computes with exactly them."""
     source, out = tiny_checkpoint(family), tmp_path / "out"
-    report = mlx_mm.convert(source, out, bits=bits, group_size=group_size)
+    report = mlx_mm.convert(source, out, bits=bits, group_size=group_size, dtype="float32")
     config = tiny_config(family)
     hand = as_checkpoint(by_hand(out), config)
     original = tiny_weights(config)
@@ -237,6 +238,92 @@ def test_quantised_model(family: str, bits: int, group_size: int, tiny_checkpoin
     if group_size == 32:  # narrower than that no layer of this model is, except the 48- or 192-wide patches
         assert not {c.path for c in report.choices if c.scheme is None and "mlp" in c.path}
         assert {"vision_model.head.mlp.fc2", "vision_model.head.attention.k_proj", "text_model.head"} <= quantised
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_float32_source_becomes_half(family: str, bits: int, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Scales, biases and what is not quantised are float16, only numbers that stand alone keep their digits; the loaded
+    model computes in float32 with exactly those."""
+    source, out = tiny_checkpoint(family), tmp_path / "out"
+    report = mlx_mm.convert(source, out, bits=bits, group_size=32)
+    config, stored = tiny_config(family), arrays_of(out)
+    dtypes = {name: array.dtype for name, array in stored.items() if array.dtype != mx.uint32}
+    assert {name for name, dtype in dtypes.items() if dtype == mx.float32} == {"logit_scale", "logit_bias"}
+    assert set(dtypes.values()) == {mx.float16, mx.float32}
+    hand = as_checkpoint(by_hand(out), config)
+    quantised = {choice.path for choice in report.choices if choice.scheme is not None}
+    for name, array in tiny_weights(config).items():
+        half = array.astype(np.float16 if array.size > 1 else np.float32)
+        right = requantised(half, bits, 32) if layer_of(name) in quantised else half
+        assert np.abs(hand[name] - right).max() < 1e-3 * np.abs(right).max(), name  # dequantised in float32 here
+        assert layer_of(name) in quantised or np.array_equal(hand[name], right), name
+
+    model, _ = mlx_mm.load(out)
+    assert {array.dtype for _, array in tree_flatten(model.parameters())} == {mx.float32, mx.uint32}
+    batch = tiny_batch(family)
+    result = model(**{key: mx.array(value) for key, value in batch.items()})
+    text = towers_numpy.text_tower(hand, config, batch["input_ids"])["pooler_output"]
+    vision = towers_numpy.vision_tower(
+        hand, config, batch["pixel_values"], batch.get("pixel_attention_mask"), batch.get("spatial_shapes")
+    )["pooler_output"]
+    right = towers_numpy.joint(hand, text, vision)
+    assert np.abs(np.array(result.logits_per_text) - right["logits_per_text"]).max() < 1e-4
+    exact = outputs(source, family)
+    mlx_mm.convert(source, tmp_path / "full", bits=bits, group_size=32, dtype="float32")
+    full = outputs(tmp_path / "full", family)
+    for key in ("text_embeds", "image_embeds"):
+        assert np.abs(np.array(getattr(result, key)) - right[key]).max() < 1e-5
+        losses = [1 - (got * exact[key]).sum(-1).mean() for got in (np.array(getattr(result, key)), full[key])]
+        assert losses[0] < 1.25 * losses[1]  # what float16 costs beside the rounding of weights
+
+
+@pytest.mark.parametrize("value", ["a large number", "a small matrix", "steps too small"])
+def test_numbers_that_float16_cannot_hold(value: str, tmp_path: Path) -> None:
+    """The whole file is bfloat16 then, so that a GPU need not mix two halves."""
+    config = tiny_config("siglip2")
+    weights = tiny_weights(config)
+    if value == "a large number":
+        weights["vision_model.post_layernorm.weight"][3] = 1e6
+    elif value == "a small matrix":
+        weights["text_model.embeddings.position_embedding.weight"] *= 1e-5
+    else:
+        weights["text_model.head.weight"] *= 1e-3  # whose 255 steps are as small
+    source = write_checkpoint(tmp_path / "source", config, weights)
+    mlx_mm.convert(source, tmp_path / "out", bits=8)
+    dtypes = {array.dtype for name, array in arrays_of(tmp_path / "out").items() if "logit" not in name}
+    assert dtypes == {mx.bfloat16, mx.uint32}
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
+    before, after = outputs(source, "siglip2"), outputs(tmp_path / "out", "siglip2")
+    assert (before["image_embeds"] * after["image_embeds"]).sum(-1).min() > 0.999
+
+
+def test_harmless_numbers_stay_in_float16(tmp_path: Path) -> None:
+    """Zeros, and vectors of next to nothing, such as a bias that no gradient reaches."""
+    config = tiny_config("siglip2")
+    weights = tiny_weights(config)
+    weights["text_model.encoder.layers.0.self_attn.k_proj.bias"] *= 1e-9
+    weights["text_model.encoder.layers.0.self_attn.k_proj.weight"] *= 0
+    source = write_checkpoint(tmp_path / "source", config, weights)
+    mlx_mm.convert(source, tmp_path / "out")
+    stored = arrays_of(tmp_path / "out")
+    assert {array.dtype for name, array in stored.items() if "logit" not in name} == {mx.float16, mx.uint32}
+    assert not by_hand(tmp_path / "out")["text_model.encoder.layers.0.self_attn.k_proj.weight"].any()
+
+
+@pytest.mark.parametrize("half", [mx.float16, mx.bfloat16], ids=str)
+def test_a_half_precision_source_keeps_its_own(half: mx.Dtype, tmp_path: Path) -> None:
+    """Also where one of its tensors is float32: whoever made the file had a reason."""
+    config = tiny_config("siglip2")
+    source = write_checkpoint(tmp_path / "source", config, tiny_weights(config))
+    arrays = {name: array.astype(half) for name, array in arrays_of(source).items()}
+    exact = "vision_model.post_layernorm.bias"
+    arrays[exact] = arrays[exact].astype(mx.float32)
+    mx.save_safetensors(str(source / "model.safetensors"), arrays)
+    mlx_mm.convert(source, tmp_path / "out")
+    stored = arrays_of(tmp_path / "out")
+    assert stored.pop(exact).dtype == mx.float32
+    assert {array.dtype for array in stored.values()} == {half, mx.uint32}
 
 
 @pytest.mark.parametrize("group_size", [32, 64])
@@ -282,7 +369,7 @@ def test_gpu_keeps_layers_quantised(
 ) -> None:
     """Every modality runs on quantised layers too, pooling head and patch projection included."""
     out = tmp_path / "out"
-    mlx_mm.convert(tiny_checkpoint(family), out, bits=bits, group_size=32)
+    mlx_mm.convert(tiny_checkpoint(family), out, bits=bits, group_size=32, dtype="float32")
     dequantised = outputs(out, family)
     monkeypatch.setattr(device, "on_cpu", lambda: False)
     model, _ = mlx_mm.load(out)

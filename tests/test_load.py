@@ -22,6 +22,7 @@ from tiny import (
 )
 
 import mlx_mm
+from mlx_mm.backend import device
 from mlx_mm.errors import (
     ConfigError,
     InputError,
@@ -29,8 +30,10 @@ from mlx_mm.errors import (
     ModalityError,
     ModelNotFoundError,
     QuantizationError,
+    UnsupportedModelError,
     WeightsError,
 )
+from mlx_mm.load import open_checkpoint
 
 Checkpoint = Callable[..., Path]
 FAMILIES = ["siglip", "siglip2"]
@@ -198,6 +201,134 @@ def test_dtype_is_honoured(dtype: Any, tiny_checkpoint: Checkpoint) -> None:
     low = np.array(model(**batch).image_embeds.astype(mx.float32))
     full = outputs(mlx_mm.load(folder)[0], "siglip2")["image_embeds"]
     assert ((low * full).sum(-1) / np.linalg.norm(low, axis=-1)).min() > 0.9998
+
+
+# --- before the weights are read --------------------------------------------------------------------------------
+
+ABOUT = {
+    "siglip": ("encoder", ("text", "image")),
+    "clip": ("encoder", ("text", "image")),
+    "clap": ("encoder", ("text", "audio")),
+    "jina_clip": ("encoder", ("text", "image")),
+    "glm46v": ("generator", ("text", "image", "video")),
+    "glm4v_moe": ("generator", ("text", "image", "video")),
+}
+
+
+@pytest.mark.parametrize("family", ABOUT)
+def test_a_checkpoint_says_what_it_takes(family: str, tiny_checkpoint: Checkpoint) -> None:
+    """Before any weights are read: a command for sounds must refuse a model of images at once, whatever its size."""
+    folder = tiny_checkpoint(family)
+    (folder / "model.safetensors").unlink()
+    opened = open_checkpoint(folder)
+    assert (opened.kind, opened.modalities) == ABOUT[family]
+    assert opened.folder == folder
+    assert opened.values["model_type"] == family
+    assert opened.processor().modalities == opened.modalities
+    with pytest.raises(WeightsError, match="has no weights"):
+        opened.load()
+
+
+def test_single_towers_and_classifiers_say_so(tmp_path: Path) -> None:
+    config = tiny_config("siglip") | {"architectures": ["SiglipForImageClassification"]}
+    folder = write_checkpoint(tmp_path / "classifier", config, {"x": np.zeros(1, np.float32)})
+    assert (open_checkpoint(folder).kind, open_checkpoint(folder).modalities) == ("classifier", ("image",))
+    config = tiny_config("siglip")["text_config"]
+    folder = write_checkpoint(tmp_path / "tower", config, {"x": np.zeros(1, np.float32)})
+    assert open_checkpoint(folder).modalities == ("text",)
+
+
+def test_a_model_of_any_size_is_built_for_nothing(tiny_checkpoint: Checkpoint) -> None:
+    """The 9B model's widths: 20 GB, had anything been computed."""
+    folder = tiny_checkpoint("glm46v")
+    wide = {"hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40, "vocab_size": 151552}
+    rope = {"mrope_section": [8, 12, 12], "partial_rotary_factor": 0.5, "rope_theta": 1e4, "rope_type": "default"}
+    wide |= {"num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "rope_parameters": rope}
+    vision = {"hidden_size": 1536, "depth": 24, "num_heads": 12, "out_hidden_size": 4096, "intermediate_size": 13696}
+    edit_config(lambda c: (c["text_config"].update(wide), c["vision_config"].update(vision)))(folder)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    opened = open_checkpoint(folder)
+    assert sum(array.size for _, array in tree_flatten(opened.model().parameters())) > 9e9
+    assert opened.kind == "generator"
+    assert mx.get_peak_memory() - before < 1 << 20
+
+
+def test_one_opened_checkpoint_gives_many_models(tiny_checkpoint: Checkpoint) -> None:
+    opened = open_checkpoint(tiny_checkpoint("siglip2"))
+    (first, _), (second, _) = opened.load(), opened.load(lazy=True)
+    assert first is not second
+    assert same(outputs(first, "siglip2"), outputs(second, "siglip2"))
+    direct, _ = mlx_mm.load(opened.folder)
+    assert same(outputs(first, "siglip2"), outputs(direct, "siglip2"))
+    with pytest.raises(InputError, match="float32"):
+        opened.load(dtype="int8")
+
+
+@pytest.mark.parametrize("names", [["BertModel"], [None], [3], {"a": 1}, 7])
+def test_architectures_that_are_none(names: Any, tiny_checkpoint: Checkpoint) -> None:
+    folder = tiny_checkpoint("siglip")
+    edit_config(lambda c: c.update(architectures=names))(folder)
+    with pytest.raises(UnsupportedModelError, match=r"architecture .* siglip2 runs Siglip2"):
+        open_checkpoint(folder).model()
+
+
+# --- what a GPU computes in -------------------------------------------------------------------------------------
+
+
+def dtypes_on_a_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> dict[str, mx.Dtype]:
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    model, _ = mlx_mm.load(folder, **options)
+    return {name: array.dtype for name, array in tree_flatten(model.parameters())}
+
+
+def stored_as(folder: Path, dtype: mx.Dtype) -> Path:
+    file = str(folder / "model.safetensors")
+    loaded: Any = mx.load(file)
+    mx.save_safetensors(file, {name: array.astype(dtype) for name, array in loaded.items()})
+    return folder
+
+
+@pytest.mark.parametrize("family", ["siglip2", "clip", "clap", "glm46v"])
+def test_float16_where_it_is_enough(family: str, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model says for which weights; the others become float32."""
+    folder = stored_as(tiny_checkpoint(family), mx.float16)
+    model = open_checkpoint(folder).model()
+    found = dtypes_on_a_gpu(folder, monkeypatch)
+    assert found == {name: mx.float16 if model.cast_predicate(name) else mx.float32 for name in found}
+    assert mx.float16 in found.values()
+    if family in ("siglip2", "clip"):
+        text = {name: dtype for name, dtype in found.items() if name.startswith("text_model.")}
+        assert set(text.values()) == {mx.float32}
+    asked = dtypes_on_a_gpu(folder, monkeypatch, dtype="float16")
+    assert set(asked.values()) == {mx.float16}
+
+
+@pytest.mark.parametrize("family", ["siglip2", "glm46v"])
+@pytest.mark.parametrize("stored", [mx.bfloat16, mx.float32], ids=str)
+def test_other_dtypes_stay(
+    family: str, stored: mx.Dtype, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stored_as(tiny_checkpoint(family), stored)
+    assert set(dtypes_on_a_gpu(folder, monkeypatch).values()) == {stored}
+
+
+def test_on_a_cpu_everything_is_float32(tiny_checkpoint: Checkpoint) -> None:
+    for stored in (mx.float16, mx.bfloat16):
+        model, _ = mlx_mm.load(stored_as(tiny_checkpoint("siglip2", name=str(stored)), stored))
+        assert {array.dtype for _, array in tree_flatten(model.parameters())} == {mx.float32}
+
+
+def test_scales_of_a_converted_file_on_a_gpu(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float32 scales would make the GPU compute in float32."""
+    mlx_mm.convert(tiny_checkpoint("siglip2"), tmp_path / "out", group_size=32)
+    found = dtypes_on_a_gpu(tmp_path / "out", monkeypatch)
+    layer = "encoder.layers.0.mlp.fc1"
+    assert found[f"vision_model.{layer}.weight"] == mx.uint32
+    assert found[f"vision_model.{layer}.scales"] == found["vision_model.post_layernorm.weight"] == mx.float16
+    assert found[f"text_model.{layer}.scales"] == mx.float32
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------

@@ -21,13 +21,13 @@ def on_cpu() -> bool:
     return bool(mx.default_device() == mx.Device(mx.cpu))
 
 
-def compute_dtype(stored: mx.Dtype) -> mx.Dtype:
-    """The dtype to compute in.
+def compute_dtype(stored: mx.Dtype, *, float16: bool = False) -> mx.Dtype:
+    """The dtype to compute in with a weight that is stored in one. float16: whether float16 is accurate enough for it.
 
-    Half-precision products are 10 to 140 times slower than float32 on a CPU. On a GPU float16 becomes float32 too:
-    text towers of the CLIP kind lose accuracy in it, and bfloat16 would drop digits that the file has.
+    Half-precision products are 10 to 140 times slower than float32 on a CPU. Where float16 is too little, bfloat16
+    would drop digits that the file has.
     """
-    return mx.float32 if on_cpu() or stored == mx.float16 else stored
+    return mx.float32 if on_cpu() or (stored == mx.float16 and not float16) else stored
 
 
 def dequantize_encoders() -> bool:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mlx_mm.errors import ConfigError, ModelNotFoundError
 
@@ -127,7 +126,7 @@ def _pull_requests(repo: str, folder: Path) -> Iterator[str]:
             yield f"refs/pr/{number}"
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, object]:
     """The `config.json` of a checkpoint folder. Raises ModelNotFoundError or ConfigError."""
     path = folder / "config.json"
     if not path.is_file():

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -38,9 +38,16 @@ def check_match(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Has
         )
 
 
-def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+class HasParameters(Protocol):
+    """An mlx module."""
+
+    def parameters(self) -> dict[str, object]: ...
+
+
+def parameter_shapes(model: HasParameters) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all parameters of an mlx module."""
-    return {name: array.shape for name, array in tree_flatten(model.parameters())}
+    leaves = dict(tree_flatten(model.parameters()))
+    return {name: array.shape for name, array in leaves.items()}
 
 
 def check_finite(name: str, array: mx.array, where: Path) -> None:

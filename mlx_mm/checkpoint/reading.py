@@ -90,10 +90,9 @@ class Checkpoint:
         return arrays
 
     @property
-    def widest_float(self) -> mx.Dtype:
-        """The floating dtype with the most bits that a tensor of the folder has; float32 where none has any."""
-        floats = [dtype for dtype in self._dtypes if mx.issubdtype(dtype, mx.floating)]
-        return max(floats, key=lambda dtype: dtype.size, default=mx.float32)
+    def float_dtypes(self) -> set[mx.Dtype]:
+        """Those that the tensors of the folder have."""
+        return {dtype for dtype in self._dtypes if mx.issubdtype(dtype, mx.floating)}
 
     def _open_safetensors(self, file: Path) -> None:
         header = _read_header(file)

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import mlx.core as mx
 import numpy as np
@@ -77,7 +77,7 @@ class ShardWriter:
 
     def _start(self, number: int) -> None:
         self._finish_file()
-        header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+        header: dict[str, object] = {"__metadata__": {"format": "mlx"}}
         offset = 0
         for name in self._shards[number]:
             dtype, shape = self._sizes[name]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlx_mm.convert import ConvertReport
     from mlx_mm.errors import MediaError
-    from mlx_mm.quantize.plan import Choice
+    from mlx_mm.quantize.plan import LayerPlan
 
 
 def is_terminal() -> bool:
@@ -130,7 +130,7 @@ def report_as_dict(report: "ConvertReport") -> dict[str, Any]:
 
 def report_table(report: "ConvertReport") -> str:
     """What a conversion did: groups of layers, sizes, licence."""
-    groups: dict[tuple[str, str], list[Choice]] = {}
+    groups: dict[tuple[str, str], list[LayerPlan]] = {}
     for choice in report.choices:
         scheme = choice.scheme
         what = f"{scheme.bits} bit, group {scheme.group_size}" if scheme else f"kept, {choice.reason}"

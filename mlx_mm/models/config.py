@@ -174,17 +174,24 @@ def widen_mlps(
     An MLP whose activation maps 0 to 0 may be wider for free: the added units have zero weights. So may the last
     matrix of any MLP, over zeros that the family appends. config: what the family read from values.
     """
-    result, record = dict(values), {}
+    record: dict[str, list[int]] = {}
     for section in ("text_config", "vision_config"):
         width = getattr(getattr(config, section, None), "intermediate_size", None)  # not every family has both
-        if not isinstance(width, int) or width % multiple == 0:
-            continue
-        wider = -(-width // multiple) * multiple
-        parts = {key: part for key in (section, f"{section}_dict") if isinstance(part := values.get(key), dict)}
-        result |= {key: {**part, "intermediate_size": wider} for key, part in parts.items()}
-        if parts:
-            record[f"{section}.intermediate_size"] = [width, wider]
-        else:  # a tower saved alone has its keys at the top
-            result["intermediate_size"] = wider
-            record["intermediate_size"] = [width, wider]
-    return result, record
+        if isinstance(width, int):
+            values, changed = round_up(values, section, "intermediate_size", width, multiple)
+            record |= changed
+    return values, record
+
+
+def round_up(
+    values: dict[str, object], section: str, key: str, width: int, multiple: int
+) -> tuple[dict[str, object], dict[str, list[int]]]:
+    """The same for one width, the value of `key` in a section. A tower saved alone has its keys at the top."""
+    if width % multiple == 0:
+        return values, {}
+    wider = -(-width // multiple) * multiple
+    parts = {name: part for name in (section, f"{section}_dict") if isinstance(part := values.get(name), dict)}
+    if not parts:
+        return values | {key: wider}, {key: [width, wider]}
+    widened: dict[str, object] = {name: part | {key: wider} for name, part in parts.items()}
+    return values | widened, {f"{section}.{key}": [width, wider]}

@@ -27,10 +27,13 @@ class Family(Generic[Config]):
     architectures: Mapping[str, Callable[[Config], Model]]
     processor: Callable[[Path, Config], Processor]
 
-    def architecture(self, names: list[str] | None) -> Callable[[Config], Model]:
-        """The class for `architectures` of config.json; UnsupportedModelError lists the known ones."""
-        wanted = (names or [""])[0]
-        if wanted not in self.architectures:
+    def architecture(self, names: object) -> Callable[[Config], Model]:
+        """The class for `architectures` of config.json, a list of which the first counts, or nothing.
+
+        UnsupportedModelError lists the known ones.
+        """
+        wanted = names[0] if isinstance(names, list) and names else names or ""
+        if not isinstance(wanted, str) or wanted not in self.architectures:
             raise UnsupportedModelError(
                 f"config.json names the architecture {wanted!r}; {self.name} runs "
                 f"{', '.join(sorted(name for name in self.architectures if name))}."

@@ -8,9 +8,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_mm.checkpoint.rows import Rows
-from mlx_mm.models.config import widen_mlps as widen_mlps
 
 Weights: TypeAlias = dict[str, mx.array]
+# how the path of a parameter ends -> the axis that grows with an MLP, or it and its equal parts below each other
+PaddedAxes: TypeAlias = Mapping[str, int | tuple[int, int]]
 Towers: TypeAlias = Mapping[str, tuple[str, ...]]  # modality -> how the paths of its layers start
 
 # How the names of a tower's layers start, its own first, then its projection's
@@ -19,7 +20,7 @@ IMAGE_PARTS = ("vision_model.", "visual_projection.")
 AUDIO_PARTS = ("audio_model.", "audio_projection.")
 # The parameters of `layers.transformer.MLP` that grow with its width, and the axis that does. No dict, in which
 # mlx.nn.Module would look for arrays.
-MLP_AXES: Mapping[str, int] = MappingProxyType({".mlp.fc1.weight": 0, ".mlp.fc1.bias": 0, ".mlp.fc2.weight": 1})
+MLP_AXES: PaddedAxes = MappingProxyType({".mlp.fc1.weight": 0, ".mlp.fc1.bias": 0, ".mlp.fc2.weight": 1})
 
 
 class WeightRules(NamedTuple):
@@ -28,7 +29,7 @@ class WeightRules(NamedTuple):
     sanitize: Callable[[Weights], dict[str, mx.array | Rows]]
     quant_predicate: Callable[[str, nn.Module], bool]
     cast_predicate: Callable[[str], bool]
-    padded_axes: Mapping[str, int] = MLP_AXES
+    padded_axes: PaddedAxes = MLP_AXES
 
 
 def not_in_texts(path: str) -> bool:

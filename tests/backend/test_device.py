@@ -190,6 +190,7 @@ def test_choices_on_metal(monkeypatch, qkv):
     monkeypatch.setattr(device, "on_cpu", lambda: False)
     assert device.compute_dtype(mx.bfloat16) == mx.bfloat16
     assert device.compute_dtype(mx.float16) == mx.float32
+    assert device.compute_dtype(mx.float16, float16=True) == mx.float16
     assert not device.dequantize_encoders()
     q, k, v = map(mx.array, qkv)
     own = mx.fast.scaled_dot_product_attention(q, k, v, scale=SCALE)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from test_torch_file import mapping, storage, tensor, write_torch, write_zip
 from tiny import hashed, tiny_config, tiny_weights
+from torch_writer import mapping, storage, tensor, write_torch, write_zip
 
 from mlx_mm.checkpoint import reading, writing
 from mlx_mm.checkpoint.matching import check_finite, check_match

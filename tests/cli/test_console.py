@@ -13,7 +13,8 @@ import pytest
 from mlx_mm import ConvertReport
 from mlx_mm.cli import console
 from mlx_mm.errors import MediaError
-from mlx_mm.quantize.plan import Choice, Scheme
+from mlx_mm.quantize.plan import LayerPlan
+from mlx_mm.quantize.scheme import QuantConfig
 
 
 def columns_of(text: str) -> int:
@@ -70,12 +71,12 @@ def test_key_values() -> None:
 
 
 def make_report(**changes: object) -> ConvertReport:
-    four, eight = Scheme(4, 64), Scheme(8, 64)
+    four, eight = QuantConfig(4, 64), QuantConfig(8, 64)
     choices = [
-        Choice("text_model.layers.0.fc1", (1000, 64), four),
-        Choice("text_model.layers.1.fc1", (1000, 64), four),
-        Choice("text_model.embeddings.token_embedding", (300, 64), eight),
-        Choice("vision_model.embeddings.position_embedding", (16, 64), None, "the model keeps it exact"),
+        LayerPlan("text_model.layers.0.fc1", (1000, 64), four),
+        LayerPlan("text_model.layers.1.fc1", (1000, 64), four),
+        LayerPlan("text_model.embeddings.token_embedding", (300, 64), eight),
+        LayerPlan("vision_model.embeddings.position_embedding", (16, 64), None, "the model keeps it exact"),
     ]
     values = {
         "out": Path("out"),

@@ -947,7 +947,7 @@ def test_wider_mlp_changes_nothing(batch: dict[str, mx.array], tiny: Any) -> Non
 def test_quantised_folder(bits: int, group_size: int, tmp_path: Path, batch: dict[str, mx.array], tiny: Any) -> None:
     """Equal to the model whose merged matrices were rounded first."""
     source = write_checkpoint(tmp_path / "source", CONFIG, WEIGHTS, side_files=write_jina_side_files)
-    report = mlx_mm.convert(source, tmp_path / "rounded", bits=bits, group_size=group_size)
+    report = mlx_mm.convert(source, tmp_path / "rounded", bits=bits, group_size=group_size, dtype="float32")
     assert report.padded == {"vision_config.intermediate_size": [170, 192]}
     assert report.licence == "cc-by-nc-4.0"
     rounded = {choice.path for choice in report.choices if choice.scheme is not None}

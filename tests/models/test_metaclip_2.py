@@ -745,7 +745,7 @@ def test_folder_through_convert_and_load(tmp_path: Path, batch: dict[str, mx.arr
 def test_quantised_folder(bits: int, tmp_path: Path, batch: dict[str, mx.array]) -> None:
     """Equal to the model whose matrices were rounded first."""
     source = write_checkpoint(tmp_path / "source", CONFIG, WEIGHTS, side_files=write_clip_side_files)
-    report = mlx_mm.convert(source, tmp_path / "rounded", bits=bits, group_size=64)
+    report = mlx_mm.convert(source, tmp_path / "rounded", bits=bits, group_size=64, dtype="float32")
     rounded = {choice.path for choice in report.choices if choice.scheme is not None}
     assert {"text_model.embeddings.token_embedding", "text_projection", "visual_projection"} <= rounded
     weights = {n: requantised(x, bits, 64) if layer_of(n) in rounded else x for n, x in WEIGHTS.items()}

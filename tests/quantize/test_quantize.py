@@ -16,20 +16,14 @@ from tiny import classification_shapes, golden_weights, siglip_shapes, tiny_conf
 
 from mlx_mm import convert, encode_image, encode_text, load
 from mlx_mm.errors import QuantizationError, WeightsError
+from mlx_mm.load import open_checkpoint
 from mlx_mm.models import find_family
-from mlx_mm.quantize.plan import (
-    MODES,
-    READ_MODES,
-    RECIPES,
-    Choice,
-    Scheme,
-    apply_config,
-    dequantize_linears,
-    plan,
-    to_config,
-)
+from mlx_mm.quantize.apply import apply_block, dequantize_linears
+from mlx_mm.quantize.plan import LayerPlan, plan, to_block
+from mlx_mm.quantize.recipes import RECIPES
+from mlx_mm.quantize.scheme import MODES, READ_MODES, QuantConfig
 
-FOUR, EIGHT = Scheme(4, 64), Scheme(8, 64)
+FOUR, EIGHT = QuantConfig(4, 64), QuantConfig(8, 64)
 
 
 def build(config: dict[str, Any]) -> Any:
@@ -43,7 +37,7 @@ def model() -> Any:
     return build(tiny_config("siglip2"))
 
 
-def by_path(choices: list[Choice]) -> dict[str, Choice]:
+def by_path(choices: list[LayerPlan]) -> dict[str, LayerPlan]:
     assert len({choice.path for choice in choices}) == len(choices)
     return {choice.path: choice for choice in choices}
 
@@ -101,11 +95,11 @@ def test_the_classifier_head_is_kept() -> None:
 
 
 def test_a_larger_group_leaves_more_out(model: Any) -> None:
-    choices = plan(model, Scheme(4, 128))
+    choices = plan(model, QuantConfig(4, 128))
     narrow = {c.path for c in choices if c.shape[-1] == 64}
     assert narrow
     assert all(c.reason == "width 64 is no multiple of 128" for c in choices if c.path in narrow and c.shape[0] != 16)
-    assert any(c.scheme == Scheme(4, 128) for c in choices)
+    assert any(c.scheme == QuantConfig(4, 128) for c in choices)
 
 
 def test_no_scheme_no_plan(model: Any) -> None:
@@ -127,6 +121,47 @@ def test_text_only_keeps_the_vision_tower(model: Any) -> None:
             assert choice.reason == ("the recipe excludes it" if free[path].scheme else free[path].reason) or (
                 "multiple" in free[path].reason  # excluded before its width is looked at
             )
+
+
+@pytest.mark.parametrize(
+    ("family", "quantised"),
+    [
+        ("clip", {"text_model", "text_projection"}),
+        ("clap", {"text_model", "text_projection"}),
+        ("jina_clip", {"text_model"}),
+        ("glm46v", {"language_model"}),
+        ("glm4v_moe", {"language_model"}),
+    ],
+)
+def test_text_only_of_every_family(family: str, quantised: set[str], tiny_checkpoint: Callable[..., Path]) -> None:
+    """The model says which of its layers belong to which kind of input."""
+    model = open_checkpoint(tiny_checkpoint(family)).model()
+    choices = plan(model, QuantConfig(4, 32), "text-only")
+    assert {choice.path.split(".")[0] for choice in choices if choice.scheme is not None} == quantised
+    others = {choice.reason for choice in choices if choice.path.split(".")[0] not in quantised}
+    assert "the recipe excludes it" in others
+    assert set(model.towers) == set(model.modalities)
+
+
+def test_text_that_others_share_is_quantised() -> None:
+    class Shared(nn.Module):
+        towers = {"text": ("trunk", "head."), "image": ("trunk", "stem")}  # noqa: RUF012
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.head, self.stem, self.header = (nn.Linear(64, 64) for _ in range(4))
+
+        def quant_predicate(self, _path: str, _module: nn.Module) -> bool:
+            return True
+
+    assert {c.path for c in plan(Shared(), FOUR, "text-only") if c.scheme is None} == {"stem"}
+
+
+@pytest.mark.parametrize("family", ["clip", "clap", "jina_clip", "glm46v"])
+def test_embeddings_8bit_of_every_family(family: str, tiny_checkpoint: Callable[..., Path]) -> None:
+    choices = plan(open_checkpoint(tiny_checkpoint(family)).model(), QuantConfig(4, 32), "embeddings-8bit")
+    (table,) = [choice for choice in choices if choice.scheme == QuantConfig(8, 32)]
+    assert table.path.endswith(("token_embedding", "embed_tokens"))
 
 
 def test_embeddings_8bit(model: Any) -> None:
@@ -152,7 +187,7 @@ def test_recipe_by_path(model: Any) -> None:
     first, last = "vision_model.encoder.layers.0.self_attn", "vision_model.encoder.layers.1.self_attn"
     assert choices[f"{first}.q_proj"].scheme == EIGHT
     assert choices[f"{first}.out_proj"].scheme == EIGHT  # the first pattern that matches decides
-    assert choices[f"{last}.out_proj"].scheme == Scheme(8, 32)
+    assert choices[f"{last}.out_proj"].scheme == QuantConfig(8, 32)
     assert choices[f"{last}.q_proj"].scheme == FOUR
     assert choices["vision_model.head.attention.out_proj"].reason == "the recipe excludes it"
     assert choices["text_model.head"].scheme == FOUR
@@ -164,7 +199,7 @@ def test_a_recipe_can_choose_the_group_size_that_fits() -> None:
     )
     path = "text_model.encoder.layers.0.mlp.fc2"
     assert by_path(plan(model, FOUR))[path].reason == "width 96 is no multiple of 64"
-    assert by_path(plan(model, FOUR, {"*.fc2": {"group_size": 32}}))[path].scheme == Scheme(4, 32)
+    assert by_path(plan(model, FOUR, {"*.fc2": {"group_size": 32}}))[path].scheme == QuantConfig(4, 32)
 
 
 def test_a_recipe_cannot_overrule_the_model(model: Any) -> None:
@@ -214,16 +249,16 @@ def test_recipes_that_cannot_be_followed(model: Any, recipe: Any, expected: str)
 )
 def test_schemes_that_do_not_exist(arguments: tuple[Any, ...], expected: str) -> None:
     with pytest.raises(QuantizationError, match=expected):
-        Scheme(*arguments)
+        QuantConfig(*arguments)
 
 
-def schemes() -> list[Scheme]:
-    return [Scheme(b, g, mode) for mode, (bits, groups) in MODES.items() for b in bits for g in groups]
+def schemes() -> list[QuantConfig]:
+    return [QuantConfig(b, g, mode) for mode, (bits, groups) in MODES.items() for b in bits for g in groups]
 
 
 @pytest.mark.parametrize("scheme", schemes(), ids=str)
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=str)
-def test_sizes_are_those_of_mlx(scheme: Scheme, dtype: mx.Dtype) -> None:
+def test_sizes_are_those_of_mlx(scheme: QuantConfig, dtype: mx.Dtype) -> None:
     weight = mx.random.normal((24, 256), key=mx.random.key(0)).astype(dtype)
     parts = dict(zip(("weight", "scales", "biases"), scheme.quantize(weight), strict=True))
     assert scheme.sizes((24, 256), dtype) == {name: (part.dtype, part.shape) for name, part in parts.items()}
@@ -242,7 +277,7 @@ def test_packed_size_in_numbers() -> None:
 
 
 @pytest.mark.parametrize("scheme", schemes(), ids=str)
-def test_error_is_half_a_step_at_most(scheme: Scheme) -> None:
+def test_error_is_half_a_step_at_most(scheme: QuantConfig) -> None:
     weight = mx.random.normal((16, 256), key=mx.random.key(1))
     packed, scales, biases = scheme.quantize(weight)
     back = mx.dequantize(packed, scales, biases, scheme.group_size, scheme.bits, scheme.mode)
@@ -260,7 +295,7 @@ def test_error_is_half_a_step_at_most(scheme: Scheme) -> None:
 def test_config_block(model: Any) -> None:
     recipe = {"*.layers.1.*": {"bits": 8}, "vision_model.head.*": False}
     choices = plan(model, FOUR, recipe)
-    block = to_config(choices, FOUR)
+    block = to_block(choices, FOUR)
     assert {key: block.pop(key) for key in ("bits", "group_size", "mode")} == {
         "bits": 4,
         "group_size": 64,
@@ -275,28 +310,28 @@ def test_config_block(model: Any) -> None:
 @pytest.mark.parametrize(
     "recipe", [None, "text-only", "embeddings-8bit", {"*q_proj": {"bits": 8}, "*k_proj": {"group_size": 32}}]
 )
-@pytest.mark.parametrize("default", [FOUR, EIGHT, Scheme(4, 32)], ids=str)
-def test_config_round_trip(model: Any, default: Scheme, recipe: Any) -> None:
+@pytest.mark.parametrize("default", [FOUR, EIGHT, QuantConfig(4, 32)], ids=str)
+def test_config_round_trip(model: Any, default: QuantConfig, recipe: Any) -> None:
     choices = plan(model, default, recipe)
-    block = json.loads(json.dumps(to_config(choices, default)))
+    block = json.loads(json.dumps(to_block(choices, default)))
     names = {f"{choice.path}.scales": None for choice in choices if choice.scheme}
-    apply_config(model, block, names)
+    apply_block(model, block, names)
     modules = dict(model.named_modules())
     for choice in choices:
         module = modules[choice.path]
         quantised = isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
         assert quantised == (choice.scheme is not None), choice.path
         if choice.scheme is not None:
-            assert Scheme(module.bits, module.group_size, module.mode) == choice.scheme, choice.path
+            assert QuantConfig(module.bits, module.group_size, module.mode) == choice.scheme, choice.path
     assert len({c.scheme for c in choices if c.scheme}) >= (
-        2 if isinstance(recipe, dict) and default != Scheme(4, 32) else 1
+        2 if isinstance(recipe, dict) and default != QuantConfig(4, 32) else 1
     )
 
 
 def test_a_block_of_another_tool(model: Any) -> None:
     """mlx-lm writes no mode for affine, and nothing about layers that it left alone."""
     names = {"text_model.head.scales": None, "text_model.embeddings.token_embedding.scales": None}
-    apply_config(model, {"group_size": 32, "bits": 8, "text_model.head": {"bits": 4}}, names)
+    apply_block(model, {"group_size": 32, "bits": 8, "text_model.head": {"bits": 4}}, names)
     head, embedding = model.text_model.head, model.text_model.embeddings.token_embedding
     assert (head.bits, head.group_size, head.mode) == (4, 32, "affine")
     assert (embedding.bits, embedding.group_size) == (8, 32)
@@ -319,7 +354,7 @@ def test_schemes_of_other_tools(bits: int, group_size: int, mode: str) -> None:
     theirs, ours = Holder(), Holder()
     nn.quantize(theirs, group_size, bits, mode=mode, class_predicate=lambda path, _: path == "layer")
     tensors = dict(tree_flatten(theirs.parameters()))
-    apply_config(ours, {"bits": bits, "group_size": group_size, "mode": mode, "other": False}, tensors)
+    apply_block(ours, {"bits": bits, "group_size": group_size, "mode": mode, "other": False}, tensors)
     ours.load_weights(list(tensors.items()), strict=True)
     assert (ours.layer.bits, ours.layer.group_size, ours.layer.mode) == (bits, group_size, mode)
     x = mx.random.normal((3, 256), key=mx.random.key(3))
@@ -335,7 +370,7 @@ def test_a_layers_own_block_without_a_mode(model: Any) -> None:
     """Other tools write none for affine, beside a default that is not affine."""
     names = {"text_model.head.scales": None, "text_model.embeddings.token_embedding.scales": None}
     block = {"group_size": 32, "bits": 4, "mode": "mxfp4", "text_model.head": {"group_size": 64, "bits": 8}}
-    apply_config(model, block, names)
+    apply_block(model, block, names)
     head, embedding = model.text_model.head, model.text_model.embeddings.token_embedding
     assert (head.bits, head.group_size, head.mode) == (8, 64, "affine")
     assert (embedding.bits, embedding.group_size, embedding.mode) == (4, 32, "mxfp4")
@@ -344,7 +379,7 @@ def test_a_layers_own_block_without_a_mode(model: Any) -> None:
 @pytest.mark.parametrize("names", [{}, {"text_model.head.weight": None}])
 def test_a_block_without_scales(model: Any, names: dict[str, None]) -> None:
     with pytest.raises(WeightsError, match=r"hold no \.scales tensors"):
-        apply_config(model, {"bits": 4, "group_size": 64}, names)
+        apply_block(model, {"bits": 4, "group_size": 64}, names)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +399,7 @@ def test_a_block_without_scales(model: Any, names: dict[str, None]) -> None:
 )
 def test_a_block_we_cannot_read(model: Any, block: dict[str, Any]) -> None:
     with pytest.raises(QuantizationError):
-        apply_config(model, block, {"text_model.head.scales": None})
+        apply_block(model, block, {"text_model.head.scales": None})
 
 
 # --- arithmetic ---------------------------------------------------------------------------------------------------
@@ -372,7 +407,7 @@ def test_a_block_we_cannot_read(model: Any, block: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("scheme", schemes(), ids=str)
-def test_dequantised_linear_equals_the_quantised_product(scheme: Scheme, bias: bool) -> None:
+def test_dequantised_linear_equals_the_quantised_product(scheme: QuantConfig, bias: bool) -> None:
     class Holder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -428,9 +463,9 @@ def test_mixed_bits_survive_the_round_trip(tmp_path: Path, tiny_checkpoint: Call
         ("mixed", {"vision_model.*": {"bits": 8}}, 4),
         ("eight", None, 8),
     ):
-        report = convert(source, tmp_path / name, bits=bits, recipe=recipe)
+        report = convert(source, tmp_path / name, bits=bits, recipe=recipe, dtype="float32")
         block = json.loads((tmp_path / name / "config.json").read_text())["quantization"]
-        assert block == to_config(report.choices, Scheme(bits, 64))
+        assert block == to_block(report.choices, QuantConfig(bits, 64))
         model, processor = load(tmp_path / name)
         got = encode_text(model, processor, ["a cat"])[0], encode_image(model, processor, image)
         errors[name] = [float(np.abs(g - e).max()) for g, e in zip(got, exact, strict=True)]

@@ -332,7 +332,7 @@ def test_quantised(kind: str, bits: int, group_size: int, tmp_path: Path) -> Non
     """Near the float model, and equal to it once its matrices are rounded in the same way."""
     reference = make(kind)
     source = save(reference, tmp_path / "source")
-    report = mlx_mm.convert(source, tmp_path / "converted", bits=bits, group_size=group_size)
+    report = mlx_mm.convert(source, tmp_path / "converted", bits=bits, group_size=group_size, dtype="float32")
     model, _ = mlx_mm.load(tmp_path / "converted")
     batch = texts() | sounds(kind)
     options = {"return_loss": True, **EVERYTHING}

@@ -369,7 +369,7 @@ def test_quantised(bits: int, group_size: int, tmp_path: Path) -> None:
     config = make_config()
     weights = random_weights(config)
     source = save(config, weights, tmp_path / "source")
-    report = mlx_mm.convert(source, tmp_path / "converted", bits=bits, group_size=group_size)
+    report = mlx_mm.convert(source, tmp_path / "converted", bits=bits, group_size=group_size, dtype="float32")
     model, _ = mlx_mm.load(tmp_path / "converted")
     ids, pixels = texts(16, 5, 9), images(config)
     got, reference = model(mx.array(ids), nhwc(pixels)), make_reference(config, weights)

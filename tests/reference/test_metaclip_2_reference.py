@@ -308,7 +308,7 @@ def test_quantised(variant: Variant, bits: int, group_size: int, tmp_path: Path)
     """Close to the float reference, and equal to the reference that holds the quantised numbers."""
     reference = make(variant)
     source = save(reference, tmp_path / "source")
-    report = mlx_mm.convert(source, tmp_path / "converted", bits=bits, group_size=group_size)
+    report = mlx_mm.convert(source, tmp_path / "converted", bits=bits, group_size=group_size, dtype="float32")
     model, _ = mlx_mm.load(tmp_path / "converted")
     batch = texts(variant[2]) | images()
     got = model(**ours(batch), return_loss=True, **EVERYTHING)

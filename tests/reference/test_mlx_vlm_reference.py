@@ -66,7 +66,7 @@ OURS += [(GROUPED, False, 4)]
 @pytest.mark.parametrize(("name", "old", "bits"), OURS)
 def test_ours_there(name: str, old: bool, bits: int | None, tmp_path: Path) -> None:
     folder = source(tmp_path, name, old=old)
-    mlx_mm.convert(folder, tmp_path / "ours", bits=bits, group_size=32)
+    mlx_mm.convert(folder, tmp_path / "ours", bits=bits, group_size=32, dtype="float32")
     check_same(tmp_path / "ours")
 
 
@@ -122,7 +122,7 @@ def test_labels_of_videos_survive(model: str, name: str, tmp_path: Path) -> None
 def test_greedy_tokens_there(tmp_path: Path) -> None:
     """Its own loop, with its caches, over our folder."""
     folder = source(tmp_path, DENSE, old=False)
-    mlx_mm.convert(folder, tmp_path / "ours", bits=4, group_size=32)
+    mlx_mm.convert(folder, tmp_path / "ours", bits=4, group_size=32, dtype="float32")
     theirs, ours = load_model(tmp_path / "ours"), mlx_mm.load(tmp_path / "ours")[0]
     for batch in BATCHES.values():
         given = {key: batch[key] for key in ("image_grid_thw",) if key in batch}

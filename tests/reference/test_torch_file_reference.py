@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from torch_writer import write_torch
 
 from mlx_mm.checkpoint.reading import Checkpoint
 from mlx_mm.checkpoint.torch_file import read_torch_file
@@ -119,8 +120,6 @@ def test_torchscript(tmp_path: Path) -> None:
 
 
 def test_our_writer_is_one_that_torch_reads(tmp_path: Path) -> None:
-    from test_torch_file import write_torch
-
     tables = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(3), "c": np.array(1.5, np.float16)}
     found = torch.load(write_torch(tmp_path / "x.bin", tables), weights_only=True)
     assert {name: tensor.tolist() for name, tensor in found.items()} == {k: v.tolist() for k, v in tables.items()}

@@ -14,6 +14,17 @@ from mlx_mm.models.config import BaseConfig, FamilyConfig
 COMPLETE = "Use the complete config.json of the checkpoint."
 # transformers 5 nests the rotary keys, 4 has them beside the others; the first that is present counts.
 ROPE_SECTIONS = ("rope_parameters", "rope_scaling")
+# What grows with the widths that `widened` rounds up; the first ending that fits decides. In the dense model's
+# gate_up_proj each half is followed by zeros.
+PADDED_AXES: dict[str, int | tuple[int, int]] = {
+    ".gate_up_proj.weight": (0, 2),
+    ".switch_mlp.gate_proj.weight": 1,
+    ".switch_mlp.up_proj.weight": 1,
+    ".switch_mlp.down_proj.weight": 2,
+    ".gate_proj.weight": 0,
+    ".up_proj.weight": 0,
+    ".down_proj.weight": 1,
+}
 PARTIAL_ROTARY_FACTOR = 0.5  # of every published checkpoint; some files leave it out
 
 
@@ -176,6 +187,17 @@ class ModelConfig(FamilyConfig):
             }
         given = {key: value for key, value in text.items() if key not in missing or value is not None}
         return {**values, "text_config": missing | given | rope}
+
+    @classmethod
+    def widened(cls, values: dict[str, object], multiple: int) -> tuple[dict[str, object], dict[str, list[int]]]:
+        """The text model's MLPs, its experts and the merger; the vision blocks' are as wide as the output."""
+        config = cls.from_dict(values)
+        values, record = widen_mlps(values, config, multiple)
+        if config.moe is not None:
+            width = config.moe.moe_intermediate_size
+            values, changed = round_up(values, "text_config", "moe_intermediate_size", width, multiple)
+            record |= changed
+        return values, record
 
 
 def _read_text(text: dict[str, Any]) -> TextConfig:

@@ -26,7 +26,7 @@ from mlx_mm.errors import InputError, ModalityError
 from mlx_mm.generation.request import LayerCache
 from mlx_mm.layers.outputs import CausalLMOutput, DecoderOutput, pooled
 from mlx_mm.models.contracts import Modality
-from mlx_mm.models.glm4v.config import ModelConfig
+from mlx_mm.models.glm4v.config import PADDED_AXES, ModelConfig
 from mlx_mm.models.glm4v.inputs import (
     attention_mask_for,
     merge_features,
@@ -43,6 +43,7 @@ from mlx_mm.models.glm4v.weights import Tensors, fits_half_precision, is_quantiz
 from mlx_mm.processing.batch import Batch
 
 IGNORED_LABEL = -100
+TOWERS = {"text": ("language_model.",), "image": ("vision_tower.",), "video": ("vision_tower.",)}
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Model(nn.Module):
 
     kind: Literal["generator"] = "generator"
     modalities: tuple[Modality, ...] = ("text", "image", "video")
+    towers = TOWERS
+    padded_axes = PADDED_AXES
 
     def __init__(self, config: ModelConfig, *, has_head: bool = True):
         super().__init__()

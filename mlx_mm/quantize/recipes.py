@@ -1,0 +1,78 @@
+"""Recipes: which layers are quantised otherwise than the rest, or not at all."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import Protocol, TypeAlias
+
+import mlx.nn as nn
+
+from mlx_mm.errors import QuantizationError
+from mlx_mm.quantize.scheme import QuantConfig
+
+Rule: TypeAlias = Mapping[str, object] | bool  # bits, group_size and mode that differ; False: stay as it is
+Recipe: TypeAlias = Mapping[str, Rule]  # pattern of paths -> rule; the first pattern that matches decides
+
+
+class Planned(Protocol):
+    """What planning asks of a model.
+
+    towers: modality -> how the paths of its layers begin. quant_predicate: whether a layer may be quantised.
+    """
+
+    @property
+    def towers(self) -> Mapping[str, tuple[str, ...]]: ...
+    def named_modules(self) -> list[tuple[str, nn.Module]]: ...
+    def quant_predicate(self, path: str, module: nn.Module) -> bool: ...
+
+
+def _all(_model: Planned) -> Recipe:
+    return {}
+
+
+def _text_only(model: Planned) -> Recipe:
+    text = model.towers.get("text", ())
+    others = [prefix for prefixes in model.towers.values() for prefix in prefixes if prefix not in text]
+    return {**_below(text, True), **_below(others, False)}
+
+
+def _embeddings_8bit(model: Planned) -> Recipe:
+    return {path: {"bits": 8} for path, layer in model.named_modules() if isinstance(layer, nn.Embedding)}
+
+
+def _below(prefixes: Iterable[str], rule: Rule) -> dict[str, Rule]:
+    names = [prefix.rstrip(".") for prefix in prefixes]
+    return {pattern: rule for name in names for pattern in (name, f"{name}.*")}
+
+
+RECIPES: Mapping[str, Callable[[Planned], Recipe]] = {
+    "all": _all,
+    "text-only": _text_only,
+    "embeddings-8bit": _embeddings_8bit,
+}
+
+
+def find_recipe(recipe: str | Recipe | None, model: Planned) -> Recipe:
+    """A recipe's patterns, of a named one those for this model; QuantizationError for what is no recipe."""
+    if recipe is None:
+        return {}
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise QuantizationError(f"There is no recipe {recipe!r}; expected one of {', '.join(RECIPES)}, or a dict.")
+        return RECIPES[recipe](model)
+    if not isinstance(recipe, Mapping):
+        raise QuantizationError(f"The recipe is {recipe!r}; expected a name, or a dict of path patterns.")
+    if strangers := [pattern for pattern in recipe if not isinstance(pattern, str)]:
+        raise QuantizationError(f"The recipe has the pattern {strangers[0]!r}; expected text such as '*.fc1'.")
+    return recipe
+
+
+def apply_rule(pattern: str, rule: Rule, default: QuantConfig) -> QuantConfig | None:
+    """How a recipe's rule wants a layer; None: it excludes it. Raises QuantizationError for what is no rule."""
+    if isinstance(rule, bool):
+        return default if rule else None
+    if not isinstance(rule, Mapping) or (unknown := set(rule) - {"bits", "group_size", "mode"}):
+        found = repr(rule) if not isinstance(rule, Mapping) else f"the key {min(unknown)!r}"
+        raise QuantizationError(
+            f"The recipe's pattern {pattern!r} has {found}; expected False, or a dict of bits, group_size and mode."
+        )
+    return QuantConfig(**{**asdict(default), **rule})

@@ -1,0 +1,107 @@
+"""A model's tensors on their way into new files, quantised as planned, one after the other."""
+
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_mm.checkpoint import matching, writing
+from mlx_mm.checkpoint.reading import Checkpoint
+from mlx_mm.checkpoint.rows import Rows
+from mlx_mm.errors import OutputError
+from mlx_mm.quantize.plan import LayerPlan
+from mlx_mm.quantize.precision import Precision
+from mlx_mm.quantize.scheme import QuantConfig
+
+
+@dataclass
+class Tensors:
+    """The tensors of one model, and what becomes of each.
+
+    checkpoint, folder: where they come from. arrays: by name; what is written is removed, so that it can leave the
+    memory. shapes: of the model's parameters, in the order of the files.
+    """
+
+    folder: Path
+    checkpoint: Checkpoint
+    arrays: dict[str, mx.array | Rows]
+    shapes: dict[str, tuple[int, ...]]
+    plans: list[LayerPlan]
+    precision: Precision
+
+    @property
+    def count(self) -> int:
+        """How many numbers there are."""
+        return sum(array.size for array in self.arrays.values())
+
+    def write(self, new: Path, on_written: Callable[[int], object]) -> int:
+        """Write all shards into the folder `new`; returns the bytes of the tensors.
+
+        on_written: called with the count of each tensor's numbers.
+        Raises WeightsError for numbers that are not finite, OutputError where the disk is too small, and
+        OutOfRangeError.
+        """
+        schemes = {f"{layer.path}.weight": layer.scheme for layer in self.plans if layer.scheme is not None}
+        sizes = self._sizes(schemes)
+        _check_space(new, sizes)
+        with writing.ShardWriter(new, sizes) as writer:
+            for name in self.shapes:
+                size = self.arrays[name].size
+                scheme = schemes.get(name)
+                if scheme is None:
+                    writer.write(name, self._blocks(name, None))
+                else:
+                    self._write_quantised(writer, name.removesuffix("weight"), scheme)
+                on_written(size)
+            return writer.finish()
+
+    def _sizes(self, schemes: dict[str, QuantConfig]) -> writing.Sizes:
+        sizes: writing.Sizes = {}
+        for name, shape in self.shapes.items():
+            array = self.arrays[name]
+            dtype = self.precision.of(array.dtype, array.size)
+            if name in schemes:
+                path = name.removesuffix("weight")
+                sizes |= {path + part: size for part, size in schemes[name].sizes(shape, dtype).items()}
+            else:
+                sizes[name] = dtype, shape
+        return sizes
+
+    def _write_quantised(self, writer: writing.ShardWriter, path: str, scheme: QuantConfig) -> None:
+        rest: list[list[mx.array]] = []
+
+        def packed() -> Iterator[mx.array]:
+            for block in self._blocks(path + "weight", scheme.bits):
+                weight, *others = scheme.quantize(block)
+                mx.eval(weight, *others)
+                rest.append(others)
+                yield weight
+
+        writer.write(path + "weight", packed())
+        for part, pieces in zip(("scales", "biases"), zip(*rest, strict=True), strict=True):
+            writer.write(path + part, pieces)
+
+    def _blocks(self, name: str, bits: int | None) -> Iterator[mx.array]:
+        """The blocks of a tensor, checked and cast. No name holds one here while it is written, nor its whole."""
+        array = self.arrays.pop(name)
+        dtype = self.precision.of(array.dtype, array.size)
+        waiting = deque(array.blocks if isinstance(array, Rows) else (array,))
+        del array
+        while waiting:
+            for block in self.checkpoint.blocks(waiting.popleft()):
+                matching.check_finite(name, block, self.folder)
+                self.precision.check(block, bits)
+                yield block.astype(dtype)
+
+
+def _check_space(folder: Path, sizes: writing.Sizes) -> None:
+    needed = writing.total_bytes(sizes)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"The converted model needs {needed / 1e9:.2f} GB and {folder.parent} has {free / 1e9:.2f} GB free. "
+            "Free some space, or write to another disk."
+        )
