@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.config import BaseConfig, FamilyConfig
+from mlx_mm.models.config import BaseConfig, FamilyConfig, round_up, widen_mlps
 
 COMPLETE = "Use the complete config.json of the checkpoint."
 # transformers 5 nests the rotary keys, 4 has them beside the others; the first that is present counts.
