@@ -14,6 +14,8 @@
 A message says what was found, what was expected and what to do.
 """
 
+from numbers import Integral
+
 
 class MlxMmError(Exception):
     """Base of all errors that a user of mlx_mm can mend."""
@@ -53,3 +55,15 @@ class OutputError(MlxMmError):
 
 class InputError(MlxMmError):
     """An argument with a value that cannot be used."""
+
+
+def whole_number(
+    name: str, value: object, *, least: int = 1, most: int | None = None, advice: str = "Leave it out."
+) -> int:
+    """`value` as an int; InputError for what is no whole number (a bool is none), or not from `least` to `most`."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        number = int(value)
+        if number >= least and (most is None or number <= most):
+            return number
+    bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
+    raise InputError(f"{name} is {value!r}; expected a whole number {bounds}. {advice}")

@@ -8,8 +8,8 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
+from mlx_mm.backend.border import to_mlx
 from mlx_mm.backend.memory import wired_memory
-from mlx_mm.embed import to_mlx
 from mlx_mm.errors import InputError, ModalityError
 from mlx_mm.generation.listener import Listener, Said
 from mlx_mm.generation.prompt_cache import PromptCache, token_keys
