@@ -11,7 +11,7 @@ from mlx_mm.backend.elementwise import exp_of_minus
 # many are up to 15 % faster and take twice the memory: MLX allocates ahead, so twenty blocks or so are held at once.
 MAX_SCORES_PER_BLOCK = 1 << 22
 
-_MLX_VERSION = tuple(int(part) for part in re.findall(r"\d+", mx.__version__)[:3])
+_MLX_VERSION = tuple(int(part) for part in re.findall(r"\d+", mx.__version__)[:3])  # type: ignore[attr-defined]
 
 # Sizes of a head for which Metal has a fused kernel: those of every version we run with, and what came with 0.32.4.
 # Larger ones, 192 and 256, are faster without it, by MLX's own choice.

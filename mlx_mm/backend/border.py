@@ -1,7 +1,7 @@
 """The border between NumPy, which prepares inputs and takes results, and MLX, which computes."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
@@ -19,6 +19,16 @@ def to_mlx(batch: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, mx.array]:
     """A processor's NumPy arrays as mlx arrays under the same keys; 64-bit numbers become 32-bit ones."""
     narrow = ((key, value.astype(NARROWER.get(value.dtype, value.dtype), copy=False)) for key, value in batch.items())
     return {key: mx.array(value) for key, value in narrow}
+
+
+def read_rows(array: mx.array) -> list[list[float]]:
+    """The numbers of (N, M), or of (N,) as rows of one: for what decides shapes, and for checks of what is given.
+
+    What `to_mlx` made is in memory and costs no waiting; any other array is waited for. So nothing that a model has
+    computed is read with this.
+    """
+    rows = cast(list[list[float] | float], array.tolist())
+    return [row if isinstance(row, list) else [row] for row in rows]
 
 
 def to_numpy(results: Iterable[tuple[Key, mx.array]]) -> Iterator[tuple[Key, npt.NDArray[np.float32]]]:

@@ -7,9 +7,11 @@ neighbouring places from 256 on would coincide.
 
 import mlx.core as mx
 
+from mlx_mm.backend.tables import made_once
 from mlx_mm.layers.attention import Rotation
 
 
+@made_once(32)
 def inverse_frequencies(dims: int, base: float) -> mx.array:
     """base^(-2j/dims) for j = 0 … dims/2 - 1 (section 3.2.2), float32 (dims/2,).
 
@@ -60,6 +62,18 @@ def rotate_first(dims: int, rotation: Rotation) -> Rotation:
     return rotate
 
 
+def line_angles(length: int, dims: int, base: float) -> mx.array:
+    """Angles of the places 0 … length - 1 for heads of `dims` numbers, float32 (length, dims/2)."""
+    return _power_of_two_angles(max(length - 1, 0).bit_length(), dims, base)[:length]
+
+
+@made_once(16)
+def _power_of_two_angles(power: int, dims: int, base: float) -> mx.array:
+    """Of 2^power places: texts of many lengths share few tables."""
+    return mx.arange(1 << power, dtype=mx.float32)[:, None] * inverse_frequencies(dims, base)
+
+
+@made_once(16)
 def grid_angles(rows: int, cols: int, head_dims: int, *, base: float = 10000.0, scale: float = 1.0) -> mx.array:
     """Angles of the cells of a grid, row by row, float32 (rows·cols, head_dims/2).
 
