@@ -14,7 +14,7 @@
 A message says what was found, what was expected and what to do.
 """
 
-from numbers import Integral
+import numbers
 
 
 class MlxMmError(Exception):
@@ -60,10 +60,13 @@ class InputError(MlxMmError):
 def whole_number(
     name: str, value: object, *, least: int = 1, most: int | None = None, advice: str = "Leave it out."
 ) -> int:
-    """`value` as an int; InputError for what is no whole number (a bool is none), or not from `least` to `most`."""
-    if isinstance(value, Integral) and not isinstance(value, bool):
+    """`value` as an int: NumPy's whole numbers too, but neither True nor 2.0, which are more likely slips.
+
+    name: of the argument, for the InputError that says what was expected.
+    """
+    if not isinstance(value, bool) and isinstance(value, numbers.Integral):
         number = int(value)
-        if number >= least and (most is None or number <= most):
+        if least <= number and (most is None or number <= most):
             return number
-    bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
-    raise InputError(f"{name} is {value!r}; expected a whole number {bounds}. {advice}")
+    expected = f"of {least} or more" if most is None else f"from {least} to {most}"
+    raise InputError(f"{name} is {value!r}; expected a whole number {expected}. {advice}")

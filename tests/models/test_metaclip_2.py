@@ -878,9 +878,9 @@ def test_classification_losses() -> None:
     assert len(out.attentions) == 2
     assert model.modalities == ("image",)
     assert model.labels == ("label 0", "label 1", "label 2")
-    assert close(model.class_scores(out.logits), reading.softmax(logits), 1e-5)
+    assert close(model.class_scores(pixels), reading.softmax(logits), 1e-5)
     many = build({**config, "problem_type": "multi_label_classification"}, weights)
-    assert close(many.class_scores(out.logits), 1 / (1 + np.exp(-logits)), 1e-5)
+    assert close(many.class_scores(pixels), 1 / (1 + np.exp(-logits)), 1e-5)
 
 
 def test_classification_with_one_label_is_regression() -> None:

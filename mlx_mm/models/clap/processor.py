@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
@@ -124,6 +124,8 @@ class Processor:
 
     modalities: those of "text" and "audio" that the checkpoint has a tower and files for.
     """
+
+    kind: Literal["encoder"] = "encoder"
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer | None, settings: AudioSettings | None) -> None:
         self.config = config

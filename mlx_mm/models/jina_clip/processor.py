@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -86,6 +86,8 @@ class Processor:
 
     modalities: those of "text" and "image" that the checkpoint has files for.
     """
+
+    kind: Literal["encoder"] = "encoder"
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer | None, settings: ImageSettings) -> None:
         self.config = config

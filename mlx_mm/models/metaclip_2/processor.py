@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -64,6 +64,8 @@ class Processor:
 
     modalities: those of "text" and "image" that the checkpoint has a tower and files for.
     """
+
+    kind: Literal["encoder"] = "encoder"
 
     def __init__(
         self,

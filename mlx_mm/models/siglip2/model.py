@@ -200,9 +200,9 @@ class ImageClassifier(nn.Module):
         """All of it."""
         return (self,)
 
-    def class_scores(self, logits: mx.array) -> mx.array:
-        """Probabilities (B, labels) of the classes."""
-        return class_scores(logits, self.config.problem_type)
+    def class_scores(self, pixel_values: mx.array, **batch: mx.array) -> mx.array:
+        """The processor's arrays -> probabilities of the labels (B, labels)."""
+        return class_scores(self(pixel_values, **batch).logits, self.config.problem_type)
 
 
 # `architectures` of config.json -> class; "" where the file names none

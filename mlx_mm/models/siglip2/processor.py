@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -48,6 +48,8 @@ class Processor:
 
     modalities: those of "text" and "image" that the checkpoint has a tower and files for.
     """
+
+    kind: Literal["encoder"] = "encoder"
 
     def __init__(
         self,
