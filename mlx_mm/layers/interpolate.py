@@ -114,8 +114,15 @@ class ResizedTables:
     def __init__(self) -> None:
         self._kept: tuple[mx.array | None, dict[tuple[int, int], mx.array]] = None, {}
 
-    def resize(self, table: mx.array, size: tuple[int, int], matrix: Matrix, *, first: int = 0) -> mx.array:
-        """`resize_table` for the rows of `table` (first + S·S, D) that belong to the grid, by always the same rule."""
+    def resize(
+        self, table: mx.array, size: tuple[int, int], matrix: Matrix, *, first: int = 0, keep: bool = True
+    ) -> mx.array:
+        """`resize_table` for the rows of `table` (first + S·S, D) that belong to the grid, by always the same rule.
+
+        keep: not while training, when the table is another one each time, and may be one that cannot be evaluated.
+        """
+        if not keep:
+            return resize_table(table[first:], size, matrix)
         source, made = self._kept
         if source is not table:  # as one: another thread may be here for the same table
             made = {}

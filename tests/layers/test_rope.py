@@ -10,7 +10,14 @@ import pytest
 from tiny import hashed
 
 from mlx_mm.layers.attention import Rotation
-from mlx_mm.layers.rope import grid_angles, inverse_frequencies, rotate_first, rotate_halves, rotate_neighbours
+from mlx_mm.layers.rope import (
+    grid_angles,
+    inverse_frequencies,
+    line_angles,
+    rotate_first,
+    rotate_halves,
+    rotate_neighbours,
+)
 
 BASES = [10000.0, 20000.0, 500000.0]
 WIDTHS = [4, 16, 24, 64, 80]
@@ -165,6 +172,21 @@ def test_angles_of_a_grid(rows: int, cols: int, scale: float) -> None:
     ]
     assert got.shape == (rows * cols, 8)
     assert worst(got, np.array(right)) < 1e-5
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 64, 65, 700, 2048, 8192])
+def test_angles_of_a_line(length: int) -> None:
+    """To the last bit those of these places alone, although lines of like length share a table."""
+    got = line_angles(length, 64, 20000.0)
+    right = mx.arange(length, dtype=mx.float32)[:, None] * inverse_frequencies(64, 20000.0)
+    assert got.dtype == mx.float32
+    assert mx.array_equal(got, right).item()
+
+
+def test_tables_are_made_once() -> None:
+    assert inverse_frequencies(64, 20000.0) is inverse_frequencies(64, 20000.0)
+    assert grid_angles(3, 5, 16, scale=0.5) is grid_angles(3, 5, 16, scale=0.5)
+    assert not mx.array_equal(grid_angles(3, 5, 16, scale=0.5), grid_angles(3, 5, 16)).item()
 
 
 def test_base_of_a_grid() -> None:

@@ -27,7 +27,9 @@ class VisionEmbeddings(nn.Module):
         batch, height, width, _ = pixel_values.shape
         table = self.position_embedding.weight
         grid = patch_grid((height, width), self.image_size, self.patch_size, interpolate_pos_encoding)
-        positions = table[1:] if grid is None else self._resized.resize(table, grid, bicubic_matrix, first=1)
+        positions = table[1:]
+        if grid is not None:
+            positions = self._resized.resize(table, grid, bicubic_matrix, first=1, keep=not self.training)
         patches = self.patch_embedding(extract_patches(pixel_values.astype(table.dtype), self.patch_size)) + positions
         first = mx.broadcast_to(self.class_embedding + table[0], (batch, 1, table.shape[1]))
         return mx.concatenate([first, patches], axis=1)

@@ -57,7 +57,7 @@ class FixResEmbeddings(PatchEmbeddings):
         positions = self.position_embedding.weight
         grid = patch_grid((height, width), self.image_size, self.patch_size, interpolate_pos_encoding)
         if grid is not None:
-            positions = self._resized.resize(positions, grid, bicubic_matrix)
+            positions = self._resized.resize(positions, grid, bicubic_matrix, keep=not self.training)
         return self.project(extract_patches(pixel_values, self.patch_size)) + positions
 
 
@@ -93,7 +93,8 @@ class NaflexEmbeddings(PatchEmbeddings):
 
     def _positions(self, grid: tuple[int, int], budget: int) -> mx.array:
         """The table resized to `grid` -> (budget, D); padded slots repeat position (0, 0), as the reference."""
-        table = self._resized.resize(self.position_embedding.weight, grid, bilinear_matrix)
+        weight = self.position_embedding.weight
+        table = self._resized.resize(weight, grid, bilinear_matrix, keep=not self.training)
         return mx.concatenate([table, mx.broadcast_to(table[:1], (budget - len(table), table.shape[1]))])
 
 
