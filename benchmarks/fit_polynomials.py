@@ -1,4 +1,4 @@
-"""The polynomials of mlx_mm/backend/device.py: how they were found, and how far off they are.
+"""The polynomials of mlx_mm/backend/elementwise.py: how they were found, and how far off they are.
 
     python benchmarks/fit_polynomials.py
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from mlx_mm.errors import MlxMmError
 
 if TYPE_CHECKING:
+    from mlx_mm.backend.border import to_mlx
     from mlx_mm.classify import classify
     from mlx_mm.conversation import Conversation
     from mlx_mm.convert import ConvertReport, convert
-    from mlx_mm.embed import encode_audio, encode_image, encode_text, to_mlx
+    from mlx_mm.embed import encode_audio, encode_image, encode_text
     from mlx_mm.generate import Generation, generate, stream_generate
     from mlx_mm.generation.prompt_cache import PromptCache
     from mlx_mm.load import load
@@ -49,7 +50,7 @@ _ROOMS = {
     "generate": "generate",
     "load": "load",
     "stream_generate": "generate",
-    "to_mlx": "embed",
+    "to_mlx": "backend.border",
 }
 
 

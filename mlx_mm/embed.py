@@ -1,37 +1,63 @@
-"""Texts, pictures and sounds in, NumPy vectors or named scores out."""
+"""Texts, images and audio in, NumPy vectors out."""
+
+from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
+from mlx_mm.backend.border import to_mlx, to_numpy
 from mlx_mm.backend.parts import run_in_parts, run_row_by_row
-from mlx_mm.errors import InputError, MediaError, ModalityError
-from mlx_mm.models.contracts import Modality
-from mlx_mm.processing.read_ahead import prefetch
+from mlx_mm.errors import InputError, MediaError, whole_number
+from mlx_mm.models.contracts import (
+    AudioProcessor,
+    Features,
+    ImageProcessor,
+    Model,
+    Processor,
+    TextProcessor,
+)
+from mlx_mm.models.modalities import features_of, unfit
+from mlx_mm.processing.batch import Batch, as_items
+from mlx_mm.processing.chunks import by_size, grouped
+from mlx_mm.processing.read_ahead import OnError, read_ahead
 
-Batch = dict[str, np.ndarray]
-OnError = Callable[[int, MediaError], None]
-TOKENS = 16_384  # of a batch of texts, padding included: 32 texts of 512, or 2 of 8192; more only takes more memory
-WINDOW = 8  # batches that are prepared together, so that pictures of like size can share a batch
-WORKERS = 2  # threads that decode and resize; Pillow releases the interpreter lock
+if TYPE_CHECKING:
+    from mlx_mm.processing.audio import AudioSource
+    from mlx_mm.processing.image import ImageSource
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
+
+BATCHES_PER_WINDOW = 8  # that are prepared together, so that images of like size can share a batch
 
 
-def to_mlx(batch: Batch) -> dict[str, mx.array]:
-    """A processor's NumPy arrays as mlx arrays under the same keys; 64-bit numbers become 32-bit ones."""
-    narrow = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}
-    return {key: mx.array(value.astype(narrow.get(value.dtype, value.dtype))) for key, value in batch.items()}
+@dataclass(frozen=True)
+class Running:
+    """How items run, whatever they are: how many at a time, with a bar on stderr, what happens to those that cannot be
+    read, and how many numbers of each vector are kept. Raises InputError for numbers that cannot be used."""
+
+    batch_size: int
+    progress: bool = False
+    on_error: OnError | None = None
+    dim: int | None = None
+
+    def __post_init__(self) -> None:
+        whole_number("batch_size", self.batch_size)
+        if self.dim is not None:
+            whole_number("dim", self.dim, advice="Leave it out to keep all numbers.")
 
 
 def encode_text(
-    model: Any,
-    processor: Any,
+    model: Model,
+    processor: Processor,
     texts: str | Sequence[str],
     *,
     task: str | None = None,
@@ -41,7 +67,7 @@ def encode_text(
     truncate: bool = True,
     batch_size: int = 32,
     progress: bool = False,
-) -> np.ndarray:
+) -> Vectors:
     """One vector per text, float32 (N, D); one str gives (D,).
 
     task: what the vectors are for, in families that distinguish it. dim: keep the first `dim` numbers. normalize:
@@ -50,34 +76,37 @@ def encode_text(
     they are long. progress: show a bar on stderr.
     Raises ModalityError without a text tower, InputError for texts or options that cannot be used.
     """
-    _require(model, "text")
-    _check_options(batch_size, dim)
-    items, single = as_items(texts)
-    if strangers := [index for index, item in enumerate(items) if not isinstance(item, str)]:
-        kind = type(items[strangers[0]]).__name__
-        raise InputError(f"Text number {strangers[0]} is {kind}; expected str. Convert it or leave it out.")
-
-    options = {"task": task, "max_length": max_length, "truncation": truncate}
+    features = features_of(model, "text")
+    running = Running(batch_size, progress, dim=dim)
+    if processor.kind != "encoder" or not isinstance(processor, TextProcessor):
+        raise unfit("text")
+    preparing = processor  # narrowed for good
+    given, single = as_items(texts)
+    items = [item for item in given if isinstance(item, str)]
+    for index, item in enumerate(given):
+        if not isinstance(item, str):
+            kind = type(item).__name__
+            raise InputError(f"Text number {index} is {kind}; expected str. Convert it or leave it out.")
     cut: list[tuple[int, int]] = []
 
     def prepare(index: int) -> Batch:
         counts: list[int] = []
-        batch: Batch = processor.text([items[index]], on_cut=counts.append, **options)
+        batch = preparing.text(
+            [items[index]], task=task, max_length=max_length, truncation=truncate, on_cut=counts.append
+        )
         cut.extend((count, batch["input_ids"].shape[1]) for count in counts)  # a text that is cut fills its row
         return batch
 
-    result = run_batches(
-        model, "text", model.get_text_features, len(items), prepare, processor, batch_size, progress, dim=dim
-    )
+    result = run_items(features, model.modules_for("text"), len(items), prepare, processor.collate, running)
     if cut:
         _warn_of_cuts(cut, len(items))
     return _finish(result, single, normalize)
 
 
 def encode_image(
-    model: Any,
-    processor: Any,
-    images: Any,
+    model: Model,
+    processor: Processor,
+    images: ImageSource | Sequence[ImageSource],
     *,
     dim: int | None = None,
     normalize: bool = True,
@@ -85,32 +114,24 @@ def encode_image(
     max_num_patches: int | None = None,
     progress: bool = False,
     on_error: OnError | None = None,
-) -> np.ndarray:
-    """One vector per picture, float32 (N, D), in the order given; one picture gives (D,).
+) -> Vectors:
+    """One vector per image, float32 (N, D), in the order given; one image gives (D,).
 
     images: path, URL, bytes, data URI, PIL image or NumPy array (H, W, 3) uint8, or a list of them.
     max_num_patches: the budget of NaFlex models, more keeps finer detail. on_error: called with the index and the
-    MediaError of a picture that cannot be read, whose row is then left out; by default the error is raised.
+    MediaError of an image that cannot be read, whose row is then left out; by default the error is raised.
     Other arguments as in `encode_text`. Raises ModalityError, MediaError, InputError.
     """
-    _require(model, "image")
-    _check_options(batch_size, dim)
     items, single = as_items(images)
-    options = {} if max_num_patches is None else {"max_num_patches": max_num_patches}
-
-    def prepare(index: int) -> Batch:
-        batch: Batch = processor.images([items[index]], **options)
-        return batch
-
-    features = model.get_image_features
-    result = run_batches(model, "image", features, len(items), prepare, processor, batch_size, progress, on_error, dim)
-    return _finish(result, single, normalize)
+    running = Running(batch_size, progress, on_error, dim)
+    vectors = image_vectors(model, processor, cast("list[ImageSource]", items), running, max_num_patches)
+    return _finish(vectors, single, normalize)
 
 
 def encode_audio(
-    model: Any,
-    processor: Any,
-    audio: Any,
+    model: Model,
+    processor: Processor,
+    audio: AudioSource | Sequence[AudioSource],
     *,
     truncation: str = "windows",
     dim: int | None = None,
@@ -119,134 +140,179 @@ def encode_audio(
     seed: int = 0,
     progress: bool = False,
     on_error: OnError | None = None,
-) -> np.ndarray:
+) -> Vectors:
     """One vector per sound, float32 (N, D), in the order given; one sound gives (D,).
 
     audio: path, encoded bytes, or (samples, sampling_rate), or a list of them; any length, any rate.
     truncation: what becomes of sounds longer than the model's 10 s. "windows" averages the unit vectors of consecutive
     windows, and so hears all of it; "rand_trunc" hears one crop, "fusion" three and the whole squeezed, drawn from
     `seed`. normalize=False leaves such an average, or the vector of a short sound, at its own length. batch_size:
-    windows at a time. The same sound has the same vector in any batch, to the last bit.
+    windows at a time. The same sound has the same vector in any batch: on a CPU to the last bit, on a GPU but for the
+    last digits.
     Other arguments as in `encode_image`. Raises ModalityError, MediaError, InputError.
     """
-    _require(model, "audio")
-    _check_options(batch_size, dim)
-    items, single = as_sounds(audio)
+    items, single = as_audio(audio)
+    running = Running(batch_size, progress, on_error, dim)
+    return _finish(audio_vectors(model, processor, items, running, truncation, seed), single, normalize)
+
+
+def image_vectors(
+    model: Model,
+    processor: Processor,
+    images: Sequence[ImageSource],
+    running: Running,
+    max_num_patches: int | None = None,
+) -> Vectors:
+    """(N, D) of the images that can be read, of any length."""
+    features = features_of(model, "image")
+    prepare, collate = preparing_images(processor, images, max_num_patches)
+    return run_items(features, model.modules_for("image"), len(images), prepare, collate, running)
+
+
+def audio_vectors(
+    model: Model,
+    processor: Processor,
+    audio: Sequence[AudioSource],
+    running: Running,
+    truncation: str = "windows",
+    seed: int = 0,
+) -> Vectors:
+    """(N, D) of the sounds that can be read, of any length."""
+    features = features_of(model, "audio")
+    if processor.kind != "encoder" or not isinstance(processor, AudioProcessor):
+        raise unfit("audio")
+    preparing = processor  # narrowed for good
+    heard: dict[int, list[tuple[float, np.floating, Vectors]]] = {}
+    broken: set[int] = set()  # those damaged further on have windows, and yet no vector
 
     def windows(index: int) -> Iterator[tuple[Batch, float]]:
         if truncation == "windows":
-            yield from processor.windows(items[index])
+            yield from preparing.windows(audio[index])
         else:
-            yield processor.audio([items[index]], truncation=truncation, seed=seed), 1.0
+            yield preparing.audio([audio[index]], truncation=truncation, seed=seed), 1.0
 
-    weights = _weights(model, "audio")
-    rows: dict[int, list[tuple[float, np.floating, np.ndarray]]] = {}
-    waiting: list[tuple[int, Batch, float]] = []
+    def skip(index: int, error: MediaError) -> None:
+        broken.add(index)
+        if running.on_error is not None:
+            running.on_error(index, error)
 
-    def run() -> None:
-        batch = to_mlx(processor.collate([batch for _, batch, _ in waiting]))
-        vectors = np.array(run_row_by_row(model.get_audio_features, batch, weights).astype(mx.float32))
-        lengths = [np.linalg.norm(vector) for vector in vectors]
-        for (index, _, weight), length, vector in zip(waiting, lengths, _cut(vectors, dim), strict=True):
-            if index in rows:
-                rows[index].append((weight, length, vector))
-        bar.update(len(waiting))
-        waiting.clear()
+    def batches() -> Iterator[tuple[list[tuple[int, float]], mx.array]]:
+        ready = read_ahead(len(audio), windows, on_error=skip if running.on_error else None)
+        for chunk in grouped(ready, running.batch_size):
+            batch = to_mlx(processor.collate([batch for _, (batch, _) in chunk]))
+            vectors = run_row_by_row(_in_float32(features), batch, list(model.modules_for("audio")))
+            _check_dim(running.dim, vectors)
+            yield [(index, weight) for index, (_, weight) in chunk], vectors
 
-    with tqdm(disable=not progress, unit="window", desc="embedding") as bar:
-        for index, item in prefetch(len(items), windows):
-            if isinstance(item, BaseException):
-                if on_error is None or not isinstance(item, MediaError):
-                    raise item
-                rows.pop(index, None)  # a file that is damaged further on has no vector
-                on_error(index, item)
-                continue
-            rows.setdefault(index, [])
-            waiting.append((index, *item))
-            if len(waiting) == batch_size:
-                run()
-        if waiting:
-            run()
-    vectors = [_average(rows[index]) for index in sorted(rows)]
-    return _finish(np.stack(vectors) if vectors else np.zeros((0, 0), np.float32), single, normalize)
+    with tqdm(disable=not running.progress, unit="window", desc="embedding") as bar:
+        for chunk, vectors in to_numpy(batches()):
+            lengths = [np.linalg.norm(vector) for vector in vectors]
+            for (index, weight), length, vector in zip(chunk, lengths, _cut(vectors, running.dim), strict=True):
+                heard.setdefault(index, []).append((weight, length, vector))
+            bar.update(len(chunk))
+    return _stack([_average(heard[index]) for index in sorted(heard) if index not in broken])
 
 
-def run_batches(
-    model: Any,
-    modality: Modality,
-    features: Callable[..., mx.array],
+def run_items(
+    features: Features,
+    weights: Sequence[nn.Module | None],
     count: int,
     prepare: Callable[[int], Batch],
-    processor: Any,
-    batch_size: int,
-    progress: bool,
-    on_error: OnError | None = None,
-    dim: int | None = None,
-) -> np.ndarray:
-    """Prepare `count` items in threads, run them in batches of like size, return the rows in input order."""
-    weights = _weights(model, modality)
-    rows: dict[int, np.ndarray] = {}
-    with tqdm(total=count, disable=not progress, unit="item", desc="embedding") as bar:
-        for window in _windows(count, prepare, batch_size * WINDOW):
-            ready: list[tuple[int, Batch]] = []
-            for index, future in window:
-                try:
-                    ready.append((index, future.result()))
-                except MediaError as error:
-                    if on_error is None:
-                        raise
-                    on_error(index, error)
-                    bar.update()
-            ready.sort(key=lambda pair: sum(array.size for array in pair[1].values()))
-            for chunk in _batches(ready, batch_size):
-                output = run_in_parts(features, to_mlx(processor.collate([batch for _, batch in chunk])), weights)
-                vectors = _cut(np.array(output.astype(mx.float32)), dim)
-                rows.update(zip((index for index, _ in chunk), vectors, strict=True))
-                bar.update(len(chunk))
-    return np.stack([rows[index] for index in sorted(rows)]) if rows else np.zeros((0, 0), np.float32)
+    collate: Callable[[Sequence[Batch]], Batch],
+    running: Running,
+) -> Vectors:
+    """Prepare `count` items in threads, run them in batches of like size, return the rows in input order, (N, D).
+
+    weights: what `features` computes with; of a lazily loaded model nothing else is read.
+    """
+    rows: dict[int, Vectors] = {}
+    window = running.batch_size * BATCHES_PER_WINDOW
+
+    def skip(index: int, error: MediaError) -> None:
+        if running.on_error is not None:
+            running.on_error(index, error)
+        bar.update()
+
+    def batches() -> Iterator[tuple[list[int], mx.array]]:
+        ready = read_ahead(
+            count,
+            lambda index: iter([prepare(index)]),
+            inputs_ahead=window,
+            on_error=skip if running.on_error else None,
+        )
+        for items in grouped(ready, window):
+            for chunk in by_size(items, running.batch_size):
+                batch = to_mlx(collate([batch for _, batch in chunk]))
+                vectors = run_in_parts(_in_float32(features), batch, list(weights))
+                _check_dim(running.dim, vectors)
+                yield [index for index, _ in chunk], vectors
+
+    with tqdm(total=count, disable=not running.progress, unit="item", desc="embedding") as bar:
+        for chunk, vectors in to_numpy(batches()):
+            rows.update(zip(chunk, _cut(vectors, running.dim), strict=True))
+            bar.update(len(chunk))
+    return _stack([rows[index] for index in sorted(rows)])
 
 
-def _batches(ready: list[tuple[int, Batch]], batch_size: int) -> Iterator[list[tuple[int, Batch]]]:
-    """The items in order, at most `batch_size` at a time; of texts only as many as TOKENS allows, but one always."""
-    chunk: list[tuple[int, Batch]] = []
-    longest = 0
-    for index, batch in ready:
-        tokens = batch["input_ids"].shape[1] if "input_ids" in batch else 0
-        longest = max(longest, tokens)
-        if chunk and (len(chunk) == batch_size or (len(chunk) + 1) * longest > TOKENS):
-            yield chunk
-            chunk, longest = [], tokens
-        chunk.append((index, batch))
-    if chunk:
-        yield chunk
+def preparing_images(
+    processor: Processor, images: Sequence[ImageSource], max_num_patches: int | None = None
+) -> tuple[Callable[[int], Batch], Callable[[Sequence[Batch]], Batch]]:
+    """What prepares the image of an index, and what joins prepared ones; InputError for a processor of another kind."""
+    if processor.kind != "encoder" or not isinstance(processor, ImageProcessor):
+        raise unfit("image")
+    preparing = processor  # narrowed for good
+    options = {} if max_num_patches is None else {"max_num_patches": max_num_patches}
+    return lambda index: preparing.images([images[index]], **options), processor.collate
 
 
-def _windows(count: int, prepare: Callable[[int], Batch], size: int) -> Iterator[list[tuple[int, Future[Batch]]]]:
-    """Windows of prepared items; the next one is in preparation while the caller uses the last."""
-    pool = ThreadPoolExecutor(WORKERS)
-    try:
-        window: list[tuple[int, Future[Batch]]] = []
-        for start in range(0, count, size):
-            following = [(i, pool.submit(prepare, i)) for i in range(start, min(start + size, count))]
-            if window:
-                yield window
-            window = following
-        if window:
-            yield window
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def as_audio(audio: object) -> tuple[list[AudioSource], bool]:
+    """Sounds as a list, and whether it was a single one, as a pair of samples and their rate is."""
+    pair = isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], Real)
+    items, single = ([audio], True) if pair else as_items(audio)
+    return cast("list[AudioSource]", items), single
 
 
-def _cut(vectors: np.ndarray, dim: int | None) -> np.ndarray:
-    """The first `dim` numbers of each of (N, D), copied, so that the others do not stay in memory."""
-    if dim is None:
-        return vectors
+def unit_length(vectors: Vectors) -> Vectors:
+    """(…, D) in the same directions; of nothing, nothing."""
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True) if vectors.size else vectors
+
+
+def _in_float32(features: Features) -> Features:
+    """The numbers as they are copied out: turning them then would wait for what was submitted meanwhile."""
+    return lambda **batch: features(**batch).astype(mx.float32)
+
+
+def _check_dim(dim: int | None, vectors: mx.array) -> None:
     count = vectors.shape[1]
-    if dim > count:
+    if dim is not None and dim > count:
         raise InputError(
             f"dim is {dim}; the vectors have {count} numbers, so expected 1 to {count}. Leave it out to keep them all."
         )
-    return vectors[:, :dim].copy()
+
+
+def _cut(vectors: Vectors, dim: int | None) -> Vectors:
+    """The first `dim` numbers of each of (N, D), copied, so that the others do not stay in memory."""
+    return vectors if dim is None else vectors[:, :dim].copy()
+
+
+def _average(windows: list[tuple[float, np.floating, Vectors]]) -> Vectors:
+    """Of vectors divided by their lengths, by their weights; a single window stays as it is.
+
+    windows: weight, length before cutting, vector.
+    """
+    if len(windows) == 1:
+        return windows[0][2]
+    total = sum(weight * vector / length for weight, length, vector in windows)
+    return np.asarray(total, np.float32)
+
+
+def _stack(rows: list[Vectors]) -> Vectors:
+    return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
+
+
+def _finish(vectors: Vectors, single: bool, normalize: bool) -> Vectors:
+    vectors = unit_length(vectors) if normalize else vectors
+    return vectors[0] if single and len(vectors) else vectors  # a single image that on_error let pass gives no row
 
 
 def _warn_of_cuts(cut: list[tuple[int, int]], count: int) -> None:
@@ -260,65 +326,3 @@ def _warn_of_cuts(cut: list[tuple[int, int]], count: int) -> None:
         "Where the model allows it, a higher max_length keeps more; truncate=False refuses such texts.",
         stacklevel=3,
     )
-
-
-def _finish(vectors: np.ndarray, single: bool, normalize: bool) -> np.ndarray:
-    single = single and len(vectors) > 0  # a single picture that on_error let pass gives no row
-    if normalize and vectors.size:
-        vectors = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors[0] if single else vectors
-
-
-def as_items(items: Any) -> tuple[list[Any], bool]:
-    """`items` as a list, and whether it was a single one."""
-    if isinstance(items, list | tuple | Iterator):
-        return list(items), False
-    return [items], True
-
-
-def as_sounds(audio: Any) -> tuple[list[Any], bool]:
-    """The same, where a pair of samples and their rate is one sound."""
-    if isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], Real):
-        return [audio], True
-    return as_items(audio)
-
-
-def _average(windows: list[tuple[float, np.floating, np.ndarray]]) -> np.ndarray:
-    """Of vectors divided by their lengths, by their weights; a single window stays as it is.
-
-    windows: weight, length before cutting, vector.
-    """
-    if len(windows) == 1:
-        return windows[0][2]
-    total = sum(weight * vector / length for weight, length, vector in windows)
-    return np.asarray(total, np.float32)
-
-
-def _weights(model: Any, modality: Modality) -> list[nn.Module]:
-    """What the features of a modality are computed with; of a lazily loaded model nothing else is read."""
-    return [module for module in model.modules_for(modality) if module is not None]
-
-
-def _require(model: Any, modality: str) -> None:
-    refuse_generators(model)
-    if modality not in model.modalities:
-        raise ModalityError(
-            f"This checkpoint has no {modality} encoder; it takes {' and '.join(model.modalities)}. "
-            f"Use one that takes {modality}."
-        )
-    if model.kind == "classifier":
-        raise ModalityError(
-            f"This checkpoint is a classifier and gives no {modality} vectors. Use classify, or a joint checkpoint."
-        )
-
-
-def refuse_generators(model: Any) -> None:
-    if model.kind == "generator":
-        raise ModalityError("This checkpoint answers in words and gives no vectors or scores. Use generate or chat.")
-
-
-def _check_options(batch_size: int, dim: Any) -> None:
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; expected 1 or more.")
-    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1):
-        raise InputError(f"dim is {dim!r}; expected a whole number of 1 or more. Leave it out to keep all numbers.")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -22,8 +24,10 @@ from tiny import (
 )
 
 from mlx_mm import classify, embed, encode_image, encode_text, load, to_mlx
+from mlx_mm.backend import border, device
 from mlx_mm.classify import encode_labels
 from mlx_mm.errors import InputError, MediaError, MlxMmError, ModalityError
+from mlx_mm.processing import chunks
 
 # Heights and widths that give NaFlex batches of very different lengths, the longest first and last.
 SIZES = [(60, 60), (8, 90), (33, 40), (200, 21), (12, 12), (90, 8), (30, 64), (64, 30), (48, 48)]
@@ -107,7 +111,7 @@ def test_texts_in_any_batch_equal_singles_in_input_order(joint: tuple[Any, Any])
 def test_order_holds_over_many_windows(naflex: tuple[Any, Any], pictures: list[Image.Image]) -> None:
     """More pictures than one window of prepared batches, so that the sorting by size starts anew."""
     many = pictures * 3
-    assert len(many) > 2 * embed.WINDOW
+    assert len(many) > 2 * embed.BATCHES_PER_WINDOW
     expected = np.tile(encode_image(*naflex, pictures), (3, 1))
     assert np.abs(encode_image(*naflex, many, batch_size=1) - expected).max() <= EQUAL
 
@@ -145,6 +149,51 @@ def test_iterators_and_tuples_are_lists(joint: tuple[Any, Any], pictures: list[I
     assert np.array_equal(encode_text(*joint, (text for text in TEXTS)), texts)
     assert np.array_equal(encode_text(*joint, tuple(TEXTS)), texts)
     assert np.array_equal(encode_image(*joint, iter(pictures)), encode_image(*joint, pictures))
+
+
+def test_a_gpu_gives_the_same_vectors_in_the_same_order(
+    joint: tuple[Any, Any], pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = encode_text(*joint, TEXTS), encode_image(*joint, pictures)
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    for batch_size in (1, 2, 8):
+        assert np.abs(encode_text(*joint, TEXTS, batch_size=batch_size) - right[0]).max() <= EQUAL
+        assert np.abs(encode_image(*joint, pictures, batch_size=batch_size) - right[1]).max() <= EQUAL
+
+
+def test_a_gpu_has_the_next_batch_before_numbers_are_copied(
+    joint: tuple[Any, Any], pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a batch is prepared, joined and brought over without waiting for another."""
+    events: list[str] = []
+    submit, copy = mx.async_eval, np.array
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    monkeypatch.setattr(mx, "async_eval", lambda *arrays: events.append("submit") or submit(*arrays))
+    numpy = SimpleNamespace(**vars(np))
+    numpy.array = lambda values: events.append("copy") or copy(values)
+    monkeypatch.setattr(border, "np", numpy)
+    encode_image(*joint, pictures, batch_size=3)
+    assert events == ["submit", "submit", "copy", "submit", "copy", "copy"]
+
+
+def test_half_precision_is_turned_before_it_is_submitted(
+    joint: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted: list[mx.Dtype] = []
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    monkeypatch.setattr(mx, "async_eval", lambda array: submitted.append(array.dtype))
+    model, processor = joint
+    features = model.get_text_features
+    monkeypatch.setattr(model, "get_text_features", lambda **batch: features(**batch).astype(mx.bfloat16))
+    encode_text(model, processor, TEXTS, batch_size=3)
+    assert submitted == [mx.float32] * 3
+
+
+def test_a_processor_of_another_kind_is_refused(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
+    other = SimpleNamespace(kind="encoder", modalities=("audio",), collate=None)
+    for verb, item in ((encode_text, "a cat"), (encode_image, pictures[0])):
+        with pytest.raises(InputError, match=r"does not prepare \w+\. Use the one that `load` gives"):
+            verb(joint[0], other, item)
 
 
 def test_every_kind_of_picture_gives_the_same_vector(joint: tuple[Any, Any], tmp_path: Path) -> None:
@@ -204,17 +253,25 @@ def test_a_dim_that_is_no_count_is_found_before_anything_runs(joint: tuple[Any, 
     assert encode_text(model, processor, "a cat", dim=np.int64(3)).shape == (3,)
 
 
-def test_vectors_are_cut_per_batch(joint: tuple[Any, Any]) -> None:
+def test_vectors_are_cut_per_batch(joint: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is cut off is not kept until the end."""
-    vectors = embed._cut(np.arange(12.0).reshape(3, 4), 2)
-    assert vectors.tolist() == [[0, 1], [4, 5], [8, 9]]
-    assert vectors.base is None
-    assert vectors.flags.c_contiguous
+    whole: list[weakref.ref[np.ndarray]] = []
+    copy = embed.to_numpy
+
+    def watch(results: Any) -> Any:
+        for key, vectors in copy(results):
+            assert [ref() for ref in whole[:-1]] == [None] * len(whole[:-1])
+            whole.append(weakref.ref(vectors))
+            yield key, vectors
+
+    monkeypatch.setattr(embed, "to_numpy", watch)
+    assert encode_text(*joint, TEXTS, batch_size=2, dim=3).flags.c_contiguous
+    assert len(whole) == 5
 
 
-@pytest.mark.parametrize("batch_size", [0, -3])
-def test_batch_size_out_of_range(joint: tuple[Any, Any], pictures: list[Image.Image], batch_size: int) -> None:
-    with pytest.raises(InputError, match=f"batch_size is {batch_size}"):
+@pytest.mark.parametrize("batch_size", [0, -3, True, 2.5])
+def test_batch_size_out_of_range(joint: tuple[Any, Any], pictures: list[Image.Image], batch_size: Any) -> None:
+    with pytest.raises(InputError, match=f"batch_size is {batch_size}; expected a whole number of 1 or more"):
         encode_text(*joint, TEXTS, batch_size=batch_size)
     with pytest.raises(InputError, match=f"batch_size is {batch_size}"):
         encode_image(*joint, pictures, batch_size=batch_size)
@@ -331,7 +388,7 @@ def test_smaller_batches_give_the_same_vectors(
     model, processor = load(tiny_checkpoint("metaclip_2"))
     texts = ["a cat", "the dog", "a", "a cat the dog", "dog"]
     whole = encode_text(model, processor, texts)
-    monkeypatch.setattr(embed, "TOKENS", 8)
+    monkeypatch.setattr(chunks, "MAX_TOKENS_PER_BATCH", 8)
     assert np.abs(encode_text(model, processor, texts) - whole).max() <= EQUAL
 
 
@@ -339,7 +396,7 @@ def test_pictures_have_no_budget_of_tokens(
     naflex: tuple[Any, Any], pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, processor = naflex
-    monkeypatch.setattr(embed, "TOKENS", 1)
+    monkeypatch.setattr(chunks, "MAX_TOKENS_PER_BATCH", 1)
     rows = []
     run = embed.run_in_parts
     monkeypatch.setattr(
@@ -608,31 +665,7 @@ def test_a_head_takes_neither_labels_nor_a_template(classifier: tuple[Any, Any])
         classify(*classifier, picture(9, 9, 0), template="a {}")
 
 
-# --- the border -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (np.int64, mx.int32),
-        (np.int32, mx.int32),
-        (np.float64, mx.float32),
-        (np.float32, mx.float32),
-        (np.bool_, mx.bool_),
-    ],
-)
-def test_to_mlx(given: Any, expected: mx.Dtype) -> None:
-    batch = to_mlx({"input_ids": np.array([[1, 0, 1]], dtype=given)})
-    assert list(batch) == ["input_ids"]
-    assert batch["input_ids"].dtype == expected
-    assert batch["input_ids"].tolist() == [[1, 0, 1]]
-
-
-def test_to_mlx_copies() -> None:
-    values = np.ones((2, 2), np.float32)
-    array = to_mlx({"x": values})["x"]
-    values[:] = 7
-    assert array.tolist() == [[1, 1], [1, 1]]
+# --- more -------------------------------------------------------------------------------------------------------
 
 
 def test_encoded_bytes_need_no_file(naflex: tuple[Any, Any]) -> None:

@@ -97,12 +97,21 @@ def test_a_vector_is_that_of_the_model(clap: tuple[Any, Any]) -> None:
     np.testing.assert_allclose(encode_audio(model, processor, [sound]), np.array(features), atol=1e-6)
 
 
-def test_rows_run_one_by_one_on_metal_too(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    model, processor = load(folders["clap"])
-    sounds = [noise(2), noise(3, 1)]
+def test_a_gpu_computes_one_batch(clap: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = clap
+    sounds = [noise(2), noise(23, 1), noise(3, 2)]  # one, three and one windows
     expected = encode_audio(model, processor, sounds)
+    rows: list[int] = []
+    features = model.get_audio_features
     monkeypatch.setattr(device, "on_cpu", lambda: False)
-    np.testing.assert_allclose(encode_audio(model, processor, sounds), expected, atol=1e-5)
+    monkeypatch.setattr(
+        model, "get_audio_features", lambda **batch: rows.append(len(batch["input_features"])) or features(**batch)
+    )
+    for batch_size, batches in ((8, [5]), (2, [2, 2, 1])):
+        rows.clear()
+        got = encode_audio(model, processor, sounds, batch_size=batch_size)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+        assert rows == batches
 
 
 def test_a_lazy_model_hears_the_same(folders: dict[str, Path]) -> None:

@@ -1,5 +1,7 @@
 """Attention: MLX's fused kernel on a GPU, and on a CPU products of matrices in blocks of queries."""
 
+import re
+
 import mlx.core as mx
 
 from mlx_mm.backend import device
@@ -7,7 +9,15 @@ from mlx_mm.backend.elementwise import exp_of_minus
 
 # Scores that attention computes at a time: 16 MB. A quarter leaves products of few rows, 25 to 70 % slower; twice as
 # many are up to 15 % faster and take twice the memory: MLX allocates ahead, so twenty blocks or so are held at once.
-SCORES = 1 << 22
+MAX_SCORES_PER_BLOCK = 1 << 22
+
+_MLX_VERSION = tuple(int(part) for part in re.findall(r"\d+", mx.__version__)[:3])  # type: ignore[attr-defined]
+
+# Sizes of a head for which Metal has a fused kernel: those of every version we run with, and what came with 0.32.4.
+# Larger ones, 192 and 256, are faster without it, by MLX's own choice.
+FUSED_HEAD_SIZES = (64, 72, 80, 96, 128) if _MLX_VERSION >= (0, 32, 4) else (64, 80, 128)
+# Up to so many queries have a kernel of another kind, and padding the keys for it costs more than it saves.
+FEW_QUERIES = 8
 
 # A masked score: finite, so that a row without any key gives a mean and not NaN.
 MASKED = -1e30
@@ -23,11 +33,13 @@ def scaled_dot_product_attention(
     (B, H, L, S). A masked key weighs exactly zero; every query needs at least one key that is not masked.
     On a CPU the queries are computed in blocks, so that memory grows with S and not with L times S.
     """
-    if q.dtype != mx.float32 or not device.on_cpu():
+    if not device.on_cpu():
+        return _fused(q, k, v, scale, mask)
+    if q.dtype != mx.float32:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
     batch, heads, length, _ = q.shape
     keys = k.shape[2]
-    rows = max(1, SCORES // (batch * heads * keys))
+    rows = max(1, MAX_SCORES_PER_BLOCK // (batch * heads * keys))
     if rows < length:
         k, v = mx.contiguous(k), mx.contiguous(v)  # otherwise each block's product would copy them
     blocks: list[mx.array] = []
@@ -38,6 +50,16 @@ def scaled_dot_product_attention(
             block = mx.depends([block], blocks[-1:])[0]  # one after the other: MLX would begin many at a time
         blocks.append(_attend(block, k, v, scale, _mask_rows(mask, start, end, length, keys)))
     return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
+
+
+def _fused(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | str | None) -> mx.array:
+    """MLX's own; heads that its kernel has no size for get zeros at their end, which change no product and are cut."""
+    width, values = q.shape[-1], v.shape[-1]
+    size = next((size for size in FUSED_HEAD_SIZES if size >= max(width, values)), width)
+    if q.shape[-2] <= FEW_QUERIES or size == width == values:
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+    q, k, v = (mx.pad(x, [(0, 0)] * 3 + [(0, size - x.shape[-1])]) for x in (q, k, v))
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)[..., :values]
 
 
 def _mask_rows(mask: mx.array | str | None, start: int, end: int, length: int, keys: int) -> mx.array | None:

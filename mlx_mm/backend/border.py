@@ -1,12 +1,15 @@
-"""The border between NumPy, which prepares, and MLX, which computes."""
+"""The border between NumPy, which prepares inputs and takes results, and MLX, which computes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-NARROW: dict[np.dtype[np.generic], type[np.generic]] = {
+Key = TypeVar("Key")
+
+NARROWER: Mapping[np.dtype[np.generic], type[np.generic]] = {
     np.dtype(np.int64): np.int32,
     np.dtype(np.float64): np.float32,
 }
@@ -14,4 +17,29 @@ NARROW: dict[np.dtype[np.generic], type[np.generic]] = {
 
 def to_mlx(batch: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, mx.array]:
     """A processor's NumPy arrays as mlx arrays under the same keys; 64-bit numbers become 32-bit ones."""
-    return {key: mx.array(value.astype(NARROW.get(value.dtype, value.dtype))) for key, value in batch.items()}
+    narrow = ((key, value.astype(NARROWER.get(value.dtype, value.dtype), copy=False)) for key, value in batch.items())
+    return {key: mx.array(value) for key, value in narrow}
+
+
+def read_rows(array: mx.array) -> list[list[float]]:
+    """The numbers of (N, M), or of (N,) as rows of one: for what decides shapes, and for checks of what is given.
+
+    What `to_mlx` made is in memory and costs no waiting; any other array is waited for. So nothing that a model has
+    computed is read with this.
+    """
+    rows = cast(list[list[float] | float], array.tolist())
+    return [row if isinstance(row, list) else [row] for row in rows]
+
+
+def to_numpy(results: Iterable[tuple[Key, mx.array]]) -> Iterator[tuple[Key, npt.NDArray[np.float32]]]:
+    """Each float32 array as NumPy's, one behind: a GPU has the next to compute while the numbers are copied."""
+    waiting: list[tuple[Key, mx.array]] = []
+    for result in results:
+        waiting.append(result)
+        if len(waiting) == 2:
+            yield _copied(waiting.pop(0))
+    yield from map(_copied, waiting)
+
+
+def _copied(result: tuple[Key, mx.array]) -> tuple[Key, npt.NDArray[np.float32]]:
+    return result[0], np.array(result[1])

@@ -101,6 +101,16 @@ def _quick_gelu(x: mx.array) -> mx.array:
     return 0.5 * (x + t) - t / (1.0 + _exp(1.702 * t))
 
 
+@functools.partial(mx.compile, shapeless=True)
+def _own_swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    return nn.silu(gate) * up
+
+
+@functools.partial(mx.compile, shapeless=True)
+def _own_turn(a: mx.array, b: mx.array, cos: mx.array, sin: mx.array) -> tuple[mx.array, mx.array]:
+    return a * cos - b * sin, b * cos + a * sin
+
+
 def _choose(fast: Function, own: Function, x: mx.array) -> mx.array:
     return fast(x) if x.dtype == mx.float32 and device.on_cpu() else own(x)
 
@@ -125,11 +135,12 @@ def silu(x: mx.array) -> mx.array:
     return _choose(_silu, nn.silu, x)
 
 
-@functools.partial(mx.compile, shapeless=True)
-def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    return nn.silu(gate) * up
-
-
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    """gate σ(gate) · up; keeps shape and dtype. One kernel on a GPU, as mlx_lm has it."""
-    return silu(gate) * up if device.on_cpu() else _swiglu(gate, up)
+    """silu(gate) · up, which a GPU computes in one go; keeps shape and dtype."""
+    return silu(gate) * up if device.on_cpu() else _own_swiglu(gate, up)
+
+
+def turn(a: mx.array, b: mx.array, cos: mx.array, sin: mx.array) -> tuple[mx.array, mx.array]:
+    """(a, b) turned by an angle, number by number; cos and sin are of their dtype and broadcastable. A GPU does it in
+    one go."""
+    return (a * cos - b * sin, b * cos + a * sin) if device.on_cpu() else _own_turn(a, b, cos, sin)

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,9 +10,9 @@ from mlx_mm.backend import device
 
 # From so many rows on, turning the weights into floats and multiplying those is faster on a CPU than MLX's quantised
 # product there, a scalar loop (measured: 9 rows at a width of 4096, 3 at 768).
-ROWS = 8
-# Packed weights of a piece that is worth a thread of its own.
-PIECE = 1 << 16
+MIN_ROWS_FOR_FLOATS = 8
+# Words of packed weights in a piece that is worth a thread of its own.
+MIN_WORDS_PER_PIECE = 1 << 16
 
 
 def linear(layer: nn.Module, x: mx.array) -> mx.array:
@@ -24,9 +23,9 @@ def linear(layer: nn.Module, x: mx.array) -> mx.array:
     if not isinstance(layer, nn.QuantizedLinear) or not device.on_cpu():
         result: mx.array = layer(x)
         return result
-    streams = [None, *_streams()][: max(1, layer.weight.size // PIECE)]
+    streams = [None, *_streams()][: max(1, layer.weight.size // MIN_WORDS_PER_PIECE)]
     bounds = [len(layer.weight) * part // len(streams) for part in range(len(streams) + 1)]
-    multiply = _multiply if x.size // x.shape[-1] < ROWS else _multiply_floats
+    multiply = _multiply if x.size // x.shape[-1] < MIN_ROWS_FOR_FLOATS else _multiply_floats
     pieces = [
         multiply(layer, x, slice(*bound), stream)
         for stream, bound in zip(streams, itertools.pairwise(bounds), strict=True)
@@ -35,24 +34,39 @@ def linear(layer: nn.Module, x: mx.array) -> mx.array:
     return product + layer.bias if "bias" in layer else product
 
 
-def _multiply(layer: nn.QuantizedLinear, x: mx.array, rows: slice, stream: Any) -> mx.array:
+def _multiply(layer: nn.QuantizedLinear, x: mx.array, rows: slice, stream: mx.ThreadLocalStream | None) -> mx.array:
     """x · weight[rows]ᵀ by MLX's quantised product."""
-    biases = None if layer.biases is None else layer.biases[rows]
-    kind = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode, "stream": stream}
-    return mx.quantized_matmul(x, layer.weight[rows], layer.scales[rows], biases, **kind)
+    return mx.quantized_matmul(
+        x,
+        layer.weight[rows],
+        layer.scales[rows],
+        None if layer.biases is None else layer.biases[rows],
+        group_size=layer.group_size,
+        bits=layer.bits,
+        mode=layer.mode,
+        stream=stream,
+    )
 
 
-def _multiply_floats(layer: nn.QuantizedLinear, x: mx.array, rows: slice, stream: Any) -> mx.array:
+def _multiply_floats(
+    layer: nn.QuantizedLinear, x: mx.array, rows: slice, stream: mx.ThreadLocalStream | None
+) -> mx.array:
     """The same over floats, which are made when x is there and not for many layers ahead; their product has threads of
     its own."""
-    biases = None if layer.biases is None else layer.biases[rows]
-    kind = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode, "stream": stream}
     (packed,) = mx.depends([layer.weight[rows]], [x])
-    weight = mx.dequantize(packed, layer.scales[rows], biases, **kind)
+    weight = mx.dequantize(
+        packed,
+        layer.scales[rows],
+        None if layer.biases is None else layer.biases[rows],
+        group_size=layer.group_size,
+        bits=layer.bits,
+        mode=layer.mode,
+        stream=stream,
+    )
     return x @ weight.astype(x.dtype).T
 
 
 @functools.cache
-def _streams() -> list[Any]:
+def _streams() -> list[mx.ThreadLocalStream]:
     """One for each processor but the first, which works on the stream of the caller."""
     return [mx.new_thread_local_stream(mx.cpu) for _ in range(device.processors() - 1)]

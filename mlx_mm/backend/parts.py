@@ -1,6 +1,5 @@
 """A batch in parts: on a CPU, its rows are divided among the processors."""
 
-import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,17 +8,22 @@ import mlx.core as mx
 from mlx_mm.backend import device
 from mlx_mm.backend.blas import limited_threads
 
+Features = Callable[..., mx.array]  # arrays by name -> (B, D)
 
-def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array], weights: object) -> mx.array:
-    """function(**batch), evaluated; on a CPU the rows of the batch are divided among the processors.
 
-    MLX computes everything but matrix products on one thread, so each part gets a thread with a stream of its own,
-    and its products one BLAS thread. The result is that of one call but for the last digits. weights: modules or
+def run_in_parts(function: Features, batch: dict[str, mx.array], weights: object) -> mx.array:
+    """function(**batch); on a CPU the rows of the batch are divided among the processors, and the result is there.
+
+    On a GPU it is on its way, so that the next batch can be prepared and submitted meanwhile.
+    MLX computes on a CPU everything but matrix products on one thread, so each part gets a thread with a stream of its
+    own, and its products one BLAS thread. The result is that of one call but for the last digits. weights: modules or
     other trees of arrays that the function uses; they are evaluated first, because a thread cannot evaluate what
     another one began.
     """
+    if not device.on_cpu():
+        return _submit(function, batch)
     rows = _rows(batch)
-    parts = min(rows, device.processors()) if device.on_cpu() else 1
+    parts = min(rows, device.processors())
     if parts < 2:
         result = function(**batch)
         mx.eval(result)
@@ -27,19 +31,23 @@ def run_in_parts(function: Callable[..., mx.array], batch: dict[str, mx.array], 
     return _run_pieces(function, batch, weights, [rows * part // parts for part in range(parts + 1)])
 
 
-def run_row_by_row(function: Callable[..., mx.array], batch: dict[str, mx.array], weights: object) -> mx.array:
-    """The same, but each row is computed alone: to the last bit, its result does not depend on its neighbours."""
-    bounds = list(range(_rows(batch) + 1))
-    if device.on_cpu():
-        return _run_pieces(function, batch, weights, bounds)
-    result = mx.concatenate([function(**_piece(batch, *pair)) for pair in itertools.pairwise(bounds)])
-    mx.eval(result)
+def run_row_by_row(function: Features, batch: dict[str, mx.array], weights: object) -> mx.array:
+    """The same, but on a CPU each row is computed alone: to the last bit, its result does not depend on its neighbours.
+
+    A GPU computes one batch, whose rows differ from those of another in their last digits.
+    """
+    if not device.on_cpu():
+        return _submit(function, batch)
+    return _run_pieces(function, batch, weights, list(range(_rows(batch) + 1)))
+
+
+def _submit(function: Features, batch: dict[str, mx.array]) -> mx.array:
+    result = function(**batch)
+    mx.async_eval(result)
     return result
 
 
-def _run_pieces(
-    function: Callable[..., mx.array], batch: dict[str, mx.array], weights: object, bounds: list[int]
-) -> mx.array:
+def _run_pieces(function: Features, batch: dict[str, mx.array], weights: object, bounds: list[int]) -> mx.array:
     """The rows between two bounds at a time, in as many threads as there are processors."""
     mx.eval(batch, weights)
 

@@ -1,4 +1,4 @@
-"""What goes into an encoder: tokens and patches of pictures, with learned positions."""
+"""What goes into an encoder: tokens and patches of images, with learned positions."""
 
 from typing import Protocol
 
@@ -6,7 +6,6 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_mm.errors import InputError
-from mlx_mm.layers.interpolate import bicubic_matrix, resize_table
 
 
 class TextSizes(Protocol):
@@ -54,13 +53,13 @@ def kernel_matrix(kernel: mx.array) -> mx.array:
     return kernel.transpose(0, 2, 3, 1).flatten(1)
 
 
-def fit_positions(
-    table: mx.array, pixels: tuple[int, int], image_size: int, patch_size: int, interpolate_pos_encoding: bool
-) -> mx.array:
-    """The position table (patches, D) of a square picture for pictures of `pixels` (height, width).
+def patch_grid(
+    pixels: tuple[int, int], image_size: int, patch_size: int, interpolate_pos_encoding: bool
+) -> tuple[int, int] | None:
+    """The grid (rows, cols) to which the position table of a square image is resized; None where it fits as it is.
 
-    interpolate_pos_encoding: resize it, bicubic, as transformers does; otherwise raise InputError for pictures that
-    are not image_size × image_size.
+    pixels: height and width. interpolate_pos_encoding: as transformers does it; otherwise InputError is raised for
+    images that are not image_size × image_size.
     """
     height, width = pixels
     if not interpolate_pos_encoding:
@@ -69,13 +68,11 @@ def fit_positions(
                 f"pixel_values are {height}×{width} pixels; this model takes {image_size}×{image_size}. "
                 "Resize the pictures, or call the model with interpolate_pos_encoding=True."
             )
-        return table
+        return None
     grid = height // patch_size, width // patch_size
     if min(grid) < 1:
         raise InputError(
             f"pixel_values are {height}×{width} pixels; expected at least one patch of {patch_size}×{patch_size}. "
             "Enlarge the pictures."
         )
-    if height == width and grid[0] * grid[1] == table.shape[0]:
-        return table
-    return resize_table(table, grid, bicubic_matrix)
+    return None if height == width and grid[0] == image_size // patch_size else grid

@@ -2,13 +2,20 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import mlx.core as mx
 
+from mlx_mm.backend.tables import evaluated, made_once
+
+Number = TypeVar("Number", float, mx.array)
+Matrix = Callable[[int, int], mx.array]  # sizes before and after -> (after, before)
+
+MAX_KEPT_BYTES = 64 << 20  # of the tables that one tower keeps; 53 grids of 256 patches, 1152 wide, in float32
 BICUBIC_A = -0.75  # torch.nn.functional.interpolate; Pillow's images use -0.5
 
 
+@made_once(256)
 def bilinear_matrix(n_in: int, n_out: int) -> mx.array:
     """(n_out, n_in) float32: linear interpolation, support widened when shrinking (antialias=True).
 
@@ -27,6 +34,7 @@ def bilinear_matrix(n_in: int, n_out: int) -> mx.array:
     return mx.array(rows, dtype=mx.float32)
 
 
+@made_once(256)
 def bicubic_matrix(n_in: int, n_out: int) -> mx.array:
     """(n_out, n_in) float32: cubic convolution, a = -0.75, no antialias, border samples repeated.
 
@@ -48,32 +56,41 @@ def stretch(x: mx.array, length: int) -> mx.array:
     """(…, T, F) -> (…, length, F): cubic convolution along T whose first and last samples stay, a = -0.75.
 
     Same rule as torch.nn.functional.interpolate(mode="bicubic", align_corners=True); border samples are repeated.
+    """
+    taps = stretch_taps(x.shape[-2], length)
+    first, second, third, fourth = (x[..., place, :] * weight for place, weight in zip(taps[:4], taps[4:], strict=True))
+    return first + second + third + fourth
+
+
+@made_once(16)
+def stretch_taps(n_in: int, n_out: int) -> tuple[mx.array, ...]:
+    """For each sample that `stretch` makes: the places (n_out,) of the four it takes, then their weights (n_out, 1).
+
     Positions are fractions of whole numbers: in float32 they would be off by 1e-4 at the end of 1000 samples.
     """
-    last = x.shape[-2] - 1
-    steps = mx.arange(length) * last
-    first = steps // max(length - 1, 1)
-    t = ((steps % max(length - 1, 1)).astype(mx.float32) / max(length - 1, 1))[:, None]
-    weights = _far(t + 1.0), _near(t), _near(1.0 - t), _far(2.0 - t)
-    taps = (x[..., mx.clip(first + i - 1, 0, last), :] * weight for i, weight in enumerate(weights))
-    return sum(taps)
+    last = n_in - 1
+    steps = mx.arange(n_out) * last
+    first = steps // max(n_out - 1, 1)
+    t = ((steps % max(n_out - 1, 1)).astype(mx.float32) / max(n_out - 1, 1))[:, None]
+    places = (mx.clip(first + i - 1, 0, last) for i in range(4))
+    return *places, _far(t + 1.0), _near(t), _near(1.0 - t), _far(2.0 - t)
 
 
 def _cubic(z: float) -> float:
     return _near(z) if z <= 1.0 else _far(z) if z < 2.0 else 0.0
 
 
-def _near(z: Any) -> Any:
+def _near(z: Number) -> Number:
     """The cubic kernel for 0 <= z <= 1, a number or an array."""
     return ((BICUBIC_A + 2.0) * z - (BICUBIC_A + 3.0)) * z * z + 1.0
 
 
-def _far(z: Any) -> Any:
+def _far(z: Number) -> Number:
     """The cubic kernel for 1 <= z <= 2, a number or an array."""
     return BICUBIC_A * (z - 1.0) * (z - 2.0) * (z - 2.0)
 
 
-def resize_table(table: mx.array, size: tuple[int, int], matrix: Callable[[int, int], mx.array]) -> mx.array:
+def resize_table(table: mx.array, size: tuple[int, int], matrix: Matrix) -> mx.array:
     """Resize a table (S·S, D) of a square grid to `size` = (rows, cols) -> (rows·cols, D).
 
     Computed in float32 and returned in the table's dtype; both sides are row-major.
@@ -85,3 +102,38 @@ def resize_table(table: mx.array, size: tuple[int, int], matrix: Callable[[int, 
     x = (matrix(side, rows) @ x).reshape(rows, side, dims)
     x = matrix(side, cols) @ x
     return x.reshape(rows * cols, dims).astype(table.dtype)
+
+
+class ResizedTables:
+    """The position table of a tower, resized to the grids that were asked for, until the tower has another one.
+
+    They are kept for an array, not for its numbers: writing into it, `table[0] = 1`, goes unnoticed; loading, updating
+    and replacing weights do not. A copy of the tower starts with none.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[mx.array | None, dict[tuple[int, int], mx.array]] = None, {}
+
+    def resize(
+        self, table: mx.array, size: tuple[int, int], matrix: Matrix, *, first: int = 0, keep: bool = True
+    ) -> mx.array:
+        """`resize_table` for the rows of `table` (first + S·S, D) that belong to the grid, by always the same rule.
+
+        keep: not while training, when the table is another one each time, and may be one that cannot be evaluated.
+        """
+        if not keep:
+            return resize_table(table[first:], size, matrix)
+        source, made = self._kept
+        if source is not table:  # as one: another thread may be here for the same table
+            made = {}
+            self._kept = table, made
+        resized = made.get(size)
+        if resized is None:
+            resized = evaluated(lambda: resize_table(table[first:], size, matrix))
+            if sum(other.nbytes for other in list(made.values())) + resized.nbytes > MAX_KEPT_BYTES:
+                made.clear()
+            made[size] = resized
+        return resized
+
+    def __reduce__(self) -> tuple[type["ResizedTables"], tuple[()]]:
+        return ResizedTables, ()

@@ -2,14 +2,18 @@
 
 A head's numbers are turned in pairs. Models differ in which numbers are a pair: j and j + d/2 ("halves", GPT-NeoX),
 or 2j and 2j + 1 ("neighbours", the paper's form). Angles are float32 whatever the head's dtype: in bfloat16
-neighbouring places from 256 on would coincide.
+neighbouring places from 256 on would coincide. `mx.fast.rope` is not used for towers: given the frequencies it has the
+same bits on a CPU, but on Metal its kernel takes the fast cosines, which are off by 1e-4 and, at far places, by more.
 """
 
 import mlx.core as mx
 
+from mlx_mm.backend.elementwise import turn
+from mlx_mm.backend.tables import made_once
 from mlx_mm.layers.attention import Rotation
 
 
+@made_once(32)
 def inverse_frequencies(dims: int, base: float) -> mx.array:
     """base^(-2j/dims) for j = 0 … dims/2 - 1 (section 3.2.2), float32 (dims/2,).
 
@@ -28,8 +32,7 @@ def rotate_halves(angles: mx.array, dtype: mx.Dtype = mx.float32) -> Rotation:
 
     def rotate(x: mx.array) -> mx.array:
         a, b = mx.split(x, 2, axis=-1)
-        c, s = cos.astype(x.dtype), sin.astype(x.dtype)
-        return mx.concatenate([a * c - b * s, b * c + a * s], axis=-1)
+        return mx.concatenate(turn(a, b, cos.astype(x.dtype), sin.astype(x.dtype)), axis=-1)
 
     return rotate
 
@@ -43,8 +46,7 @@ def rotate_neighbours(angles: mx.array, dtype: mx.Dtype = mx.float32) -> Rotatio
 
     def rotate(x: mx.array) -> mx.array:
         a, b = x[..., 0::2], x[..., 1::2]
-        c, s = cos.astype(x.dtype), sin.astype(x.dtype)
-        return mx.stack([a * c - b * s, b * c + a * s], axis=-1).flatten(-2)
+        return mx.stack(turn(a, b, cos.astype(x.dtype), sin.astype(x.dtype)), axis=-1).flatten(-2)
 
     return rotate
 
@@ -60,6 +62,18 @@ def rotate_first(dims: int, rotation: Rotation) -> Rotation:
     return rotate
 
 
+def line_angles(length: int, dims: int, base: float) -> mx.array:
+    """Angles of the places 0 … length - 1 for heads of `dims` numbers, float32 (length, dims/2)."""
+    return _power_of_two_angles(max(length - 1, 0).bit_length(), dims, base)[:length]
+
+
+@made_once(16)
+def _power_of_two_angles(power: int, dims: int, base: float) -> mx.array:
+    """Of 2^power places: texts of many lengths share few tables."""
+    return mx.arange(1 << power, dtype=mx.float32)[:, None] * inverse_frequencies(dims, base)
+
+
+@made_once(16)
 def grid_angles(rows: int, cols: int, head_dims: int, *, base: float = 10000.0, scale: float = 1.0) -> mx.array:
     """Angles of the cells of a grid, row by row, float32 (rows·cols, head_dims/2).
 

@@ -7,7 +7,7 @@ labels, a generator answers in words. `load` gives any of them; the verbs take a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from mlx_mm.processing.batch import Batch
 
@@ -76,6 +76,7 @@ class Encoder(Checkpointed, Protocol):
     def score(self, items: mx.array, labels: mx.array) -> mx.array: ...
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """An encoder with the modality "text". Features are normalised only where transformers does so."""
 
@@ -83,6 +84,7 @@ class TextEncoder(Protocol):
     def get_text_features(self) -> Features: ...
 
 
+@runtime_checkable
 class ImageEncoder(Protocol):
     """An encoder with the modality "image"."""
 
@@ -90,6 +92,7 @@ class ImageEncoder(Protocol):
     def get_image_features(self) -> Features: ...
 
 
+@runtime_checkable
 class AudioEncoder(Protocol):
     """An encoder with the modality "audio"."""
 
@@ -119,6 +122,16 @@ class Generator(Checkpointed, Protocol):
 
 
 Model: TypeAlias = Encoder | Classifier | Generator
+Kind: TypeAlias = Literal["encoder", "classifier", "generator"]
+
+
+class Checked(Protocol):
+    """What decides whether a verb can use a checkpoint: a model, or one whose weights are not read yet."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def modalities(self) -> tuple[Modality, ...]: ...
 
 
 class EncoderProcessor(Protocol):
@@ -131,6 +144,7 @@ class EncoderProcessor(Protocol):
     def collate(self, items: Sequence[Batch]) -> Batch: ...
 
 
+@runtime_checkable
 class TextProcessor(Protocol):
     """A processor with the modality "text".
 
@@ -148,12 +162,14 @@ class TextProcessor(Protocol):
     ) -> Batch: ...
 
 
+@runtime_checkable
 class ImageProcessor(Protocol):
     """A processor with the modality "image"."""
 
     def images(self, images: ImageSource | Sequence[ImageSource], *, max_num_patches: int | None = None) -> Batch: ...
 
 
+@runtime_checkable
 class AudioProcessor(Protocol):
     """A processor with the modality "audio". windows: batches of one, each with its weight in a mean."""
 

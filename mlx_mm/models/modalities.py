@@ -2,8 +2,16 @@
 
 from typing import TypeVar
 
-from mlx_mm.errors import ModalityError
-from mlx_mm.models.contracts import Modality
+from mlx_mm.errors import InputError, ModalityError
+from mlx_mm.models.contracts import (
+    AudioEncoder,
+    Checked,
+    Features,
+    ImageEncoder,
+    Modality,
+    Model,
+    TextEncoder,
+)
 
 Value = TypeVar("Value")
 Config = TypeVar("Config")
@@ -31,3 +39,45 @@ def lacking(part: str, kind: str, modalities: tuple[str, ...]) -> ModalityError:
         f"This checkpoint has no {part}; it takes {' and '.join(modalities) or 'nothing'}. "
         f"Load a checkpoint with both towers and its files to use {kind}."
     )
+
+
+def require_encoder(model: Checked, modality: Modality) -> None:
+    """Raise ModalityError unless the checkpoint gives vectors of that modality."""
+    require_modality(model, modality)
+    if model.kind == "classifier":
+        raise ModalityError(
+            f"This checkpoint is a classifier and gives no {modality} vectors. Use classify, or a joint checkpoint."
+        )
+
+
+def require_modality(model: Checked, modality: Modality) -> None:
+    """Raise ModalityError unless the checkpoint gives vectors or scores of that modality."""
+    refuse_generators(model)
+    if modality not in model.modalities:
+        raise ModalityError(
+            f"This checkpoint has no {modality} encoder; it takes {' and '.join(model.modalities)}. "
+            f"Use one that takes {modality}."
+        )
+
+
+def refuse_generators(model: Checked) -> None:
+    """Raise ModalityError for a checkpoint that answers in words."""
+    if model.kind == "generator":
+        raise ModalityError("This checkpoint answers in words and gives no vectors or scores. Use generate or chat.")
+
+
+def features_of(model: Model, modality: Modality) -> Features:
+    """What gives the vectors of a modality; ModalityError where nothing does."""
+    require_encoder(model, modality)
+    if modality == "text" and isinstance(model, TextEncoder):
+        return model.get_text_features
+    if modality == "image" and isinstance(model, ImageEncoder):
+        return model.get_image_features
+    if modality == "audio" and isinstance(model, AudioEncoder):
+        return model.get_audio_features
+    raise ModalityError(f"This checkpoint gives no {modality} vectors. Use one that does.")
+
+
+def unfit(modality: Modality) -> InputError:
+    """The error of a processor that does not prepare a modality of its model."""
+    return InputError(f"The processor does not prepare {modality}. Use the one that `load` gives with the model.")

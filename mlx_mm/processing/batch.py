@@ -1,6 +1,6 @@
 """Lists of inputs, and the joining of what became of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -19,6 +19,13 @@ def as_list(values: Item | Iterable[Item], name: str, single: type | tuple[type,
     if not items:
         raise InputError(f"The list of {name} is empty; expected at least one. Leave the call out for an empty batch.")
     return items
+
+
+def as_items(values: object) -> tuple[list[object], bool]:
+    """The items of a list, a tuple or an iterator, also none; anything else is a single item, and then True."""
+    if isinstance(values, list | tuple | Iterator):
+        return list(values), False
+    return [values], True
 
 
 def collate(items: Sequence[Batch], padding: Mapping[str, int]) -> Batch:

@@ -1,53 +1,71 @@
-"""Generators that run ahead in threads, in order and within bounds."""
+"""Inputs that are prepared in threads while others are computed: in order, and within bounds."""
 
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeAlias, TypeVar
+
+from mlx_mm.errors import MediaError
 
 Item = TypeVar("Item")
-WORKERS = 2  # generators that run at the same time; decoding and NumPy's transforms release the interpreter lock
-AHEAD = 8  # items that each of them makes before somebody takes one
+OnError: TypeAlias = Callable[[int, MediaError], None]
+
+WORKER_THREADS = 2  # decoding, resizing and NumPy's transforms release the interpreter lock
+MAX_ITEMS_AHEAD = 8  # of one input, made before somebody takes one
 POLL_SECONDS = 0.1
-_END = object()
 
 
-def prefetch(count: int, make: Callable[[int], Iterator[Item]]) -> Iterator[tuple[int, Item | BaseException]]:
-    """(index, item) for all items of make(0), make(1), …, in order; what one of them raises is its last item.
+class _End:
+    """The last item of every input."""
 
-    When the caller stops early, the threads stop too.
+
+def read_ahead(
+    count: int,
+    make: Callable[[int], Iterator[Item]],
+    *,
+    inputs_ahead: int = WORKER_THREADS,
+    on_error: OnError | None = None,
+) -> Iterator[tuple[int, Item]]:
+    """(index, item) for all items of make(0), make(1), …, in order, each input in a thread.
+
+    inputs_ahead: how many are begun before their first item is asked for. on_error: called, between two items, with
+    the index and the MediaError of an input that raises one, which then ends; by default it is raised, as all other
+    errors are. When the caller stops early, the threads stop too.
     """
     stop = threading.Event()
 
-    def run(index: int, items: "queue.Queue[Any]") -> None:
+    def run(index: int, items: "queue.Queue[Item | _End]") -> None:
         try:
             for item in make(index):
                 _put(items, item, stop)
                 if stop.is_set():
                     return
         finally:
-            _put(items, _END, stop)
+            _put(items, _End(), stop)
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        running: list[tuple[queue.Queue[Any], Future[None]]] = []
-        started = 0
-        try:
-            for index in range(count):
-                while started < min(count, index + WORKERS):
-                    items: queue.Queue[Any] = queue.Queue(AHEAD)
-                    running.append((items, pool.submit(run, started, items)))
-                    started += 1
-                items, future = running.pop(0)
-                while (item := items.get()) is not _END:
-                    yield index, item
-                if error := future.exception():
-                    yield index, error
-        finally:
-            stop.set()
+    running: list[tuple[queue.Queue[Item | _End], Future[None]]] = []
+    pool = ThreadPoolExecutor(WORKER_THREADS)
+    try:
+        for index in range(count):
+            for ahead in range(index + len(running), min(count, index + inputs_ahead)):
+                begun: queue.Queue[Item | _End] = queue.Queue(MAX_ITEMS_AHEAD)
+                running.append((begun, pool.submit(run, ahead, begun)))
+            items, future = running.pop(0)
+            while not isinstance(item := items.get(), _End):
+                yield index, item
+            try:
+                future.result()
+            except MediaError as error:
+                if on_error is None:
+                    raise
+                on_error(index, error)
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _put(items: "queue.Queue[Any]", item: Any, stop: threading.Event) -> None:
+def _put(items: "queue.Queue[Item]", item: Item, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             items.put(item, timeout=POLL_SECONDS)

@@ -1,5 +1,6 @@
 """The redirected matrix products agree with NumPy, and everything unexpected leaves MLX as it was."""
 
+import dataclasses
 import importlib.util
 import os
 import platform
@@ -10,12 +11,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_mm.backend import blas
-from mlx_mm.errors import InputError
+from mlx_mm.backend import blas, call_table
 
 redirects = pytest.mark.skipif(
     sys.platform != "linux"
-    or platform.machine() not in blas.MACHINES
+    or platform.machine() not in call_table.MACHINES
     or importlib.util.find_spec("scipy_openblas32") is None
     or bool(os.environ.get("MLX_MM_BLAS")),
     reason="only where MLX's wheel carries the reference BLAS and OpenBLAS is installed",
@@ -30,9 +30,9 @@ def run(code: str, **environment: str) -> str:
     return result.stdout.strip()
 
 
-def left_alone(mode: str = "auto") -> blas._LeftAloneError:
-    with pytest.raises(blas._LeftAloneError) as caught:
-        blas._redirect(mode)
+def left_alone(mode: str = "auto") -> blas.LeftAloneError:
+    with pytest.raises(blas.LeftAloneError) as caught:
+        blas.redirect(mode)
     return caught.value
 
 
@@ -48,7 +48,7 @@ def test_active_with_name_and_threads():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 300, 7), (64, 33, 129), (1, 70, 50), (50, 70, 1)])
-def test_products_agree_with_numpy(dtype, shape):
+def testproducts_agree_with_numpy(dtype, shape):
     blas.use_fast_blas()
     rows, inner, columns = shape
     random = np.random.default_rng(1)
@@ -75,10 +75,10 @@ STATUS = "from mlx_mm.backend.blas import use_fast_blas; s = use_fast_blas(); pr
 
 READ = """
 import platform
-from mlx_mm.backend import blas
-path, maps = blas._find_library()
-read = lambda: [blas._pointer(at).value for at in
-                blas._find_slots(path, maps, *blas.MACHINES[platform.machine()]).values()]
+from mlx_mm.backend import blas, call_table as table
+path, maps = table.find_library("libmlx.so")
+read = lambda: [table.pointer(at).value for at in
+                table.find_slots(path, maps, blas.FUNCTIONS, *table.MACHINES[platform.machine()]).values()]
 before = read()
 """
 
@@ -105,7 +105,7 @@ def test_threads_are_the_usable_cpus():
 def test_a_forked_child_can_still_multiply():
     code = (
         # MLX itself does not survive a fork once it has computed, so the parent's test product is left out.
-        "import os; from mlx_mm.backend import blas; blas._products_agree = lambda: True; blas.use_fast_blas()\n"
+        "import os; from mlx_mm.backend import blas; blas.products_agree = lambda: True; blas.use_fast_blas()\n"
         "pid = os.fork()\n"
         "import mlx.core as mx, numpy as np\n"
         "x = np.ones((64, 64), np.float32); good = bool((np.array(mx.array(x) @ mx.array(x)) == 64).all())\n"
@@ -115,26 +115,25 @@ def test_a_forked_child_can_still_multiply():
     assert run(code) == "True 0"
 
 
-def test_unknown_setting_lists_the_known_ones(monkeypatch):
-    monkeypatch.setenv("MLX_MM_BLAS", "fast")
-    blas._use_fast_blas_once.cache_clear()
-    try:
-        with pytest.raises(InputError, match=r"'fast'.*auto, on, off"):
-            blas.use_fast_blas()
-    finally:
-        blas._use_fast_blas_once.cache_clear()
+def test_unknown_setting_lists_the_known_ones():
+    code = (
+        "from mlx_mm.backend.blas import use_fast_blas; from mlx_mm.errors import InputError\n"
+        "try: use_fast_blas()\n"
+        "except InputError as error: print(error)"
+    )
+    assert run(code, MLX_MM_BLAS="fast") == "MLX_MM_BLAS is 'fast'; it takes one of auto, on, off."
 
 
 def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy_openblas32", None)
-    with pytest.raises(blas._LeftAloneError, match="not installed"):
-        blas._load_openblas.__wrapped__()
+    with pytest.raises(blas.LeftAloneError, match="not installed"):
+        blas.load_openblas.__wrapped__()
 
 
 @redirects
 def test_a_wrong_product_is_put_back():
     code = READ + (
-        "blas._products_agree = lambda: False; status = blas.use_fast_blas()\n"
+        "blas.products_agree = lambda: False; status = blas.use_fast_blas()\n"
         "print(before == read(), status.active, status.name, status.reason)"
     )
     assert run(code).startswith("True False reference BLAS (mlx wheel) a test product")
@@ -164,7 +163,7 @@ def test_library_not_loaded(monkeypatch):
 
 @redirects
 def test_an_optimised_blas_is_kept(monkeypatch):
-    monkeypatch.setattr(blas, "_current_name", lambda path: "OpenBLAS")
+    monkeypatch.setattr(blas, "current_name", lambda path: "OpenBLAS")
     stop = left_alone()
     assert stop.name == "OpenBLAS"
     assert "already linked" in str(stop)
@@ -172,15 +171,15 @@ def test_an_optimised_blas_is_kept(monkeypatch):
 
 @redirects
 def test_read_only_table_is_left_alone(monkeypatch):
-    path, mappings = blas._find_library()
-    frozen = [blas._Mapping(part.start, part.end, "r--p", part.offset) for part in mappings]
-    monkeypatch.setattr(blas, "_find_library", lambda: (path, frozen))
+    path, ranges = call_table.find_library("libmlx.so")
+    frozen = [dataclasses.replace(part, perms="r--p") for part in ranges]
+    monkeypatch.setattr(blas, "find_library", lambda _name: (path, frozen))
     assert "not writable" in str(left_alone())
 
 
 @redirects
 def test_missing_entry_is_left_alone(monkeypatch):
-    monkeypatch.setattr(blas, "_jump_slots", lambda *_: {"cblas_sgemm": 8})
+    monkeypatch.setattr(call_table, "jump_slots", lambda *_: {"cblas_sgemm": 8})
     assert "no lazily bound entry for cblas_dgemm, cblas_cgemm" in str(left_alone())
 
 
@@ -189,9 +188,9 @@ def test_missing_entry_is_left_alone(monkeypatch):
 def test_damaged_library_file_is_left_alone(tmp_path, content):
     file = tmp_path / "libmlx.so"
     file.write_bytes(content)
-    real = blas._find_library()
-    with pytest.raises(blas._LeftAloneError, match="cannot be read as expected"):
-        blas._find_slots(str(file), real[1], *blas.MACHINES[platform.machine()])
+    _, ranges = call_table.find_library("libmlx.so")
+    with pytest.raises(call_table.TableError, match=r"libmlx\.so cannot be read as expected"):
+        call_table.find_slots(str(file), ranges, blas.FUNCTIONS, *call_table.MACHINES[platform.machine()])
 
 
 def test_speed_is_a_positive_number():

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -94,7 +93,7 @@ def test_blocks_of_queries_equal_one_piece(monkeypatch, kind, groups, rows):
     blocks = []
     real = attention._attend
     monkeypatch.setattr(attention, "_attend", lambda q, *more: blocks.append(q.shape[2]) or real(q, *more))
-    monkeypatch.setattr(attention, "SCORES", rows * 2 * 4 * 9 + 5)
+    monkeypatch.setattr(attention, "MAX_SCORES_PER_BLOCK", rows * 2 * 4 * 9 + 5)
     np.testing.assert_allclose(attend(q, k, v, mask), whole, rtol=0, atol=1e-6)
     assert blocks == [rows] * (7 // rows) + [7 % rows] * (7 % rows > 0)
     if kind in ("queries and keys", "each head", "two axes", "bias", "causal"):
@@ -111,7 +110,7 @@ def mask_of_first(mask, rows):
 
 def test_one_row_of_scores_above_the_limit(monkeypatch, qkv):
     whole = attend(*qkv)
-    monkeypatch.setattr(attention, "SCORES", 1)
+    monkeypatch.setattr(attention, "MAX_SCORES_PER_BLOCK", 1)
     np.testing.assert_allclose(attend(*qkv), whole, rtol=0, atol=4e-6)
 
 
@@ -119,7 +118,7 @@ def test_blocks_can_be_traced(monkeypatch, qkv):
     """Compiled, differentiated, and in the threads of `run_in_parts`."""
     whole = attend(*qkv)
     arrays = [mx.array(x) for x in qkv]
-    monkeypatch.setattr(attention, "SCORES", 100)
+    monkeypatch.setattr(attention, "MAX_SCORES_PER_BLOCK", 100)
 
     def one(q, k, v):
         return attention.scaled_dot_product_attention(q, k, v, scale=SCALE)
@@ -130,7 +129,7 @@ def test_blocks_can_be_traced(monkeypatch, qkv):
     monkeypatch.setattr(device, "use_fast_blas", lambda: BlasStatus("stand-in", False, "", 2))
     divided = parts.run_in_parts(one, dict(zip("qkv", arrays, strict=True)), nn.Module())
     np.testing.assert_allclose(np.array(divided), whole, rtol=0, atol=4e-6)
-    monkeypatch.setattr(attention, "SCORES", 1 << 22)
+    monkeypatch.setattr(attention, "MAX_SCORES_PER_BLOCK", 1 << 22)
     for a, b in zip(blocks, slope(*arrays), strict=True):
         np.testing.assert_allclose(np.array(a), np.array(b), rtol=0, atol=1e-5)
 
@@ -205,6 +204,70 @@ def test_choices_on_metal(monkeypatch, qkv):
         assert mx.array_equal(ours(q), theirs(q))
 
 
+MASKS = {
+    "none": None,
+    "boolean": draw(2, 1, 64, 64, seed=3) > -1,
+    "additive": draw(1, 3, 64, 64, seed=4),
+    "causal": "causal",
+}
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("width", [24, 32, 64, 72, 80, 96, 104, 128, 136])
+def test_heads_on_metal_have_a_size_of_its_kernel(monkeypatch, width, mask, dtype):
+    """Zeros at their end change no number; without the scale of the true size all would differ."""
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    monkeypatch.setattr(attention, "FUSED_HEAD_SIZES", (64, 80, 128))  # those of the oldest MLX
+    q, k, v = (mx.array(draw(2, 3, 64, width, seed=i)).astype(dtype) for i in range(3))
+    mask = mx.array(MASKS[mask]) if isinstance(MASKS[mask], np.ndarray) else MASKS[mask]
+    mask = mask.astype(dtype) if isinstance(mask, mx.array) and mask.dtype == mx.float32 else mask
+    kernel, widths = mx.fast.scaled_dot_product_attention, []
+    right = kernel(q, k, v, scale=width**-0.5, mask=mask)
+
+    def watch(q, k, v, **options):
+        widths.append((q.shape[-1], k.shape[-1], v.shape[-1]))
+        return kernel(q, k, v, **options)
+
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", watch)
+    got = attention.scaled_dot_product_attention(q, k, v, scale=width**-0.5, mask=mask)
+    assert widths == [({24: 64, 32: 64, 72: 80, 96: 128, 104: 128}.get(width, width),) * 3]
+    assert (got.shape, got.dtype) == (right.shape, right.dtype)
+    assert mx.abs(got - right).max().item() == 0.0
+    wrong = attention.scaled_dot_product_attention(q, k, v, scale=widths[0][0] ** -0.5, mask=mask)
+    assert widths[0][0] == width or mx.abs(wrong - right).max().item() > 1e-3
+
+
+def test_few_queries_and_large_heads_are_left_as_they_are(monkeypatch):
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    monkeypatch.setattr(mx, "pad", lambda *_: pytest.fail("padded"))
+    for length, width in ((attention.FEW_QUERIES, 72), (20, 192), (20, 256)):
+        q, k, v = (mx.array(draw(1, 2, n, width, seed=n)) for n in (length, 20, 20))
+        assert attention.scaled_dot_product_attention(q, k, v, scale=1.0).shape == q.shape
+
+
+def test_values_narrower_than_keys_on_metal(monkeypatch):
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    q, k, v = draw(1, 2, 20, 24), draw(1, 2, 20, 24, seed=1), draw(1, 2, 20, 12, seed=2)
+    np.testing.assert_allclose(attend(q, k, v), reference(q, k, v), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=str)
+def test_swiglu(monkeypatch, dtype, on_cpu):
+    monkeypatch.setattr(device, "on_cpu", lambda: on_cpu)
+    gate, up = (mx.array(draw(3, 40, seed=i)).astype(dtype) for i in (1, 2))
+    y = elementwise.swiglu(gate, up)
+    assert y.dtype == dtype
+    if on_cpu:
+        assert mx.array_equal(y, elementwise.silu(gate) * up)
+    x = np.array(gate.astype(mx.float32), np.float64)
+    expected = x / (1 + np.exp(-x)) * np.array(up.astype(mx.float32))
+    tolerance = {mx.float32: 2e-6, mx.float16: 4e-3, mx.bfloat16: 4e-2}[dtype]
+    np.testing.assert_allclose(np.array(y.astype(mx.float32)), expected, rtol=0, atol=tolerance)
+    assert elementwise.swiglu(gate[:2, :7], up[:2, :7]).shape == (2, 7)
+
+
 def test_on_cpu_follows_the_default_device():
     assert device.on_cpu() == (mx.default_device() == mx.Device(mx.cpu))
 
@@ -255,40 +318,25 @@ def test_parts_keep_the_order_of_rows(monkeypatch, rows, threads):
     assert max(seen) - min(seen) <= 1
 
 
-def test_parts_on_metal_are_one(monkeypatch):
+@pytest.mark.parametrize("run", [parts.run_in_parts, parts.run_row_by_row])
+def test_parts_on_metal_are_one_that_is_on_its_way(monkeypatch, run):
     monkeypatch.setattr(device, "on_cpu", lambda: False)
-    calls = []
-    parts.run_in_parts(lambda x: calls.append(x.shape) or x, {"x": mx.zeros((8, 2))}, nn.Module())
+    calls, submitted = [], []
+    monkeypatch.setattr(mx, "async_eval", submitted.append)
+    result = run(lambda x: calls.append(x.shape) or x, {"x": mx.zeros((8, 2))}, nn.Module())
     assert calls == [(8, 2)]
+    assert submitted == [result]
 
 
-def test_parts_use_weights_that_were_not_evaluated(monkeypatch):
+@pytest.mark.parametrize("run", [parts.run_in_parts, parts.run_row_by_row])
+def test_parts_use_weights_that_were_not_evaluated(monkeypatch, run):
     """As after load(lazy=True): a part's thread could not evaluate what the main thread began."""
     monkeypatch.setattr(device, "use_fast_blas", lambda: BlasStatus("stand-in", False, "", 2))
     layer = nn.Linear(3, 5)
     x = mx.array(draw(4, 3))
-    result = parts.run_in_parts(layer, {"x": x}, layer)
+    result = run(layer, {"x": x}, layer)
     expected = draw(4, 3) @ np.array(layer.weight).T + np.array(layer.bias)
     np.testing.assert_allclose(np.array(result), expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("run", [parts.run_in_parts, parts.run_row_by_row])
-def test_only_weights_that_are_used_are_read(monkeypatch, run):
-    """Without a model the first rows run alone, which evaluates what they need; the rest follows in threads."""
-    monkeypatch.setattr(device, "use_fast_blas", lambda: BlasStatus("stand-in", False, "", 2))
-    layer = nn.Linear(3, 5)
-    threads = []
-
-    def function(x):
-        threads.append(threading.current_thread() is threading.main_thread())
-        return layer(x)
-
-    x = mx.array(draw(5, 3))
-    expected = draw(5, 3) @ np.array(layer.weight).T + np.array(layer.bias)
-    np.testing.assert_allclose(np.array(run(function, {"x": x}, None)), expected, rtol=0, atol=1e-6)
-    assert threads[0]
-    assert not any(threads[1:])
-    assert len(threads) == (2 if run is parts.run_in_parts else 5)
 
 
 def test_an_error_in_a_part_reaches_the_caller(monkeypatch):
@@ -306,6 +354,6 @@ def test_threads_of_products_are_limited_and_given_back():
     if not status.active:
         pytest.skip("MLX keeps its own BLAS here, which has no threads to limit")
     with pytest.raises(KeyError), limited_threads(1):  # noqa: PT012 - both lines are the point
-        assert blas._load_openblas().scipy_openblas_get_num_threads() == 1
+        assert blas.load_openblas().scipy_openblas_get_num_threads() == 1
         raise KeyError
-    assert blas._load_openblas().scipy_openblas_get_num_threads() == status.threads
+    assert blas.load_openblas().scipy_openblas_get_num_threads() == status.threads

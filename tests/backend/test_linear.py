@@ -12,7 +12,7 @@ from comparing import close
 
 from mlx_mm.backend import device
 from mlx_mm.backend import linear as room
-from mlx_mm.backend.linear import ROWS, linear
+from mlx_mm.backend.linear import MIN_ROWS_FOR_FLOATS, linear
 
 
 def layer(*, bias: bool, mode: str = "affine", rows: int = 256, width: int = 512) -> nn.QuantizedLinear:
@@ -23,13 +23,13 @@ def layer(*, bias: bool, mode: str = "affine", rows: int = 256, width: int = 512
 
 @pytest.mark.parametrize("mode", ["affine", "mxfp4"])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("rows", [1, 2, ROWS - 1, ROWS, 40])
+@pytest.mark.parametrize("rows", [1, 2, MIN_ROWS_FOR_FLOATS - 1, MIN_ROWS_FOR_FLOATS, 40])
 def test_all_ways_agree(rows: int, bias: bool, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     quantised = layer(bias=bias, mode=mode)
     x = mx.random.normal((1, rows, 512))
     right = quantised(x)
     for piece in (1, 1 << 40):  # as many pieces as processors, and one
-        monkeypatch.setattr(room, "PIECE", piece)
+        monkeypatch.setattr(room, "MIN_WORDS_PER_PIECE", piece)
         assert close(linear(quantised, x), right, 1e-5)
     assert not close(right, nn.Linear(512, 256)(x), 0.1)
 
@@ -40,7 +40,7 @@ def test_pieces_are_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None
     for streams in (0, 1, 2, 6):
         own = [mx.new_stream(mx.cpu) for _ in range(streams)]
         monkeypatch.setattr(room, "_streams", lambda own=own: own)
-        monkeypatch.setattr(room, "PIECE", 1)
+        monkeypatch.setattr(room, "MIN_WORDS_PER_PIECE", 1)
         assert np.array_equal(np.array(linear(quantised, x)), whole)
 
 

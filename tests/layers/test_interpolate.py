@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -10,7 +13,15 @@ import pytest
 import towers_numpy as reading
 from tiny import golden, hashed
 
-from mlx_mm.layers.interpolate import bicubic_matrix, bilinear_matrix, resize_table
+from mlx_mm.layers import interpolate
+from mlx_mm.layers.interpolate import (
+    ResizedTables,
+    bicubic_matrix,
+    bilinear_matrix,
+    resize_table,
+    stretch,
+    stretch_taps,
+)
 
 FILE = golden("posembed_resize")
 ROWS = [("bilinear", row) for row in FILE["bilinear_antialias"]] + [("bicubic", row) for row in FILE["bicubic"]]
@@ -94,3 +105,76 @@ def test_result_keeps_the_dtype_of_the_table() -> None:
     half = resize_table(table.astype(mx.bfloat16), (3, 6), bilinear_matrix)
     assert half.dtype == mx.bfloat16
     assert np.abs(np.array(half.astype(mx.float32)) - full).max() < 8e-3
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------
+
+
+def test_matrices_are_made_once() -> None:
+    for rule, _ in RULES.values():
+        assert rule(5, 9) is rule(5, 9)
+        assert mx.array_equal(rule(5, 9), rule.__wrapped__(5, 9)).item()
+
+
+def test_stretching_takes_the_same_samples_each_time() -> None:
+    x = mx.array(hashed((2, 7, 3), 4).astype(np.float32))
+    first = np.array(stretch(x, 16))
+    assert stretch_taps(7, 16) is stretch_taps(7, 16)
+    assert np.array_equal(np.array(stretch(x, 16)), first)
+    assert np.abs(first[:, [0, -1]] - np.array(x)[:, [0, -1]]).max() == 0
+    assert np.array(stretch(x, 1)).shape == (2, 1, 3)
+
+
+def table(side: int = 5, dims: int = 4, seed: int = 1, before: int = 0) -> mx.array:
+    return mx.array(hashed((before + side * side, dims), seed).astype(np.float32))
+
+
+def test_a_kept_table_has_the_same_bits() -> None:
+    weight, kept = table(before=1), ResizedTables()
+    for size in ((3, 7), (5, 5), (3, 7), (9, 2)):
+        got = kept.resize(weight, size, bilinear_matrix, first=1)
+        assert mx.array_equal(got, resize_table(weight[1:], size, bilinear_matrix)).item()
+        assert kept.resize(weight, size, bilinear_matrix, first=1) is got
+        assert kept.resize(weight, size, bilinear_matrix, first=1, keep=False) is not got
+
+
+def test_another_weight_has_tables_of_its_own() -> None:
+    kept, one, other = ResizedTables(), table(), table(seed=2)
+    first = kept.resize(one, (3, 7), bicubic_matrix)
+    second = kept.resize(other, (3, 7), bicubic_matrix)
+    assert mx.array_equal(second, resize_table(other, (3, 7), bicubic_matrix)).item()
+    assert not mx.array_equal(first, second).item()
+    again = kept.resize(one, (3, 7), bicubic_matrix)
+    assert again is not first
+    assert mx.array_equal(again, first).item()
+    equal = mx.array(np.array(one))
+    assert kept.resize(equal, (3, 7), bicubic_matrix) is not again
+
+
+def test_only_so_many_bytes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, kept = table(), ResizedTables()
+    monkeypatch.setattr(interpolate, "MAX_KEPT_BYTES", 3 * 4 * 4 * 4)  # three grids of four cells, four numbers wide
+    first = kept.resize(weight, (2, 2), bilinear_matrix)
+    kept.resize(weight, (4, 1), bilinear_matrix)
+    kept.resize(weight, (1, 4), bilinear_matrix)
+    assert kept.resize(weight, (2, 2), bilinear_matrix) is first
+    kept.resize(weight, (1, 3), bilinear_matrix)
+    assert kept.resize(weight, (2, 2), bilinear_matrix) is not first
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_starts_with_none(copied: Callable[[ResizedTables], ResizedTables]) -> None:
+    weight, kept = table(), ResizedTables()
+    first = kept.resize(weight, (3, 3), bilinear_matrix)
+    assert kept.resize(weight, (3, 3), bilinear_matrix) is first
+    assert copied(kept).resize(weight, (3, 3), bilinear_matrix) is not first
+
+
+def test_gradients_flow_through_what_is_resized() -> None:
+    kept = ResizedTables()
+    for keep in (True, False):
+        slope = mx.grad(lambda weight, keep=keep: kept.resize(weight, (3, 7), bilinear_matrix, keep=keep).sum())(
+            table()
+        )
+        right = mx.grad(lambda weight: resize_table(weight, (3, 7), bilinear_matrix).sum())(table())
+        assert mx.array_equal(slope, right).item()

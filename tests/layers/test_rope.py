@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 from tiny import hashed
 
+from mlx_mm.backend import device
 from mlx_mm.layers.attention import Rotation
-from mlx_mm.layers.rope import grid_angles, inverse_frequencies, rotate_first, rotate_halves, rotate_neighbours
+from mlx_mm.layers.rope import (
+    grid_angles,
+    inverse_frequencies,
+    line_angles,
+    rotate_first,
+    rotate_halves,
+    rotate_neighbours,
+)
 
 BASES = [10000.0, 20000.0, 500000.0]
 WIDTHS = [4, 16, 24, 64, 80]
@@ -85,6 +93,34 @@ def test_far_positions(pairing: str) -> None:
     assert worst(PAIRINGS[pairing](angles)(mx.array(x)), own) < 1e-6
     coarse = angles.astype(mx.bfloat16).astype(mx.float32)
     assert worst(PAIRINGS[pairing](coarse)(mx.array(x)), right) > 0.5
+
+
+@pytest.mark.parametrize("length", [2048, 8192])
+def test_far_places_have_the_bits_of_mlx(length: int) -> None:
+    """Given the powers whose reciprocals the frequencies are. From its base alone MLX is off by more than 1e-4."""
+    powers = mx.array([20000.0 ** (2 * j / 64) for j in range(32)], mx.float32)
+    x = mx.array(states(1, 2, length, 64))
+    got = rotate_halves(line_angles(length, 64, 20000.0))(x)
+    options = {"traditional": False, "scale": 1.0, "offset": 0}
+    assert worst(got, np.array(mx.fast.rope(x, 64, base=None, freqs=powers, **options))) == 0
+    assert worst(got, np.array(mx.fast.rope(x, 64, base=20000.0, **options))) > 1e-4
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("rotate", PAIRINGS.values(), ids=PAIRINGS)
+def test_a_gpu_turns_in_one_go(
+    rotate: Callable[..., Rotation], dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts of any length and number, and grids of their own rows."""
+    for shape, rows in (((2, 3, 7, 16), 7), ((1, 5, 9, 16), 9), ((4, 3, 9, 16), 9)):
+        x = mx.array(states(*shape)).astype(dtype)
+        turn = rotate(line_angles(rows, 16, 20000.0))
+        monkeypatch.setattr(device, "on_cpu", lambda: True)
+        right = turn(x).astype(mx.float32)
+        monkeypatch.setattr(device, "on_cpu", lambda: False)
+        got = turn(x)
+        assert (got.shape, got.dtype) == (x.shape, dtype)
+        assert worst(got, np.array(right)) <= (1e-6 if dtype == mx.float32 else 2e-2)
 
 
 @pytest.mark.parametrize(("pairing", "traditional"), [("halves", False), ("neighbours", True)])
@@ -165,6 +201,21 @@ def test_angles_of_a_grid(rows: int, cols: int, scale: float) -> None:
     ]
     assert got.shape == (rows * cols, 8)
     assert worst(got, np.array(right)) < 1e-5
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 64, 65, 700, 2048, 8192])
+def test_angles_of_a_line(length: int) -> None:
+    """To the last bit those of these places alone, although lines of like length share a table."""
+    got = line_angles(length, 64, 20000.0)
+    right = mx.arange(length, dtype=mx.float32)[:, None] * inverse_frequencies(64, 20000.0)
+    assert got.dtype == mx.float32
+    assert mx.array_equal(got, right).item()
+
+
+def test_tables_are_made_once() -> None:
+    assert inverse_frequencies(64, 20000.0) is inverse_frequencies(64, 20000.0)
+    assert grid_angles(3, 5, 16, scale=0.5) is grid_angles(3, 5, 16, scale=0.5)
+    assert not mx.array_equal(grid_angles(3, 5, 16, scale=0.5), grid_angles(3, 5, 16)).item()
 
 
 def test_base_of_a_grid() -> None:

@@ -184,14 +184,28 @@ def interleaved_parts(self: Any, x: mx.array) -> mx.array:
     return audio.extract_patches(picture, self.config.patch_size).reshape(batch, side, side, -1)
 
 
-ORDER, POSITIONS = audio.window_order, audio.relative_positions
+ORDER, POSITIONS, SHIFT_MASK = audio.change_of_order, audio.relative_positions, audio.shift_mask
+
+
+def rolled(side: int, window: int, *rolls: int | None, factor: int) -> mx.array:
+    return ORDER(side, window, *(None if roll is None else factor * roll for roll in rolls))
+
+
+def sharper_taps(n_in: int, n_out: int) -> Any:
+    """What is kept for these sizes has another kernel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpolate, "BICUBIC_A", -0.5)
+        return TAPS.__wrapped__(n_in, n_out)
+
+
+TAPS = interpolate.stretch_taps
 MISTAKES: dict[str, tuple[Any, str, Any]] = {
     "tanh gelu": (activations.ACTIVATIONS, "gelu", elementwise.gelu_tanh),
-    "no shift mask": (audio, "HIDDEN", 0.0),
-    "no shift": (audio, "window_order", lambda side, window, _: ORDER(side, window, 0)),
-    "shift the other way": (audio, "window_order", lambda side, window, shift: ORDER(side, window, -shift)),
+    "no shift mask": (audio, "shift_mask", lambda *sizes: SHIFT_MASK(*sizes) * 0),
+    "no shift": (audio, "change_of_order", lambda *sizes: rolled(*sizes, factor=0)),
+    "shift the other way": (audio, "change_of_order", lambda *sizes: rolled(*sizes, factor=-1)),
     "merge by columns": (audio.PatchMerging, "__call__", swapped_merge),
-    "bicubic a of -0.5": (interpolate, "BICUBIC_A", -0.5),
+    "bicubic a of -0.5": (interpolate, "stretch_taps", sharper_taps),
     "relative bias transposed": (audio, "relative_positions", lambda window: POSITIONS(window).T),
     "relative bias constant": (audio, "relative_positions", lambda window: POSITIONS(window) * 0),
     "time interleaved": (audio.PatchEmbed, "_patches", interleaved_parts),

@@ -346,7 +346,7 @@ def test_attention_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None
     """As on a CPU for a large picture."""
     model, pixels = tower(), pixels_of(FIVE)
     expected = model(pixels, thw(FIVE)).pooler_output
-    monkeypatch.setattr(attention, "SCORES", 300)
+    monkeypatch.setattr(attention, "MAX_SCORES_PER_BLOCK", 300)
     assert close(model(pixels, thw(FIVE)).pooler_output, expected, TOLERANCE)
 
 
@@ -355,7 +355,8 @@ def test_memory_is_that_of_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 
     By hand, four pictures of 24,576 patches at a width of 64: 367 MB, and one 349.
     """
-    monkeypatch.setattr(attention, "SCORES", 1 << 18)  # what attention holds would hide the rest at this size
+    # What attention holds would hide the rest at this size
+    monkeypatch.setattr(attention, "MAX_SCORES_PER_BLOCK", 1 << 18)
     config = VisionConfig(
         depth=4, hidden_size=64, num_heads=2, out_hidden_size=1024, intermediate_size=96, image_size=84
     )

@@ -203,7 +203,7 @@ PATCHES: dict[str, tuple[Any, str, Any]] = {
     "pixels dropped on each side": (vision, "extract_patches", lambda x, p: EXTRACT(x[:, 1:, 1:], p)),
     "patches by columns": (vision, "extract_patches", lambda x, p: EXTRACT(x.swapaxes(1, 2), p)),
     "kernel with its colours first": (room, "kernel_matrix", lambda kernel: kernel.flatten(1)),
-    "gelu for silu": (vision, "silu", elementwise.gelu_erf),
+    "gelu for silu": (vision, "swiglu", lambda gate, up: elementwise.gelu_erf(gate) * up),
     "norm before the product": (vision.MLP, "__call__", norm_before_the_product),
     "mean of the patches": (vision.VisionTower, "__call__", mean_of_patches),
     "text rope in neighbours": (text, "rotate_halves", rotate_neighbours),

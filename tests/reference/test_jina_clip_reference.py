@@ -32,7 +32,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import mlx_mm  # noqa: E402
-from mlx_mm.layers.rope import inverse_frequencies  # noqa: E402
+from mlx_mm.layers.rope import inverse_frequencies, line_angles  # noqa: E402
 from mlx_mm.models.jina_clip import text, vision  # noqa: E402
 
 # Measured: 5e-7, 5e-6, 2e-5 at hidden states of the order of 10, 2e-6
@@ -306,11 +306,11 @@ def test_frequencies_are_those_of_torch(dims: int, base: float) -> None:
 # --- known mistakes ---------------------------------------------------------------------------------------------
 
 MISTAKES: dict[str, tuple[Any, str, Any, str]] = {
-    "text base 10000": (text, "inverse_frequencies", lambda dims, *_: inverse_frequencies(dims, 10000.0), "embeds"),
+    "text base 10000": (text, "line_angles", lambda length, dims, _: line_angles(length, dims, 10000.0), "embeds"),
     "text rope in neighbours": (text, "rotate_halves", vision.rotate_neighbours, "embeds"),
     "vision rope in halves": (vision, "rotate_neighbours", text.rotate_halves, "image embeds"),
     "positions not rescaled": (vision, "grid_angles", lambda *sizes, scale: GRID(*sizes), "image embeds"),
-    "gelu for silu": (vision, "silu", lambda x: x * mx.sigmoid(1.702 * x), "image embeds"),
+    "gelu for silu": (vision, "swiglu", lambda gate, up: gate * mx.sigmoid(1.702 * gate) * up, "image embeds"),
 }
 GRID = vision.grid_angles
 

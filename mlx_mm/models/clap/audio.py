@@ -7,6 +7,8 @@ themselves: a block reorders them once, where cutting out windows and putting th
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.border import read_rows
+from mlx_mm.backend.tables import made_once
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import attend, attention_weights
 from mlx_mm.layers.embeddings import extract_patches
@@ -77,11 +79,12 @@ class PatchEmbed(nn.Module):
             self.mel_conv2d = nn.Linear(LONG_KERNEL * area, dims)
             self.fusion_model = AttentionalFusion(dims, config.aff_block_r)
 
-    def __call__(self, x: mx.array, is_longer: list[bool]) -> mx.array:
-        """Spectrograms (B, 1 or 4, T, F), T as long as the picture needs -> (B, S, S, D), row-major."""
+    def __call__(self, x: mx.array, longer: list[int]) -> mx.array:
+        """Spectrograms (B, 1 or 4, T, F), T as long as the image needs -> (B, S, S, D), row-major. longer: the rows of
+        clips that were cut."""
         whole = self.proj(self._patches(x[:, 0]))
-        if rows := [row for row, longer in enumerate(is_longer) if longer]:
-            cut = mx.array(rows)
+        if longer:
+            cut = mx.array(longer)
             whole[cut] = self.fusion_model(whole[cut], self._parts(x[cut, 1:]))
         return self.norm(whole)
 
@@ -96,14 +99,15 @@ class PatchEmbed(nn.Module):
         return mx.pad(patches, [(0, 0), (0, 0), (0, side - parts * columns), (0, 0)])
 
     def _patches(self, x: mx.array) -> mx.array:
-        """(B, T, F) -> (B, S, S, p·p). The picture has the parts of the time below each other, low mels on top."""
+        """(B, T, F) -> (B, S, S, p·p). The image has the parts of the time below each other, low mels on top."""
         batch, _, mels = x.shape
         folds, side = self.config.folds, self.config.grids[0]
-        picture = x.reshape(batch, folds, -1, mels).swapaxes(2, 3).reshape(batch, folds * mels, -1, 1)
-        picture = picture.astype(self.proj.weight.dtype)
-        return extract_patches(picture, self.config.patch_size).reshape(batch, side, side, -1)
+        image = x.reshape(batch, folds, -1, mels).swapaxes(2, 3).reshape(batch, folds * mels, -1, 1)
+        image = image.astype(self.proj.weight.dtype)
+        return extract_patches(image, self.config.patch_size).reshape(batch, side, side, -1)
 
 
+@made_once(64)
 def window_order(side: int, window: int, shift: int) -> mx.array:
     """(side²,): the place on the grid, row-major, of each token in the order of windows rolled by `shift`."""
     count = side // window
@@ -112,11 +116,17 @@ def window_order(side: int, window: int, shift: int) -> mx.array:
     return places.reshape(count, window, count, window).transpose(0, 2, 1, 3).flatten()
 
 
-def reorder(x: mx.array, current: mx.array, wanted: mx.array) -> mx.array:
-    """(B, N, D) from one `window_order` into another."""
-    return x[:, mx.argsort(current)[wanted]]
+@made_once(64)
+def change_of_order(side: int, window: int, current: int | None, wanted: int | None) -> mx.array:
+    """(side²,): the place in one order of each token in another. An order is that of windows rolled by a number, or
+    None, row-major."""
+    rows = mx.arange(side * side)
+    before = rows if current is None else window_order(side, window, current)
+    after = rows if wanted is None else window_order(side, window, wanted)
+    return mx.argsort(before)[after]
 
 
+@made_once(16)
 def relative_positions(window: int) -> mx.array:
     """(w², w²): the row of the bias table for each pair of tokens in a window (Swin, arXiv 2103.14030, section 3.2)."""
     places = mx.arange(window * window)
@@ -125,6 +135,7 @@ def relative_positions(window: int) -> mx.array:
     return (rows[:, None] - rows + window - 1) * span + cols[:, None] - cols + window - 1
 
 
+@made_once(16)
 def shift_mask(side: int, window: int, shift: int) -> mx.array:
     """(windows, 1, w², w²): HIDDEN for pairs that came from opposite edges of the grid (Swin, figure 4), else 0."""
     along = mx.arange(side)
@@ -225,16 +236,16 @@ class Stage(nn.Module):
     def __call__(self, x: mx.array, output_attentions: bool) -> tuple[mx.array, mx.array | None]:
         """(B, side², D), row-major -> the same for the next stage, and the weights of the last block if asked for."""
         shift = self.window // 2 if self.side > self.window else 0  # one window alone has no neighbours
-        orders = [window_order(self.side, self.window, amount) for amount in (0, shift)]
-        masks = None, shift_mask(self.side, self.window, shift) if shift else None
-        current, weights = mx.arange(self.side**2), None
+        current, weights = None, None
         for number, block in enumerate(self.blocks):
-            odd = number % 2
-            x, current = reorder(x, current, orders[odd]), orders[odd]
+            wanted = shift if number % 2 else 0
+            if wanted != current:
+                x, current = x[:, change_of_order(self.side, self.window, current, wanted)], wanted
+            hidden = shift_mask(self.side, self.window, shift) if wanted else None
             if output_attentions and number == len(self.blocks) - 1:
-                weights = block.attention_weights(x, masks[odd])
-            x = block(x, masks[odd])
-        x = x[:, mx.argsort(current)]
+                weights = block.attention_weights(x, hidden)
+            x = block(x, hidden)
+        x = x[:, change_of_order(self.side, self.window, current, None)]
         return x if self.downsample is None else self.downsample(x, self.side), weights
 
 
@@ -265,7 +276,7 @@ class AudioTower(nn.Module):
         hidden_states (B, D, S, S), attentions of the last block of each stage, (B·windows, H, w², w²).
         Raises InputError for other shapes, or where fusion lacks is_longer.
         """
-        longer = self._check(input_features, is_longer)
+        longer = self._read_longer(input_features, is_longer)
         x = self.batch_norm(input_features.astype(mx.float32))
         length = self.config.spec_size * self.config.folds
         x = x if x.shape[2] == length else stretch(x, length)
@@ -289,8 +300,8 @@ class AudioTower(nn.Module):
         x = x.reshape(batch, dims, self.config.folds, -1, side).swapaxes(2, 3)
         return x.reshape(batch, dims, side // self.config.folds, -1)
 
-    def _check(self, x: mx.array, is_longer: mx.array | None) -> list[bool]:
-        """Raise InputError for what cannot be encoded; returns which clips are fused with their parts."""
+    def _read_longer(self, x: mx.array, is_longer: mx.array | None) -> list[int]:
+        """The rows of the clips that are fused with their parts; InputError for what cannot be encoded."""
         channels, mels = 4 if self.config.enable_fusion else 1, self.config.num_mel_bins
         frames = self.config.spec_size * self.config.folds
         if x.ndim != 4 or x.shape[1] != channels or x.shape[3] != mels or not 1 <= x.shape[2] <= frames:
@@ -306,7 +317,8 @@ class AudioTower(nn.Module):
                 f"is_longer {found}; a model with fusion needs it for each of {x.shape[0]} clips. "
                 "Pass on what the processor gives beside input_features."
             )
-        return [bool(flag.item()) for flag in is_longer.reshape(-1) != 0]
+        flags = [flag for flags in read_rows(is_longer) for flag in flags]
+        return [row for row, flag in enumerate(flags) if flag]
 
 
 def _as_map(x: mx.array) -> mx.array:

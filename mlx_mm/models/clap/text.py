@@ -3,6 +3,7 @@
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.border import read_rows
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import key_mask
 from mlx_mm.layers.outputs import TowerOutput
@@ -24,10 +25,10 @@ class TextEmbeddings(nn.Module):
 
     def __call__(self, input_ids: mx.array, position_ids: mx.array | None) -> mx.array:
         """(B, L) -> (B, L, D). Raises InputError for a position beyond the table."""
-        positions = self._count(input_ids) if position_ids is None else position_ids
         # MLX does not check indices. Counted positions are within the table unless the array itself is too long.
         if position_ids is not None or input_ids.shape[1] > self.max_length:
-            self._check(positions)
+            self._check_positions(input_ids, position_ids)
+        positions = self._count(input_ids) if position_ids is None else position_ids
         x = self.token_embedding(input_ids) + self.token_type_embedding.weight[0]
         return self.layer_norm(x + self.position_embedding(positions))
 
@@ -36,11 +37,14 @@ class TextEmbeddings(nn.Module):
         real = (input_ids != self.pad).astype(mx.int32)
         return mx.cumsum(real, axis=-1) * real + self.pad
 
-    def _check(self, positions: mx.array) -> None:
-        highest = positions.max()
-        if (highest > self.max_length + self.pad).item():
+    def _check_positions(self, input_ids: mx.array, position_ids: mx.array | None) -> None:
+        if position_ids is None:
+            longest = max(len(ids) - ids.count(self.pad) for ids in read_rows(input_ids))
+        else:
+            longest = max(int(max(places)) for places in read_rows(position_ids)) - self.pad
+        if longest > self.max_length:
             raise InputError(
-                f"input_ids have {(highest - self.pad).item()} tokens, or position_ids that say so; "
+                f"input_ids have {longest} tokens, or position_ids that say so; "
                 f"this model takes at most {self.max_length}. Truncate the text."
             )
 

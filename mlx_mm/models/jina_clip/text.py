@@ -5,7 +5,7 @@ import mlx.nn as nn
 
 from mlx_mm.layers.attention import key_mask
 from mlx_mm.layers.outputs import TowerOutput
-from mlx_mm.layers.rope import inverse_frequencies, rotate_halves
+from mlx_mm.layers.rope import line_angles, rotate_halves
 from mlx_mm.layers.transformer import Encoder
 from mlx_mm.models.jina_clip.config import TextConfig
 
@@ -49,11 +49,10 @@ class TextTower(nn.Module):
         is float32.
         """
         mask = (input_ids != self._pad) if attention_mask is None else attention_mask != 0
-        positions = mx.arange(input_ids.shape[1], dtype=mx.float32)
         encoded = self.encoder(
             self.embeddings(input_ids),
             key_mask(mask),
-            rotate_halves(positions[:, None] * inverse_frequencies(self._head_dims, self._base)),
+            rotate_halves(line_angles(input_ids.shape[1], self._head_dims, self._base)),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )

@@ -7,7 +7,7 @@ projection, and the MLP is gated and normalised inside.
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.backend.elementwise import silu
+from mlx_mm.backend.elementwise import swiglu
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import Rotation, attend, attention_weights, merge_heads, split_heads
 from mlx_mm.layers.embeddings import extract_patches
@@ -80,7 +80,7 @@ class MLP(nn.Module):
         self._padding = config.intermediate_size - config.mlp_width
 
     def __call__(self, x: mx.array) -> mx.array:
-        x = self.layer_norm(silu(self.gate_proj(x)) * self.up_proj(x))
+        x = self.layer_norm(swiglu(self.gate_proj(x), self.up_proj(x)))
         # Units that were added for quantisation come after the norm, whose mean they would change.
         return self.down_proj(mx.pad(x, [(0, 0), (0, 0), (0, self._padding)]) if self._padding else x)
 

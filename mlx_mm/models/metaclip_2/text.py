@@ -3,6 +3,8 @@
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.border import read_rows
+from mlx_mm.backend.tables import made_once
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import Mask, key_mask
 from mlx_mm.layers.embeddings import TextEmbeddings
@@ -11,38 +13,42 @@ from mlx_mm.layers.transformer import Encoder
 from mlx_mm.models.metaclip_2.config import TextConfig
 
 
-def end_positions(input_ids: mx.array, eos_token_id: int | None) -> mx.array:
-    """(B, L) -> (B,): where each text has its first `eos_token_id`; None: its first highest id, CLIP's old rule.
-
-    Raises InputError for a text without the token.
-    """
+def check_ends(input_ids: mx.array, eos_token_id: int | None) -> None:
+    """Raise InputError for a text without the end token, where there is one: its vector is read there."""
     if eos_token_id is None:
-        return mx.argmax(input_ids, axis=-1)
-    ends = input_ids == eos_token_id
-    found = ends.any(axis=-1)
-    if not found.all().item():
-        row = mx.argmin(found).item()
-        raise InputError(
-            f"Text number {row} has no end token ({eos_token_id}) among its {input_ids.shape[1]} input_ids; its "
-            "vector is read there. Keep the end token last when you cut a text, as processor.text does."
-        )
-    return mx.argmax(ends, axis=-1)
+        return
+    for number, ids in enumerate(read_rows(input_ids)):
+        if eos_token_id not in ids:
+            raise InputError(
+                f"Text number {number} has no end token ({eos_token_id}) among its {len(ids)} input_ids; its "
+                "vector is read there. Keep the end token last when you cut a text, as processor.text does."
+            )
 
 
-def causal_mask(attention_mask: mx.array | None, length: int) -> Mask:
-    """Each token sees those before it, without the padding of a Hugging Face mask (B, L), 1 = real.
-
-    Raises InputError for padding on the left, which would shift the positions.
-    """
-    keys = key_mask(attention_mask)
-    if keys is None:
-        return "causal"
-    if not keys[..., 0].all().item():
+def check_padding(attention_mask: mx.array | None) -> None:
+    """Raise InputError for padding on the left, which would shift the positions."""
+    if attention_mask is not None and not all(mask[0] for mask in read_rows(attention_mask)):
         raise InputError(
             "attention_mask hides the first token of a text; expected padding on the right, since positions are "
             "counted from the left. Pad the texts on the right."
         )
-    return keys & mx.tri(length, dtype=mx.bool_)
+
+
+def end_positions(input_ids: mx.array, eos_token_id: int | None) -> mx.array:
+    """(B, L) -> (B,): where each text has its first `eos_token_id`; None: its first highest id, CLIP's old rule."""
+    return mx.argmax(input_ids if eos_token_id is None else input_ids == eos_token_id, axis=-1)
+
+
+@made_once(128)
+def earlier_tokens(length: int) -> mx.array:
+    """(L, L): each token sees itself and those before it."""
+    return mx.tri(length, dtype=mx.bool_)
+
+
+def causal_mask(attention_mask: mx.array | None, length: int) -> Mask:
+    """Each token sees those before it, without the padding of a Hugging Face mask (B, L), 1 = real."""
+    keys = key_mask(attention_mask)
+    return "causal" if keys is None else keys & earlier_tokens(length)
 
 
 class TextTower(nn.Module):
@@ -64,7 +70,12 @@ class TextTower(nn.Module):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> TowerOutput:
-        """input_ids (B, L), padded on the right to any length: nothing after its end changes a text's vector."""
+        """input_ids (B, L), padded on the right to any length: nothing after its end changes a text's vector.
+
+        Raises InputError for texts without their end, or padded on the left.
+        """
+        check_ends(input_ids, self._eos_token_id)
+        check_padding(attention_mask)
         encoded = self.encoder(
             self.embeddings(input_ids, position_ids),
             causal_mask(attention_mask, input_ids.shape[1]),

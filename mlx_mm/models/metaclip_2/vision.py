@@ -1,9 +1,10 @@
-"""The vision tower: a class token before the patches, whose last state is the picture's vector."""
+"""The vision tower: a class token before the patches, whose last state is the image's vector."""
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.layers.embeddings import extract_patches, fit_positions
+from mlx_mm.layers.embeddings import extract_patches, patch_grid
+from mlx_mm.layers.interpolate import ResizedTables, bicubic_matrix
 from mlx_mm.layers.outputs import TowerOutput
 from mlx_mm.layers.transformer import Encoder
 from mlx_mm.models.metaclip_2.config import VisionConfig
@@ -19,13 +20,17 @@ class VisionEmbeddings(nn.Module):
         self.class_embedding = mx.zeros((dims,))
         self.patch_embedding = nn.Linear(size * size * config.num_channels, dims, bias=False)
         self.position_embedding = nn.Embedding(config.num_patches + 1, dims)
+        self._resized = ResizedTables()
 
     def __call__(self, pixel_values: mx.array, interpolate_pos_encoding: bool) -> mx.array:
         """(B, H, W, 3) -> (B, 1 + patches, D). Raises InputError for sizes that do not fit."""
         batch, height, width, _ = pixel_values.shape
         table = self.position_embedding.weight
-        grid = fit_positions(table[1:], (height, width), self.image_size, self.patch_size, interpolate_pos_encoding)
-        patches = self.patch_embedding(extract_patches(pixel_values.astype(table.dtype), self.patch_size)) + grid
+        grid = patch_grid((height, width), self.image_size, self.patch_size, interpolate_pos_encoding)
+        positions = table[1:]
+        if grid is not None:
+            positions = self._resized.resize(table, grid, bicubic_matrix, first=1, keep=not self.training)
+        patches = self.patch_embedding(extract_patches(pixel_values.astype(table.dtype), self.patch_size)) + positions
         first = mx.broadcast_to(self.class_embedding + table[0], (batch, 1, table.shape[1]))
         return mx.concatenate([first, patches], axis=1)
 

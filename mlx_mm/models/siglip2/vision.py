@@ -4,15 +4,14 @@ FixRes sees one size of picture; NaFlex sees any grid of patches and resizes its
 Everything after the embeddings is the same: encoder, norm, attention pooling.
 """
 
-from typing import Any
-
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.border import read_rows
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import Attention, Mask, key_mask
-from mlx_mm.layers.embeddings import extract_patches, fit_positions
-from mlx_mm.layers.interpolate import bilinear_matrix, resize_table
+from mlx_mm.layers.embeddings import extract_patches, patch_grid
+from mlx_mm.layers.interpolate import ResizedTables, bicubic_matrix, bilinear_matrix
 from mlx_mm.layers.outputs import TowerOutput
 from mlx_mm.layers.transformer import MLP, Encoder
 from mlx_mm.models.siglip2.config import NaflexVisionConfig, VisionConfig
@@ -27,6 +26,7 @@ class PatchEmbeddings(nn.Module):
         self.patch_numbers = config.patch_size**2 * config.num_channels
         self.patch_embedding = nn.Linear(self.patch_numbers, config.hidden_size)
         self.position_embedding = nn.Embedding(config.num_patches, config.hidden_size)
+        self._resized = ResizedTables()
 
     def project(self, patches: mx.array) -> mx.array:
         """(B, N, size·size·C) -> (B, N, D) in the tower's dtype."""
@@ -54,13 +54,10 @@ class FixResEmbeddings(PatchEmbeddings):
                 "this one (siglip) takes pixel_values of shape (B, H, W, 3) alone."
             )
         _, height, width, _ = pixel_values.shape
-        positions = fit_positions(
-            self.position_embedding.weight,
-            (height, width),
-            self.image_size,
-            self.patch_size,
-            interpolate_pos_encoding,
-        )
+        positions = self.position_embedding.weight
+        grid = patch_grid((height, width), self.image_size, self.patch_size, interpolate_pos_encoding)
+        if grid is not None:
+            positions = self._resized.resize(positions, grid, bicubic_matrix, keep=not self.training)
         return self.project(extract_patches(pixel_values, self.patch_size)) + positions
 
 
@@ -90,21 +87,27 @@ class NaflexEmbeddings(PatchEmbeddings):
                 f"pixel_values hold {width} numbers per patch; this model has patches of {self.patch_size}×"
                 f"{self.patch_size} pixels, {self.patch_numbers} numbers. Process with patch_size={self.patch_size}."
             )
-        shapes: Any = spatial_shapes.tolist()
-        grids = [(rows, cols) for rows, cols in shapes]
+        grids = read_grids(spatial_shapes, budget)
         tables = {grid: self._positions(grid, budget) for grid in set(grids)}
         return self.project(pixel_values) + mx.stack([tables[grid] for grid in grids])
 
     def _positions(self, grid: tuple[int, int], budget: int) -> mx.array:
         """The table resized to `grid` -> (budget, D); padded slots repeat position (0, 0), as the reference."""
-        count = grid[0] * grid[1]
-        if min(grid) < 1 or count > budget:
+        weight = self.position_embedding.weight
+        table = self._resized.resize(weight, grid, bilinear_matrix, keep=not self.training)
+        return mx.concatenate([table, mx.broadcast_to(table[:1], (budget - len(table), table.shape[1]))])
+
+
+def read_grids(spatial_shapes: mx.array, budget: int) -> list[tuple[int, int]]:
+    """Rows and columns of each image, which are shapes of what follows; InputError for more than `budget` patches."""
+    grids = [(int(rows), int(cols)) for rows, cols in read_rows(spatial_shapes)]
+    for rows, cols in grids:
+        if min(rows, cols) < 1 or rows * cols > budget:
             raise InputError(
-                f"spatial_shapes has a grid of {grid[0]}×{grid[1]} patches; expected 1 to {budget} patches, "
+                f"spatial_shapes has a grid of {rows}×{cols} patches; expected 1 to {budget} patches, "
                 "the length of pixel_values."
             )
-        table = resize_table(self.position_embedding.weight, grid, bilinear_matrix)
-        return mx.concatenate([table, mx.broadcast_to(table[:1], (budget - count, table.shape[1]))])
+    return grids
 
 
 class AttentionPoolingHead(nn.Module):

@@ -1,0 +1,41 @@
+"""Prepared items in groups: so many at a time, and of like size, so that little is padded."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from mlx_mm.processing.batch import Batch
+
+Item = TypeVar("Item")
+
+# Padding included: 32 texts of 512, or 2 of 8192; more only takes more memory.
+MAX_TOKENS_PER_BATCH = 16_384
+
+
+def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in order, `size` at a time; the last group may be smaller."""
+    group: list[Item] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def by_size(items: Sequence[tuple[int, Batch]], batch_size: int) -> Iterator[list[tuple[int, Batch]]]:
+    """The items (index, batch of one) from small to large, at most `batch_size` at a time.
+
+    Of texts only as many as MAX_TOKENS_PER_BATCH allows, but one always.
+    """
+    chunk: list[tuple[int, Batch]] = []
+    longest = 0
+    for index, batch in sorted(items, key=lambda item: sum(array.size for array in item[1].values())):
+        tokens = batch["input_ids"].shape[1] if "input_ids" in batch else 0
+        longest = max(longest, tokens)
+        if chunk and (len(chunk) == batch_size or (len(chunk) + 1) * longest > MAX_TOKENS_PER_BATCH):
+            yield chunk
+            chunk, longest = [], tokens
+        chunk.append((index, batch))
+    if chunk:
+        yield chunk
