@@ -15,9 +15,11 @@ from mlx_mm.embed import (
     encode_image,
     encode_text,
     refuse_generators,
+    require_modality,
     run_batches,
 )
 from mlx_mm.errors import InputError, ModalityError
+from mlx_mm.models.contracts import Checked
 
 
 def classify(
@@ -54,14 +56,28 @@ def classify(
     return rows[0] if single and rows else rows
 
 
+def check_labels(model: Checked, labels: Sequence[str] | None, template: str | Sequence[str] | None = None) -> None:
+    """Raise ModalityError or InputError for labels that the checkpoint cannot tell apart, or a template it has no use
+    for; labels None stands for its own."""
+    refuse_generators(model)
+    if labels is None:
+        if model.kind != "classifier":
+            raise InputError("This checkpoint has no classification head. Give the labels to choose from (--labels).")
+        if template is not None:
+            raise InputError("A classification head takes no template. Leave it out.")
+    elif model.kind == "classifier":
+        raise ModalityError("This checkpoint is a classifier with labels of its own. Leave the labels out.")
+    elif isinstance(labels, str) or not labels:
+        raise InputError("There are no labels to choose from. Give a list of one or more words.")
+    else:
+        require_modality(model, "text")
+
+
 def encode_labels(
     model: Any, processor: Any, labels: Sequence[str], template: str | Sequence[str] | None = None
 ) -> np.ndarray:
     """Unit vectors of labels inside their template(s), float32 (N, D)."""
-    if model.kind == "classifier":
-        raise ModalityError("This checkpoint is a classifier with labels of its own. Leave the labels out.")
-    if isinstance(labels, str) or not labels:
-        raise InputError("There are no labels to choose from. Give a list of one or more words.")
+    check_labels(model, labels)
     templates = [model.prompt_template] if template is None else as_items(template)[0]
     if not templates:
         raise InputError("The list of templates is empty. Give one or more, or leave it out.")
@@ -82,10 +98,7 @@ def _head_scores(
     progress: bool,
     on_error: OnError | None,
 ) -> tuple[np.ndarray, list[str]]:
-    if model.kind != "classifier":
-        raise InputError("This checkpoint has no classification head. Give the labels to choose from (--labels).")
-    if template is not None:
-        raise InputError("A classification head takes no template. Leave it out.")
+    check_labels(model, None, template)
 
     def prepare(index: int) -> Batch:
         batch: Batch = processor.images([items[index]])

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mlx_mm.backend.parts import run_in_parts, run_row_by_row
 from mlx_mm.errors import InputError, MediaError, ModalityError
-from mlx_mm.models.contracts import Modality
+from mlx_mm.models.contracts import Checked, Modality
 from mlx_mm.processing.read_ahead import prefetch
 
 Batch = dict[str, np.ndarray]
@@ -50,7 +50,7 @@ def encode_text(
     they are long. progress: show a bar on stderr.
     Raises ModalityError without a text tower, InputError for texts or options that cannot be used.
     """
-    _require(model, "text")
+    require_encoder(model, "text")
     _check_options(batch_size, dim)
     items, single = as_items(texts)
     if strangers := [index for index, item in enumerate(items) if not isinstance(item, str)]:
@@ -93,7 +93,7 @@ def encode_image(
     MediaError of a picture that cannot be read, whose row is then left out; by default the error is raised.
     Other arguments as in `encode_text`. Raises ModalityError, MediaError, InputError.
     """
-    _require(model, "image")
+    require_encoder(model, "image")
     _check_options(batch_size, dim)
     items, single = as_items(images)
     options = {} if max_num_patches is None else {"max_num_patches": max_num_patches}
@@ -129,7 +129,7 @@ def encode_audio(
     windows at a time. The same sound has the same vector in any batch, to the last bit.
     Other arguments as in `encode_image`. Raises ModalityError, MediaError, InputError.
     """
-    _require(model, "audio")
+    require_encoder(model, "audio")
     _check_options(batch_size, dim)
     items, single = as_sounds(audio)
 
@@ -299,20 +299,26 @@ def _weights(model: Any, modality: Modality) -> list[nn.Module]:
     return [module for module in model.modules_for(modality) if module is not None]
 
 
-def _require(model: Any, modality: str) -> None:
-    refuse_generators(model)
-    if modality not in model.modalities:
-        raise ModalityError(
-            f"This checkpoint has no {modality} encoder; it takes {' and '.join(model.modalities)}. "
-            f"Use one that takes {modality}."
-        )
+def require_encoder(model: Checked, modality: Modality) -> None:
+    """Raise ModalityError unless the checkpoint gives vectors of that modality."""
+    require_modality(model, modality)
     if model.kind == "classifier":
         raise ModalityError(
             f"This checkpoint is a classifier and gives no {modality} vectors. Use classify, or a joint checkpoint."
         )
 
 
-def refuse_generators(model: Any) -> None:
+def require_modality(model: Checked, modality: Modality) -> None:
+    """Raise ModalityError unless the checkpoint gives vectors or scores of that modality."""
+    refuse_generators(model)
+    if modality not in model.modalities:
+        raise ModalityError(
+            f"This checkpoint has no {modality} encoder; it takes {' and '.join(model.modalities)}. "
+            f"Use one that takes {modality}."
+        )
+
+
+def refuse_generators(model: Checked) -> None:
     if model.kind == "generator":
         raise ModalityError("This checkpoint answers in words and gives no vectors or scores. Use generate or chat.")
 

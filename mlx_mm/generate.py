@@ -14,6 +14,7 @@ from mlx_mm.errors import InputError, ModalityError
 from mlx_mm.generation.listener import Listener, Said
 from mlx_mm.generation.prompt_cache import PromptCache, token_keys
 from mlx_mm.generation.sampling import make_processors, make_sampler, resolve
+from mlx_mm.models.contracts import Checked
 from mlx_mm.processing.answer import THINK, scale_boxes
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -175,12 +176,7 @@ def stream_generate(
 
     Arguments are checked and pictures read here, before the first piece is asked for.
     """
-    if model.kind != "generator":
-        raise ModalityError(
-            f"This checkpoint takes {' and '.join(model.modalities)} and gives vectors, no words. Use "
-            f"{', '.join(f'encode_{modality}' for modality in model.modalities)} or classify, or a checkpoint that "
-            "generates."
-        )
+    require_generator(model)
     _check_counts(max_tokens, prefill_step_size, thinking_budget, max_kv_size, kv_bits)
     defaults = processor.defaults
     if kv_bits is not None and defaults.kv_group_size is None:
@@ -222,6 +218,16 @@ def stream_generate(
         progress=progress,
     )
     return _run(job)
+
+
+def require_generator(model: Checked) -> None:
+    """Raise ModalityError unless the checkpoint answers in words."""
+    if model.kind != "generator":
+        raise ModalityError(
+            f"This checkpoint takes {' and '.join(model.modalities)} and gives vectors, no words. Use "
+            f"{', '.join(f'encode_{modality}' for modality in model.modalities)} or classify, or a checkpoint that "
+            "generates."
+        )
 
 
 def join(pieces: Iterable[Generation]) -> Generation:

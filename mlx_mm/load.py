@@ -1,6 +1,8 @@
 """From a folder or a hub id to a model and its processor."""
 
 import warnings
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ from mlx_mm.checkpoint import hub, matching, reading
 from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import InputError
 from mlx_mm.models import KNOWN_PROBLEMS, find_family
+from mlx_mm.models.config import FamilyConfig
+from mlx_mm.models.contracts import Kind, Modality, Model, Processor
+from mlx_mm.models.family import Family
 from mlx_mm.quantize import plan as quantize
 
 FLOATS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -28,18 +33,54 @@ def load(
     Warns where the published weights of that name are known to be faulty.
     Returns (model, processor). Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
-    target = parse_dtype(dtype)
+    parse_dtype(dtype)
     device.prepare()
-    name = Path(path_or_repo).name
-    if name in KNOWN_PROBLEMS:
-        warnings.warn(f"{name}: {KNOWN_PROBLEMS[name]}.", stacklevel=2)
+    return open_checkpoint(path_or_repo, revision).load(dtype, lazy)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint whose configuration was read, and none of its weights."""
+
+    name: str
+    folder: Path
+    values: dict[str, Any]
+    family: Family[FamilyConfig]
+    config: FamilyConfig
+
+    @cached_property
+    def _empty(self) -> Model:
+        return self.family.architecture(self.values.get("architectures"))(self.config)
+
+    @property
+    def kind(self) -> Kind:
+        """Of the model that `load` gives."""
+        return self._empty.kind
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What the model takes."""
+        return self._empty.modalities
+
+    def load(self, dtype: Any = None, lazy: bool = False) -> tuple[Model, Processor]:
+        """As the function `load`."""
+        target = parse_dtype(dtype)
+        device.prepare()
+        if self.name in KNOWN_PROBLEMS:
+            warnings.warn(f"{self.name}: {KNOWN_PROBLEMS[self.name]}.", stacklevel=3)
+        model = self.family.architecture(self.values.get("architectures"))(self.config)
+        load_weights(model, reading.Checkpoint(self.folder), self.values, self.folder, dtype=target, lazy=lazy)
+        return model, self.family.processor(self.folder, self.config)
+
+
+def open_checkpoint(path_or_repo: str | Path, revision: str | None = None) -> Opened:
+    """Read what a checkpoint is, from its files but the weights; arguments and errors as in `load`."""
     folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)
     family = find_family(values["model_type"])
-    config = family.config.from_dict(values)
-    model = family.architecture(values.get("architectures"))(config)
-    load_weights(model, reading.Checkpoint(folder), values, folder, dtype=target, lazy=lazy)
-    return model, family.processor(folder, config)
+    opened = Opened(Path(path_or_repo).name, folder, values, family, family.config.from_dict(values))
+    family.architecture(values.get("architectures"))
+    return opened
 
 
 def load_weights(

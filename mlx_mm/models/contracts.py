@@ -109,6 +109,16 @@ class Generator(Checkpointed, Protocol):
 
 
 Model: TypeAlias = Encoder | Classifier | Generator
+Kind: TypeAlias = Literal["encoder", "classifier", "generator"]
+
+
+class Checked(Protocol):
+    """What decides whether a verb can use a checkpoint: a model, or one whose weights are not read yet."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def modalities(self) -> tuple[Modality, ...]: ...
 
 
 class EncoderProcessor(Protocol):
