@@ -3,9 +3,7 @@
 import argparse
 import json
 import math
-import platform
 from collections.abc import Sequence
-from importlib import metadata
 
 from mlx_mm import __version__
 from mlx_mm.cli.command import Command
@@ -16,6 +14,9 @@ from mlx_mm.errors import InputError, ModalityError
 
 def describe_machine() -> dict[str, object]:
     """Versions, device, and on a CPU the matrix library in use with its measured speed."""
+    import platform
+    from importlib import metadata
+
     from mlx_mm.backend import blas, device
     from mlx_mm.checkpoint import hub
     from mlx_mm.models import MODEL_TYPES
