@@ -35,7 +35,7 @@ def load(
     """
     parse_dtype(dtype)
     device.prepare()
-    return open_checkpoint(path_or_repo, revision).load(dtype, lazy)
+    return open_checkpoint(path_or_repo, revision=revision).load(dtype=dtype, lazy=lazy)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Opened:
         """What the model takes."""
         return self._empty.modalities
 
-    def load(self, dtype: Any = None, lazy: bool = False) -> tuple[Model, Processor]:
+    def load(self, *, dtype: Any = None, lazy: bool = False) -> tuple[Model, Processor]:
         """As the function `load`."""
         target = parse_dtype(dtype)
         device.prepare()
@@ -73,7 +73,7 @@ class Opened:
         return model, self.family.processor(self.folder, self.config)
 
 
-def open_checkpoint(path_or_repo: str | Path, revision: str | None = None) -> Opened:
+def open_checkpoint(path_or_repo: str | Path, *, revision: str | None = None) -> Opened:
     """Read what a checkpoint is, from its files but the weights; arguments and errors as in `load`."""
     folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)

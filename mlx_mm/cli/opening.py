@@ -29,7 +29,7 @@ def open_encoder(model: str | None, revision: str | None) -> Opened:
 
     if model is None:
         note(f"using the bundled {DEFAULT_MODEL}, made for emoji-like drawings; for photographs: --model {PHOTO_MODEL}")
-    return open_checkpoint(model or DEFAULT_MODEL, revision)
+    return open_checkpoint(model or DEFAULT_MODEL, revision=revision)
 
 
 def require_name(model: str | None) -> str:
@@ -47,7 +47,7 @@ def open_generator(model: str, revision: str | None) -> Opened:
     from mlx_mm.generate import require_generator
     from mlx_mm.load import open_checkpoint
 
-    checkpoint = open_checkpoint(model, revision)
+    checkpoint = open_checkpoint(model, revision=revision)
     require_generator(checkpoint)
     return checkpoint
 

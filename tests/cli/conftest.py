@@ -91,6 +91,6 @@ def says(glm: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def set_answers(*answers: str) -> None:
         model, processor = load(glm)
         opened = Scripted((script(model, processor, *answers), processor))
-        monkeypatch.setattr(sys.modules["mlx_mm.load"], "open_checkpoint", lambda *_: opened)
+        monkeypatch.setattr(sys.modules["mlx_mm.load"], "open_checkpoint", lambda *_, **__: opened)
 
     return set_answers

@@ -110,7 +110,7 @@ def test_unreadable_files_are_skipped_with_a_line_each(run: Run, model: Path, ph
 def test_bad_output_is_found_before_the_model_is_loaded(
     run: Run, photos: Path, out: str, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["mlx_mm.load"], "open_checkpoint", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(sys.modules["mlx_mm.load"], "open_checkpoint", lambda *_, **__: pytest.fail("opened"))
     assert_one_error(run("embed", "photos", "-o", out), part)
 
 

@@ -91,7 +91,7 @@ def test_as_a_process(model: Path, photos: Path) -> None:
 
 
 def test_a_bug_keeps_its_traceback(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bug(*_: Any) -> Any:
+    def bug(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError
 
     monkeypatch.setattr(sys.modules["mlx_mm.load"], "open_checkpoint", bug)
