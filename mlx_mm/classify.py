@@ -14,12 +14,11 @@ from mlx_mm.embed import (
     encode_audio,
     encode_image,
     encode_text,
-    refuse_generators,
-    require_modality,
     run_batches,
 )
 from mlx_mm.errors import InputError, ModalityError
 from mlx_mm.models.contracts import Checked
+from mlx_mm.models.modalities import refuse_generators, require_modality
 
 
 def classify(

@@ -12,8 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mlx_mm.backend.parts import run_in_parts, run_row_by_row
-from mlx_mm.errors import InputError, MediaError, ModalityError
-from mlx_mm.models.contracts import Checked, Modality
+from mlx_mm.errors import InputError, MediaError
+from mlx_mm.models.contracts import Modality
+from mlx_mm.models.modalities import require_encoder
 from mlx_mm.processing.read_ahead import prefetch
 
 Batch = dict[str, np.ndarray]
@@ -297,30 +298,6 @@ def _average(windows: list[tuple[float, np.floating, np.ndarray]]) -> np.ndarray
 def _weights(model: Any, modality: Modality) -> list[nn.Module]:
     """What the features of a modality are computed with; of a lazily loaded model nothing else is read."""
     return [module for module in model.modules_for(modality) if module is not None]
-
-
-def require_encoder(model: Checked, modality: Modality) -> None:
-    """Raise ModalityError unless the checkpoint gives vectors of that modality."""
-    require_modality(model, modality)
-    if model.kind == "classifier":
-        raise ModalityError(
-            f"This checkpoint is a classifier and gives no {modality} vectors. Use classify, or a joint checkpoint."
-        )
-
-
-def require_modality(model: Checked, modality: Modality) -> None:
-    """Raise ModalityError unless the checkpoint gives vectors or scores of that modality."""
-    refuse_generators(model)
-    if modality not in model.modalities:
-        raise ModalityError(
-            f"This checkpoint has no {modality} encoder; it takes {' and '.join(model.modalities)}. "
-            f"Use one that takes {modality}."
-        )
-
-
-def refuse_generators(model: Checked) -> None:
-    if model.kind == "generator":
-        raise ModalityError("This checkpoint answers in words and gives no vectors or scores. Use generate or chat.")
 
 
 def _check_options(batch_size: int, dim: Any) -> None:

@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from mlx_mm.backend.memory import wired_memory
 from mlx_mm.embed import to_mlx
-from mlx_mm.errors import InputError, ModalityError
+from mlx_mm.errors import InputError
 from mlx_mm.generation.listener import Listener, Said
 from mlx_mm.generation.prompt_cache import PromptCache, token_keys
 from mlx_mm.generation.sampling import make_processors, make_sampler, resolve
-from mlx_mm.models.contracts import Checked
+from mlx_mm.models.modalities import require_generator
 from mlx_mm.processing.answer import THINK, scale_boxes
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -218,16 +218,6 @@ def stream_generate(
         progress=progress,
     )
     return _run(job)
-
-
-def require_generator(model: Checked) -> None:
-    """Raise ModalityError unless the checkpoint answers in words."""
-    if model.kind != "generator":
-        raise ModalityError(
-            f"This checkpoint takes {' and '.join(model.modalities)} and gives vectors, no words. Use "
-            f"{', '.join(f'encode_{modality}' for modality in model.modalities)} or classify, or a checkpoint that "
-            "generates."
-        )
 
 
 def join(pieces: Iterable[Generation]) -> Generation:

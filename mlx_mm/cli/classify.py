@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the best labels of each input that can be read."""
     from mlx_mm import classify
     from mlx_mm.classify import check_labels
-    from mlx_mm.embed import require_modality
+    from mlx_mm.models.modalities import require_modality
 
     labels = read_labels(args.labels, args.labels_file)
     templates: list[str] | None = args.template

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Write or print a vector for each input that can be read."""
     from mlx_mm import encode_audio, encode_image, encode_text
     from mlx_mm.cli.embeddings import check_output, json_lines, write_embeddings
-    from mlx_mm.embed import require_encoder
+    from mlx_mm.models.modalities import require_encoder
 
     out: Path | None = args.out
     if out is not None:

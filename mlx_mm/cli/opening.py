@@ -44,8 +44,8 @@ def require_name(model: str | None) -> str:
 
 def open_generator(model: str, revision: str | None) -> Opened:
     """The checkpoint that answers; ModalityError where it does not."""
-    from mlx_mm.generate import require_generator
     from mlx_mm.load import open_checkpoint
+    from mlx_mm.models.modalities import require_generator
 
     checkpoint = open_checkpoint(model, revision=revision)
     require_generator(checkpoint)

@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 from mlx_mm.errors import ModalityError
-from mlx_mm.models.contracts import Modality
+from mlx_mm.models.contracts import Checked, Modality
 
 Value = TypeVar("Value")
 
@@ -29,3 +29,38 @@ def lacking(part: str, kind: str, modalities: tuple[str, ...]) -> ModalityError:
         f"This checkpoint has no {part}; it takes {' and '.join(modalities) or 'nothing'}. "
         f"Load a checkpoint with both towers and its files to use {kind}."
     )
+
+
+def require_encoder(model: Checked, modality: Modality) -> None:
+    """Raise ModalityError unless the checkpoint gives vectors of that modality."""
+    require_modality(model, modality)
+    if model.kind == "classifier":
+        raise ModalityError(
+            f"This checkpoint is a classifier and gives no {modality} vectors. Use classify, or a joint checkpoint."
+        )
+
+
+def require_modality(model: Checked, modality: Modality) -> None:
+    """Raise ModalityError unless the checkpoint gives vectors or scores of that modality."""
+    refuse_generators(model)
+    if modality not in model.modalities:
+        raise ModalityError(
+            f"This checkpoint has no {modality} encoder; it takes {' and '.join(model.modalities)}. "
+            f"Use one that takes {modality}."
+        )
+
+
+def refuse_generators(model: Checked) -> None:
+    """Raise ModalityError for a checkpoint that answers in words."""
+    if model.kind == "generator":
+        raise ModalityError("This checkpoint answers in words and gives no vectors or scores. Use generate or chat.")
+
+
+def require_generator(model: Checked) -> None:
+    """Raise ModalityError unless the checkpoint answers in words."""
+    if model.kind != "generator":
+        raise ModalityError(
+            f"This checkpoint takes {' and '.join(model.modalities)} and gives vectors, no words. Use "
+            f"{', '.join(f'encode_{modality}' for modality in model.modalities)} or classify, or a checkpoint that "
+            "generates."
+        )
