@@ -16,6 +16,16 @@ def present(
     return tuple(name for name, part in parts.items() if part is not None)
 
 
+def require_generator(model: Checked) -> None:
+    """Raise ModalityError unless the checkpoint answers in words."""
+    if model.kind != "generator":
+        raise ModalityError(
+            f"This checkpoint takes {' and '.join(model.modalities)} and gives vectors, no words. Use "
+            f"{', '.join(f'encode_{modality}' for modality in model.modalities)} or classify, or a checkpoint that "
+            "generates."
+        )
+
+
 def require_tower(tower: Value | None, kind: str, other: str) -> Value:
     """`tower` unless it is None: ModalityError then says that the checkpoint lacks its `kind` ("text")."""
     if tower is None:
@@ -54,13 +64,3 @@ def refuse_generators(model: Checked) -> None:
     """Raise ModalityError for a checkpoint that answers in words."""
     if model.kind == "generator":
         raise ModalityError("This checkpoint answers in words and gives no vectors or scores. Use generate or chat.")
-
-
-def require_generator(model: Checked) -> None:
-    """Raise ModalityError unless the checkpoint answers in words."""
-    if model.kind != "generator":
-        raise ModalityError(
-            f"This checkpoint takes {' and '.join(model.modalities)} and gives vectors, no words. Use "
-            f"{', '.join(f'encode_{modality}' for modality in model.modalities)} or classify, or a checkpoint that "
-            "generates."
-        )
