@@ -23,8 +23,8 @@ with tempfile.TemporaryDirectory() as folder:
     for bits in (8, 4):
         report = mlx_mm.convert(args.source, Path(folder) / f"{bits}bit", bits=bits)
         loaded = mlx_mm.load(report.out)
-        vectors = mlx_mm.encode_image(*loaded, PICTURES), mlx_mm.encode_text(*loaded, [p.stem for p in PICTURES])
+        embeddings = mlx_mm.encode_image(*loaded, PICTURES), mlx_mm.encode_text(*loaded, [p.stem for p in PICTURES])
         # Unit vectors: the sum of the products is the cosine, and 1 would mean that nothing changed.
-        image, text = ((new * old).sum(axis=1).mean() for new, old in zip(vectors, originals, strict=True))
+        image, text = ((new * old).sum(axis=1).mean() for new, old in zip(embeddings, originals, strict=True))
         print(f"{bits} bit: {report.source_bytes / 1e6:.1f} -> {report.bytes / 1e6:.1f} MB, ", end="")
         print(f"mean cosine of pictures {image:.4f}, of texts {text:.4f}")

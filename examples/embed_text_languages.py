@@ -18,10 +18,10 @@ args = parser.parse_args()
 
 model, processor = mlx_mm.load(args.model)
 files = sorted(args.folder.glob("*.png"))
-pictures = mlx_mm.encode_image(model, processor, files)
+images = mlx_mm.encode_image(model, processor, files)
 words = mlx_mm.encode_text(model, processor, args.words)
 
 print(f"cosine to {args.words[0]!r}, and the picture that fits best")
-for word, vector in zip(args.words, words, strict=True):
-    best = files[(pictures @ vector).argmax()]
-    print(f"{vector @ words[0]:6.3f}  {best.stem:20} {word}")
+for word, embedding in zip(args.words, words, strict=True):
+    best = files[(images @ embedding).argmax()]
+    print(f"{embedding @ words[0]:6.3f}  {best.stem:20} {word}")

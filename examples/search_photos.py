@@ -19,10 +19,10 @@ args = parser.parse_args()
 
 model, processor = mlx_mm.load(args.model)
 files = sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
-pictures = mlx_mm.encode_image(model, processor, files)  # (files, D): keep these, and each search takes milliseconds
+images = mlx_mm.encode_image(model, processor, files)  # (files, D): keep these, and each search takes milliseconds
 queries = mlx_mm.encode_text(model, processor, args.words)  # (words, D)
 
-for words, cosines in zip(args.words, queries @ pictures.T, strict=True):
+for words, cosines in zip(args.words, queries @ images.T, strict=True):
     print(words)
     for i in (-cosines).argsort()[:3]:
         print(f"  {cosines[i]:.3f}  {files[i].name}")

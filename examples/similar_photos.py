@@ -21,9 +21,9 @@ args = parser.parse_args()
 
 model, processor = mlx_mm.load(args.model)
 files = sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
-vectors = mlx_mm.encode_image(model, processor, files)
+embeddings = mlx_mm.encode_image(model, processor, files)
 
 first, second = np.triu_indices(len(files), k=1)  # every pair once
-cosines = (vectors @ vectors.T)[first, second]
+cosines = (embeddings @ embeddings.T)[first, second]
 for pair in (-cosines).argsort()[: args.pairs]:
     print(f"{cosines[pair]:.3f}  {files[first[pair]].name}  {files[second[pair]].name}")

@@ -14,12 +14,13 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from mlx_mm.backend.memory import wired_memory
-from mlx_mm.errors import InputError, ModalityError, whole_number
+from mlx_mm.errors import InputError, whole_number
 from mlx_mm.generation.prompt_cache import PromptCache, StoredLayer
 from mlx_mm.generation.request import Request
 from mlx_mm.generation.response import Listener, ResponseDelta, ToolCall, scale_boxes
 from mlx_mm.generation.sampling import LogitsProcessor, make_processors, make_sampler, sampling_params
 from mlx_mm.models.contracts import Generator, Model, Processor
+from mlx_mm.models.modalities import no_words, unfit
 from mlx_mm.processing.batch import Batch
 from mlx_mm.processing.image import ImageSource
 from mlx_mm.processing.video import VideoSource
@@ -116,12 +117,10 @@ def stream_generate(
 
     Arguments are those of `generate`. They are checked and images read here, before the first piece is asked for.
     """
-    if model.kind != "generator" or processor.kind != "chat":
-        raise ModalityError(
-            f"This checkpoint takes {' and '.join(model.modalities)} and gives vectors, no words. Use "
-            f"{', '.join(f'encode_{modality}' for modality in model.modalities)} or classify, or a checkpoint that "
-            "generates."
-        )
+    if model.kind != "generator":
+        raise no_words(model)
+    if processor.kind != "chat":
+        raise unfit("chats")
     from mlx_lm.generate import generate_step
 
     max_tokens = whole_number("max_tokens", max_tokens)

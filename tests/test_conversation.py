@@ -1,9 +1,9 @@
-"""Conversations and the chat loop: what is said again, what is computed again, and what Ctrl-C leaves."""
+"""Conversations: what is said again, what is computed again, and what Ctrl-C leaves."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,8 @@ import pytest
 from glm_answers import count_encoded, picture, script
 
 from mlx_mm import Conversation, generate, load
-from mlx_mm.cli import chat
-from mlx_mm.cli.chat import Screen, find_media, run_chat
 from mlx_mm.errors import InputError, MediaError
-from mlx_mm.generate import Generation, join
+from mlx_mm.generate import join
 
 Checkpoint = Callable[..., Path]
 
@@ -22,9 +20,6 @@ Checkpoint = Callable[..., Path]
 @pytest.fixture
 def loaded(tiny_checkpoint: Checkpoint) -> tuple[Any, Any]:
     return load(tiny_checkpoint("glm46v"))
-
-
-# --- conversations ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"max_kv_size": 2000}, {"kv_bits": 8}])
@@ -170,174 +165,3 @@ def test_save_and_load(loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match=r"cannot be saved; expected pictures by path"):
         other.save(file)
     assert file.read_bytes() == before
-
-
-# --- the loop ---------------------------------------------------------------------------------------------------
-
-
-class Keyboard(io.StringIO):
-    """Standard input with somebody at it."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-class Terminal(io.StringIO):
-    """Standard output that somebody watches."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.fixture
-def talk(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """`talk(lines, answers, …)` runs the loop over a pipe; `.said` are the conversations it had."""
-
-    def run(lines: str, *answers: str, hook: Any = None, **options: Any) -> int:
-        model = script(*loaded, *answers, hook=hook)
-        run.said = []  # type: ignore[attr-defined]
-
-        def begin() -> Conversation:
-            run.said.append(Conversation(model, loaded[1]))  # type: ignore[attr-defined]
-            return run.said[-1]  # type: ignore[attr-defined,no-any-return]
-
-        monkeypatch.setattr("sys.stdin", io.StringIO(lines))
-        return run_chat(begin(), begin, {}, **options)
-
-    return run
-
-
-def test_piped_chat(talk: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    status = talk("Hello\n\n  Again  \n", "<think>hm</think>\nHi.", "<think></think>\nWell.")
-    out, err = capsys.readouterr()
-    assert (status, out, err) == (0, "Hi.\nWell.\n", "")  # no prompt signs, no reasoning
-    assert [message["content"] for message in talk.said[0].messages] == ["Hello", "Hi.", "Again", "Well."]
-    talk("Hello\n", "<think>hm</think>\nHi.", show_thinking=True, show_stats=True)
-    out, err = capsys.readouterr()
-    assert out == "hm\n\nHi.\n"
-    assert "prompt tokens" in err
-    assert "peak memory" in err
-
-
-def test_reasoning_is_dimmed_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    for no_colour, thought in (("", "\x1b[2mhm\x1b[0m"), ("1", "hm")):
-        out = Terminal()
-        monkeypatch.setattr("sys.stdout", out)
-        monkeypatch.setenv("NO_COLOR", no_colour)
-        screen = Screen()
-        for piece in (Generation(reasoning="hm"), Generation(), Generation(text="Hi\x1b[31m\n"), Generation(text=".")):
-            screen.show(piece)
-        screen.end()
-        assert out.getvalue() == f"{thought}\n\nHi[31m\n.\n"  # what a model writes does not steer the terminal
-
-
-def test_commands(talk: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    image, file = tmp_path / "my cat.png", tmp_path / "chat.safetensors"
-    picture().save(image)
-    lines = [f'/image "{image}"', "What?", f"/save {file}", "/clear", "New", f"/load {file}", "/help", "/exit", "never"]
-    assert talk("\n".join(lines), "<think></think>Yes.") == 0
-    out, err = capsys.readouterr()
-    assert out.startswith("Yes.\nYes.\n")
-    assert all(command in out for command in ("/image", "/video", "/clear", "/save", "/load", "/exit"))
-    assert err.splitlines() == [f"saved to {file}", "going on after 2 messages"]
-    first, second = talk.said
-    assert first.messages[0]["content"] == [
-        {"type": "image", "image": str(image)},
-        {"type": "text", "text": "What?"},
-    ]
-    assert second.messages == first.messages  # loaded over "New"
-
-
-def test_errors_do_not_end_a_chat(talk: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"none")
-    lines = f"/nonsense\n/image\n/image none.png\n/save a.txt\n{broken} what?\nStill there?"
-    assert talk(lines, "<think></think>Yes.") == 1
-    out, err = capsys.readouterr()
-    assert out == "Yes.\n"
-    errors = err.splitlines()
-    assert len(errors) == 5
-    assert all(line.startswith("error: ") for line in errors)
-    assert "no command /nonsense" in errors[0]
-    assert "needs a file" in errors[1]
-    assert "none.png" in errors[2]
-    assert "safetensors" in errors[3]
-    assert "broken.png" in errors[4]
-
-
-def test_ctrl_c_stops_the_answer_alone(talk: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    stops = [6]
-
-    def interrupt(done: int) -> None:
-        if stops and done >= stops[0]:
-            stops.clear()
-            raise KeyboardInterrupt
-
-    assert talk("One?\nTwo?\n", "<think></think>Yes, it is.", hook=interrupt) == 0
-    out, err = capsys.readouterr()
-    assert (out, err) == ("Yes\nYes, it is.\n", "stopped\n")
-    contents = [message["content"] for message in talk.said[0].messages]
-    assert contents == ["One?", "Yes", "Two?", "Yes, it is."]
-
-
-def test_ctrl_c_at_the_empty_prompt_leaves(
-    loaded: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for last in (KeyboardInterrupt, EOFError):
-        typed = iter(["Hello", last])
-
-        def read(sign: str, typed: Iterator[Any] = typed) -> str:
-            assert sign == "> "
-            item = next(typed)
-            if isinstance(item, str):
-                return item
-            raise item
-
-        monkeypatch.setattr("sys.stdin", Keyboard())
-        monkeypatch.setattr("builtins.input", read)
-        begin = Conversation(script(*loaded, "<think></think>Hi."), loaded[1])
-        assert run_chat(begin, lambda begin=begin: begin, {}) == 0  # type: ignore[misc]
-        out, err = capsys.readouterr()
-        assert out.startswith("Hi.\n")
-        assert "/help" in err
-
-
-def test_media_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("cat.jpg", "my cat.PNG", "clip.mp4", "it's.webp", "notes.txt"):
-        (tmp_path / name).write_bytes(b"")
-    url = "https://example.org/a/b.png?size=2"
-    cases = [
-        ("What is in cat.jpg?", "What is in?", ["cat.jpg"], []),
-        ('"my cat.PNG" what is it', "what is it", ["my cat.PNG"], []),
-        ("'my cat.PNG'", "", ["my cat.PNG"], []),
-        (r"my\ cat.PNG and cat.jpg, compare", "and, compare", ["my cat.PNG", "cat.jpg"], []),
-        (f"{tmp_path}/cat.jpg what", "what", [f"{tmp_path}/cat.jpg"], []),
-        (f"file://{tmp_path}/my%20cat.PNG what", "what", [f"{tmp_path}/my cat.PNG"], []),
-        (f"see {url} please", "see please", [url], []),
-        ("summarise clip.mp4.", "summarise.", [], ["clip.mp4"]),
-        ("what's it's.webp", "what's", ["it's.webp"], []),
-        ("dog.jpg is missing  here", "dog.jpg is missing  here", [], []),
-        ('notes.txt stays, and "quotes" too, don\'t they', 'notes.txt stays, and "quotes" too, don\'t they', [], []),
-        ("https://example.org/page", "https://example.org/page", [], []),
-        ("x" * 5000 + ".jpg", "x" * 5000 + ".jpg", [], []),
-    ]
-    for line, text, images, videos in cases:
-        found = find_media(line)
-        assert (found[0], found[1].images, found[1].videos) == (text, images, videos)
-    assert capsys.readouterr().err == ""
-    assert find_media("/no/such.jpg what")[0] == "/no/such.jpg what"
-    assert "no file /no/such.jpg" in capsys.readouterr().err
-
-
-def test_pictures_wait_for_a_question(talk: Any, tmp_path: Path) -> None:
-    image = tmp_path / "a.png"
-    picture().save(image)
-    talk(f"{image}\nWhat?\nAnd now?\n", "<think></think>Yes.")
-    contents = [message["content"] for message in talk.said[0].messages[::2]]
-    assert contents == [[{"type": "image", "image": str(image)}, {"type": "text", "text": "What?"}], "And now?"]
-
-
-def test_stats_name_what_was_kept() -> None:
-    line = chat.stats(Generation(prompt_tokens=1200, cached_tokens=1000, prompt_tps=10, generation_tokens=5))
-    assert line.startswith("1,200 prompt tokens (1,000 of them kept from before), 10.0 per second; 5 generated")

@@ -1,25 +1,83 @@
-"""The demonstration: convert the bundled checkpoint, search and classify the bundled pictures, draw a sheet."""
+"""`mlx_mm demo`: convert the bundled checkpoint, search and classify the bundled images, draw a contact sheet."""
 
+import argparse
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-
-from mlx_mm.checkpoint import hub
-from mlx_mm.classify import classify
-from mlx_mm.convert import convert
-from mlx_mm.embed import encode_image, encode_text
+from mlx_mm.cli.command import Command
+from mlx_mm.cli.opening import DEFAULT_MODEL
+from mlx_mm.cli.tables import table
 from mlx_mm.errors import OutputError
-from mlx_mm.load import load
 
-MODEL = "emoji-siglip2"
 BITS = 4
-BEST = 5  # pictures per query
-CELL, LABEL, ROW, HEAD = 112, 250, 132, 44  # pixels of the contact sheet
+BEST = 5  # images per query
+
+
+class Hit(TypedDict):
+    """A bundled image and the cosine of its vector with the query's."""
+
+    picture: str
+    cosine: float
+
+
+class Search(TypedDict):
+    """A query, its language, the image it must find, and what it found, best first."""
+
+    query: str
+    language: str
+    expected: str
+    hits: list[Hit]
+
+
+class Label(TypedDict):
+    """A label and its score."""
+
+    label: str
+    score: float
+
+
+class Classified(TypedDict):
+    """A bundled image and the labels it was offered, best first."""
+
+    picture: str
+    labels: list[Label]
+
+
+class Conversion(TypedDict):
+    """What became of the bundled checkpoint; sizes in bytes."""
+
+    model: str
+    folder: str
+    bits: int
+    source_bytes: int
+    bytes: int
+    seconds: float
+
+
+class Demo(TypedDict):
+    """What `run_demo` did, with the path of its contact sheet."""
+
+    conversion: Conversion
+    searches: list[Search]
+    classified: list[Classified]
+    sheet: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `demo`."""
+    parser.add_argument(
+        "--out", type=Path, default=Path("mlx_mm-demo.png"), help="contact sheet to write (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demonstration and print what it found."""
+    result = run_demo(args.out)
+    print(json.dumps(result, ensure_ascii=False, indent=2) if args.json else demo_table(result))
+    return 0
 
 
 def cache_folder() -> Path:
@@ -31,37 +89,41 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx_mm"
 
 
-def run_demo(sheet: Path) -> dict[str, Any]:
-    """Run everything and write the contact sheet (PNG) to `sheet`.
+def run_demo(sheet: Path) -> Demo:
+    """Run everything and write the contact sheet (PNG) to `sheet`. Raises OutputError."""
+    from mlx_mm import classify, convert, encode_image, encode_text, load
+    from mlx_mm.checkpoint import hub
+    from mlx_mm.cli.contact_sheet import draw_sheet
 
-    Returns {"conversion", "searches", "classified", "sheet"}, plain types throughout. Raises OutputError.
-    """
     if sheet.suffix.lower() != ".png" or not sheet.resolve().parent.is_dir():
         raise OutputError(f"{sheet} cannot be the contact sheet; expected a .png file in a folder that exists.")
     plan = json.loads((hub.BUNDLED / "demo.json").read_text("utf-8"))
-    folder = cache_folder() / f"{MODEL}-{BITS}bit"
-    report = convert(MODEL, folder, bits=BITS, overwrite=True)
+    folder = cache_folder() / f"{DEFAULT_MODEL}-{BITS}bit"
+    report = convert(DEFAULT_MODEL, folder, bits=BITS, overwrite=True)
     model, processor = load(folder)
 
-    pictures = sorted((hub.BUNDLED / "pictures").glob("*.png"))
-    vectors = encode_image(model, processor, pictures)
+    files = sorted((hub.BUNDLED / "pictures").glob("*.png"))
+    images = encode_image(model, processor, files)
     queries = encode_text(model, processor, [search["query"] for search in plan["searches"]])
-    searches = []
-    for search, row in zip(plan["searches"], queries @ vectors.T, strict=True):
-        best = np.argsort(-row, kind="stable")[:BEST]
-        hits = [{"picture": pictures[i].stem, "cosine": round(float(row[i]), 4)} for i in best]
-        searches.append({**search, "hits": hits})
+    searches: list[Search] = []
+    for search, cosines in zip(plan["searches"], queries @ images.T, strict=True):
+        best = (-cosines).argsort(kind="stable")[:BEST]
+        hits: list[Hit] = [{"picture": files[i].stem, "cosine": round(float(cosines[i]), 4)} for i in best]
+        searches.append(
+            {"query": search["query"], "language": search["language"], "expected": search["expected"], "hits": hits}
+        )
 
-    classified = []
+    classified: list[Classified] = []
     for item in plan["classify"]:
         scores = classify(model, processor, hub.BUNDLED / "pictures" / item["picture"], item["labels"])
-        labels = [{"label": label, "score": round(score, 4)} for label, score in scores]
+        labels: list[Label] = [{"label": label, "score": round(score, 4)} for label, score in scores]
         classified.append({"picture": Path(item["picture"]).stem, "labels": labels})
 
-    _draw_sheet(sheet, searches)
+    title = f"{DEFAULT_MODEL}, {BITS} bit: query and best {BEST} pictures"
+    draw_sheet(sheet, title, searches, hub.BUNDLED / "pictures")
     return {
         "conversion": {
-            "model": MODEL,
+            "model": DEFAULT_MODEL,
             "folder": str(folder),
             "bits": BITS,
             "source_bytes": report.source_bytes,
@@ -74,33 +136,23 @@ def run_demo(sheet: Path) -> dict[str, Any]:
     }
 
 
-def _draw_sheet(path: Path, searches: list[dict[str, Any]]) -> None:
-    """One row per query: the query, then its best pictures."""
-    sheet = Image.new("RGB", (LABEL + BEST * (CELL + 16) + 16, HEAD + ROW * len(searches)), "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((20, 14), f"{MODEL}, {BITS} bit: query and best {BEST} pictures", "#666666", _font(16))
-    for i, search in enumerate(searches):
-        top = HEAD + i * ROW
-        draw.line((20, top, sheet.width - 20, top), "#dddddd")
-        draw.text((20, top + 40), _drawable(search), "black", _font(22))
-        draw.text((20, top + 70), search["language"], "#888888", _font(15))
-        for j, hit in enumerate(search["hits"]):
-            with Image.open(hub.BUNDLED / "pictures" / f"{hit['picture']}.png") as picture:
-                thumbnail = picture.convert("RGBA")
-            thumbnail.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
-            x = LABEL + j * (CELL + 16) + (CELL - thumbnail.width) // 2
-            sheet.paste(thumbnail, (x, top + 10 + (CELL - thumbnail.height) // 2), thumbnail)
-    try:
-        sheet.save(path)
-    except OSError as error:
-        raise OutputError(f"Writing {path} failed: {error.strerror or error}. Choose another place.") from error
+def demo_table(result: Demo) -> str:
+    """The conversion, searches and classifications."""
+    made = result["conversion"]
+    rows = [("search", "", "best picture", "")]
+    for search in result["searches"]:
+        best, *others = (hit["picture"] for hit in search["hits"])
+        rows.append((search["query"], search["language"], best, f"then {', '.join(others)}"))
+    blocks = [
+        f"{made['model']}: {made['source_bytes'] / 1e6:.1f} MB -> {made['bytes'] / 1e6:.1f} MB "
+        f"({made['bits']} bit) in {made['seconds']:.1f} s",
+        table(rows, "<<<<"),
+    ]
+    for item in result["classified"]:
+        scores = ", ".join(f"{label['label']} {label['score']:.2f}" for label in item["labels"])
+        blocks.append(f"classify {item['picture']}: {scores}")
+    blocks.append(f"contact sheet: {result['sheet']}")
+    return "\n\n".join(blocks)
 
 
-def _drawable(search: dict[str, Any]) -> str:
-    """The query, or its meaning where Pillow's own font lacks the script."""
-    latin = all(ord(c) < 0x180 for c in search["query"])  # up to Latin Extended-A
-    return search["query"] if latin else f"(means {search['expected'].replace('_', ' ')})"
-
-
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
+COMMAND = Command("search and classify the bundled pictures, offline", add_arguments, run)

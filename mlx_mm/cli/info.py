@@ -1,21 +1,26 @@
-"""What runs here, and what a checkpoint is."""
+"""`mlx_mm info`: what runs here, or what a checkpoint is."""
 
+import argparse
+import json
 import math
-import platform
 from collections.abc import Sequence
-from importlib import metadata
 
 from mlx_mm import __version__
-from mlx_mm.backend import blas, device
-from mlx_mm.checkpoint import card, hub, matching, reading
-from mlx_mm.errors import ModalityError
-from mlx_mm.load import open_checkpoint
-from mlx_mm.models import MODEL_TYPES
-from mlx_mm.quantize.apply import default_settings, read_block
+from mlx_mm.cli.command import Command
+from mlx_mm.cli.options import add_revision
+from mlx_mm.cli.tables import key_values
+from mlx_mm.errors import InputError, ModalityError
 
 
 def describe_machine() -> dict[str, object]:
     """Versions, device, and on a CPU the matrix library in use with its measured speed."""
+    import platform
+    from importlib import metadata
+
+    from mlx_mm.backend import blas, device
+    from mlx_mm.checkpoint import hub
+    from mlx_mm.models import MODEL_TYPES
+
     status = device.prepare()
     versions = {"mlx_mm": __version__}
     versions |= {name: metadata.version(name) for name in ("mlx", "numpy", "tokenizers", "pillow")}
@@ -38,6 +43,10 @@ def describe_machine() -> dict[str, object]:
 
 def describe_model(path_or_repo: str, revision: str | None = None) -> dict[str, object]:
     """Family, sizes, precision and licence of a checkpoint, from its files alone: no weights are read."""
+    from mlx_mm.checkpoint import card, matching, reading
+    from mlx_mm.load import open_checkpoint
+    from mlx_mm.quantize.apply import default_settings, read_block
+
     opened = open_checkpoint(path_or_repo, revision=revision)
     checkpoint = reading.Checkpoint(opened.folder)
     block = read_block(opened.values)
@@ -59,9 +68,36 @@ def count_tokens(
     path_or_repo: str, images: Sequence[str], videos: Sequence[str], revision: str | None = None
 ) -> dict[str, int]:
     """What each picture and video costs a model that generates, without the markers around it; no weights are read."""
+    from mlx_mm.load import open_checkpoint
+
     opened = open_checkpoint(path_or_repo, revision=revision)
     processor = opened.processor() if opened.kind == "generator" else None
     if processor is None or processor.kind != "chat":
         raise ModalityError(f"{path_or_repo} gives vectors; expected a model that reads pictures as tokens. Name one.")
     counted = processor.count_tokens(images=list(images), videos=list(videos))
     return dict(zip([*images, *videos], [*counted["images"], *counted["videos"]], strict=True))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `info`."""
+    parser.add_argument("model", nargs="?", help="folder, bundled name or hub id; without it, about this machine")
+    add_revision(parser)
+    parser.add_argument("--image", action="append", default=[], help="show the tokens this picture costs; repeatable")
+    parser.add_argument("--video", action="append", default=[], help="show the tokens this video costs; repeatable")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is known, one line or JSON key for each thing."""
+    model: str | None = args.model
+    images: list[str] = args.image
+    videos: list[str] = args.video
+    if (images or videos) and not model:
+        raise InputError("--image and --video show what a model makes of them; expected one. Name it first.")
+    result = describe_model(model, args.revision) if model else describe_machine()
+    if model and (images or videos):
+        result["tokens"] = count_tokens(model, images, videos, args.revision)
+    print(json.dumps(result, indent=2) if args.json else key_values(result))
+    return 0
+
+
+COMMAND = Command("show what runs here, or what a checkpoint is", add_arguments, run)

@@ -33,6 +33,21 @@ def require_text(config: Config | None, tokenizer: Value | None, modalities: tup
     return config, tokenizer
 
 
+def no_words(model: Checked) -> ModalityError:
+    """The error of a checkpoint that is asked for an answer and gives none."""
+    return ModalityError(
+        f"This checkpoint takes {' and '.join(model.modalities)} and gives vectors, no words. Use "
+        f"{', '.join(f'encode_{modality}' for modality in model.modalities)} or classify, or a checkpoint that "
+        "generates."
+    )
+
+
+def require_generator(model: Checked) -> None:
+    """Raise ModalityError unless the checkpoint answers in words."""
+    if model.kind != "generator":
+        raise no_words(model)
+
+
 def lacking(part: str, kind: str, modalities: tuple[str, ...]) -> ModalityError:
     """The error of a processor that is asked for a kind of input ("text") and lacks a part ("text tower") for it."""
     return ModalityError(
@@ -78,6 +93,6 @@ def features_of(model: Model, modality: Modality) -> Features:
     raise ModalityError(f"This checkpoint gives no {modality} vectors. Use one that does.")
 
 
-def unfit(modality: Modality) -> InputError:
-    """The error of a processor that does not prepare a modality of its model."""
-    return InputError(f"The processor does not prepare {modality}. Use the one that `load` gives with the model.")
+def unfit(inputs: str) -> InputError:
+    """The error of a processor that does not prepare the inputs of its model, such as "audio"."""
+    return InputError(f"The processor does not prepare {inputs}. Use the one that `load` gives with the model.")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mlx_mm
 from mlx_mm.checkpoint import hub
-from mlx_mm.cli import demo, info
-from mlx_mm.cli import program as cli
+from mlx_mm.cli import contact_sheet, demo, info, main
 from mlx_mm.errors import OutputError
 
 PLAN = json.loads((hub.BUNDLED / "demo.json").read_text("utf-8"))
@@ -74,15 +74,15 @@ def test_the_sheet_shows_a_row_for_each_query(run: tuple[dict[str, Any], Path]) 
     with Image.open(run[1] / "sheet.png") as image:
         assert image.format == "PNG"
         assert image.width in range(600, 1400)
-        assert image.height == demo.HEAD + demo.ROW * len(PLAN["searches"])
+        assert image.height == contact_sheet.HEAD + contact_sheet.ROW * len(PLAN["searches"])
         pixels = np.asarray(image.convert("RGB"))
     for i in range(len(PLAN["searches"])):
-        top = demo.HEAD + i * demo.ROW
-        row = pixels[top + 4 : top + demo.ROW]
-        assert (row[:, : demo.LABEL] < 200).any(), f"row {i} has no words"
+        top = contact_sheet.HEAD + i * contact_sheet.ROW
+        row = pixels[top + 4 : top + contact_sheet.ROW]
+        assert (row[:, : contact_sheet.LABEL] < 200).any(), f"row {i} has no words"
         for j in range(demo.BEST):
-            left = demo.LABEL + j * (demo.CELL + 16)
-            assert (row[:, left : left + demo.CELL] < 200).mean() > 0.02, f"row {i} lacks picture {j}"
+            left = contact_sheet.LABEL + j * (contact_sheet.CELL + contact_sheet.GAP)
+            assert (row[:, left : left + contact_sheet.CELL] < 200).mean() > 0.02, f"row {i} lacks picture {j}"
     assert (pixels == 255).mean() > 0.3  # a white sheet, not a black one
 
 
@@ -108,7 +108,7 @@ def test_a_second_run_gives_the_same(
     monkeypatch.setenv("MLX_MM_CACHE", str(folder / "cache"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        cli.main(["demo", "--json"])
+        main(["demo", "--json"])
     assert stop.value.code == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -118,7 +118,7 @@ def test_a_second_run_gives_the_same(
     assert os.listdir(tmp_path) == ["mlx_mm-demo.png"]
     assert (tmp_path / "mlx_mm-demo.png").read_bytes() == (folder / "sheet.png").read_bytes()
     with pytest.raises(SystemExit) as stop:
-        cli.main(["demo", "--out", "again.png"])
+        main(["demo", "--out", "again.png"])
     assert stop.value.code == 0
     table = capsys.readouterr().out
     for search in PLAN["searches"]:
@@ -131,7 +131,7 @@ def test_a_second_run_gives_the_same(
 def test_a_sheet_that_cannot_be_written_is_found_first(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "convert", lambda *_, **__: pytest.fail("converted"))
+    monkeypatch.setattr(mlx_mm, "convert", lambda *_, **__: pytest.fail("converted"))
     with pytest.raises(OutputError, match="cannot be the contact sheet"):
         demo.run_demo(tmp_path / name)
 

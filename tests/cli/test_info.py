@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Checkpoint, Run
+from glm_answers import picture
 from tiny import siglip_shapes, tiny_config
 
-from mlx_mm import convert
+from mlx_mm import __version__, convert, load
 from mlx_mm.backend import blas, device
 from mlx_mm.checkpoint import hub
 from mlx_mm.cli import info
@@ -122,3 +124,30 @@ def test_what_is_no_model(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) 
     edit_config(folder, model_type="bert")
     with pytest.raises(UnsupportedModelError, match=r"'bert'.*siglip2"):
         info.describe_model(str(folder))
+
+
+def test_info_of_this_machine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blas, "measure_gflops", lambda: 77.7)
+    values = run("info", "--json").json
+    assert "siglip2" in values["model_types"]
+    assert values["versions"]["mlx_mm"] == __version__
+    plain = run("info").out
+    assert all(key.replace("_", " ") in plain for key in values)
+
+
+def test_info_counts_the_tokens_of_media(run: Run, glm: Path, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    image, film = tmp_path / "a.png", tmp_path / "a.gif"
+    picture(0, 280, 140).save(image)
+    frames = [picture(seed, 140, 140) for seed in range(4)]
+    frames[0].save(film, save_all=True, append_images=frames[1:], duration=500)
+    status, out, _ = run("info", glm, "--image", image, "--video", film, "--json")
+    tokens = json.loads(out)["tokens"]
+    assert status == 0
+    assert tokens[str(image)] == 50
+    batch = load(glm)[1].videos([str(film)])
+    assert tokens[str(film)] == batch["video_grid_thw"].prod() // 4
+    assert f"{image} 50" in run("info", glm, "--image", image)[1]
+    status, _, err = run("info", "--image", image)
+    assert (status, "Name it first" in err) == (1, True)
+    status, _, err = run("info", tiny_checkpoint("siglip"), "--image", image)
+    assert (status, "gives vectors" in err) == (1, True)

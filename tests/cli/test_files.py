@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from command_line import Run, assert_one_error, damage, stdin
 
-from mlx_mm.cli.collect import AUDIO_ENDINGS, IMAGE_ENDINGS, find_files
+from mlx_mm.cli.files import AUDIO_ENDINGS, IMAGE_ENDINGS, find_files, modality_of
 
 
 @pytest.fixture
@@ -139,3 +140,36 @@ def test_links_to_a_parent_do_not_loop(tree: Path) -> None:
 def test_nothing_named() -> None:
     found = find_files([])
     assert (found.files, found.problems) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("names", "modality"),
+    [
+        (["a.jpg", "deep/b.PNG", "*.webp"], "image"),
+        (["a.wav", "~/b.Mp3"], "audio"),
+        (["https://example.org/a.png?size=2.wav", "http://example.org/b.jpg"], "image"),
+        (["a.jpg", "a.wav"], None),
+        (["a.jpg", "no_ending"], None),
+        (["clip.mp4"], None),  # a model of sounds may read its track
+        (["photos"], None),
+        (["album.png"], None),
+        (["data:image/png;base64,AAAA"], None),
+        ([], None),
+    ],
+)
+def test_what_endings_say(tree: Path, names: list[str], modality: str | None) -> None:
+    (tree / "album.png").mkdir()
+    assert modality_of(names) == modality
+
+
+@pytest.mark.parametrize("command", ["embed", "classify"])
+def test_nothing_readable(run: Run, model: Path, photos: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = damage(photos)
+    more = ["-o", "v.npz"] if command == "embed" else ["-l", "cat,dog"]
+    for inputs in (bad, ["missing.png"], ["photos/*.bmp"]):
+        result = run(command, *inputs, "-m", model, *more)
+        assert_one_error(result, "Nothing could be read")
+        assert len(result.err.splitlines()) == len(inputs) + 1
+    stdin(monkeypatch, "\n\n")
+    assert_one_error(run(command, "-", "-m", model, *more), "Nothing could be read")
+    assert not Path("v.npz").exists()

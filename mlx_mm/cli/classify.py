@@ -1,0 +1,96 @@
+"""`mlx_mm classify`: images or sounds -> scores of labels, as a table or JSON."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from mlx_mm.cli.command import Command
+from mlx_mm.cli.files import input_lines, modality_of, read_text, require_some
+from mlx_mm.cli.notes import Skipped, is_terminal
+from mlx_mm.cli.opening import modality_beside_text, open_encoder
+from mlx_mm.cli.options import add_encoder, add_inputs
+from mlx_mm.cli.tables import table
+from mlx_mm.errors import InputError
+
+Scores: TypeAlias = Sequence[tuple[str, Sequence[tuple[str, float]]]]  # file, its labels with their scores
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `classify`."""
+    add_inputs(parser)
+    parser.add_argument(
+        "-l", "--labels", action="append", help="words to choose from, comma-separated; may be given more than once"
+    )
+    parser.add_argument("--labels-file", type=Path, help="file with one label per line")
+    parser.add_argument("--template", action="append", help="sentence with {} for the label; several are averaged")
+    parser.add_argument("--top", type=int, default=5, help="labels to print for each picture (default: %(default)s)")
+    add_encoder(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the best labels of each input that can be read."""
+    from mlx_mm import classify
+    from mlx_mm.classify import check_labels
+    from mlx_mm.models.modalities import require_modality
+
+    labels = read_labels(args.labels, args.labels_file)
+    templates: list[str] | None = args.template
+    top: int = args.top
+    if top < 1:
+        raise InputError(f"--top is {top}; expected 1 or more.")
+    skipped = Skipped()
+    inputs = require_some(input_lines(args.inputs))
+    checkpoint = open_encoder(args.model, args.revision)
+    modality = modality_of(inputs) or modality_beside_text(checkpoint)
+    check_labels(checkpoint, labels, templates)
+    require_modality(checkpoint, modality)
+    files = require_some(skipped.find(inputs, modality))
+    model, processor = checkpoint.load()
+    results = classify(
+        model,
+        processor,
+        files,
+        labels,
+        template=templates,
+        batch_size=args.batch_size,
+        progress=is_terminal(),
+        on_error=skipped.on_error(files),
+    )
+    names = require_some(skipped.remaining(files))
+    rows = [(name, result[:top]) for name, result in zip(names, results, strict=True)]
+    print(scores_json(rows) if args.json else scores_table(rows))
+    skipped.report()
+    return 0
+
+
+def read_labels(given: Sequence[str] | None, file: Path | None) -> list[str] | None:
+    """Labels of comma-separated texts and of the lines of a file; None where neither is given."""
+    if given is None and file is None:
+        return None
+    labels = [part.strip() for text in given or [] for part in text.split(",")]
+    if file is not None:
+        labels += [line.strip() for line in read_text(file).splitlines()]
+    return [label for label in labels if label]
+
+
+def scores_table(results: Scores) -> str:
+    """File, label, score; the file only in its first line."""
+    rows = []
+    for name, scores in results:
+        for i, (label, score) in enumerate(scores):
+            rows.append((name if i == 0 else "", label, f"{score:.3f}"))
+    return table(rows, "<<>")
+
+
+def scores_json(results: Scores) -> str:
+    """A JSON array of {"id", "labels": [{"label", "score"}]}."""
+    rows = [
+        {"id": name, "labels": [{"label": label, "score": score} for label, score in scores]}
+        for name, scores in results
+    ]
+    return json.dumps(rows, ensure_ascii=False, indent=2)
+
+
+COMMAND = Command("score pictures or sounds against labels", add_arguments, run)

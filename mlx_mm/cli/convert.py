@@ -1,0 +1,108 @@
+"""`mlx_mm convert`: a Hugging Face checkpoint -> MLX weights of 4 or 8 bit, and what became of its layers."""
+
+import argparse
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_mm.cli.command import Command
+from mlx_mm.cli.files import read_text
+from mlx_mm.cli.notes import is_terminal
+from mlx_mm.cli.options import add_revision
+from mlx_mm.cli.tables import plural, table
+from mlx_mm.errors import InputError
+
+if TYPE_CHECKING:
+    from mlx_mm.convert import ConvertReport
+    from mlx_mm.quantize.plan import LayerPlan
+    from mlx_mm.quantize.recipes import Recipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `convert`."""
+    parser.add_argument("source", help="folder, bundled name or hub id of a Hugging Face checkpoint")
+    parser.add_argument("out", type=Path, help="folder to create")
+    parser.add_argument("--bits", type=_bits, default=4, help="4, 8 or none (default: %(default)s)")
+    parser.add_argument("--group-size", type=int, default=64, help="32, 64 or 128 (default: %(default)s)")
+    parser.add_argument("--mode", default="affine", help="quantisation mode (default: %(default)s)")
+    parser.add_argument("--dtype", help="of what is not quantised: float32, float16, bfloat16 (default: the source's)")
+    parser.add_argument("--recipe", help="all, text-only, embeddings-8bit, or a .json file of {path pattern: settings}")
+    add_revision(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that stands at OUT")
+    parser.add_argument("--check", action="store_true", help="compare vectors with the source's afterwards")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, then print what was done."""
+    from mlx_mm import convert
+
+    report = convert(
+        args.source,
+        args.out,
+        bits=args.bits,
+        group_size=args.group_size,
+        mode=args.mode,
+        dtype=args.dtype,
+        recipe=read_recipe(args.recipe),
+        revision=args.revision,
+        overwrite=args.overwrite,
+        check=args.check,
+        progress=is_terminal(),
+    )
+    print(json.dumps(report_as_dict(report), indent=2) if args.json else report_table(report))
+    return 0
+
+
+def read_recipe(recipe: str | None) -> "str | Recipe | None":
+    """A name as it is, or what a .json file holds; `convert` checks either. InputError for a file that is no JSON."""
+    if recipe is None or not recipe.endswith(".json"):
+        return recipe
+    try:
+        values: Recipe = json.loads(read_text(Path(recipe)))
+    except ValueError as error:
+        raise InputError(f"{recipe} is not JSON ({error}). Expected {{path pattern: settings or false}}.") from error
+    return values
+
+
+def report_as_dict(report: "ConvertReport") -> dict[str, object]:
+    """A conversion report with plain types only."""
+    return {**asdict(report), "out": str(report.out)}
+
+
+def report_table(report: "ConvertReport") -> str:
+    """What a conversion did: groups of layers, sizes, licence."""
+    groups: dict[tuple[str, str], list[LayerPlan]] = {}
+    for choice in report.choices:
+        scheme = choice.scheme
+        what = f"{scheme.bits} bit, group {scheme.group_size}" if scheme else f"kept, {choice.reason}"
+        groups.setdefault((choice.path.split(".")[0], what), []).append(choice)
+    rows = []
+    for (tower, what), choices in groups.items():
+        kinds = ", ".join(sorted({choice.path.split(".")[-1] for choice in choices}))
+        parameters = sum(math.prod(choice.shape) for choice in choices)
+        rows.append((tower, what, plural(len(choices), "layer"), f"{parameters:,} weights", kinds))
+    lines = [table(sorted(rows), "<<>><")] if rows else ["nothing quantised"]
+    for key, (old, new) in report.padded.items():
+        lines.append(f"{key} {old} -> {new}: zeros added so that the group size divides it; exact")
+    lines.append(
+        f"{report.parameters:,} parameters, {report.source_bytes / 1e6:,.1f} MB -> {report.bytes / 1e6:,.1f} MB "
+        f"in {report.seconds:.1f} s"
+    )
+    for modality, (mean, low) in (report.cosines or {}).items():
+        lines.append(f"{modality} vectors against the source's: cosine {mean:.4f} on average, {low:.4f} at the lowest")
+    lines.append(f"licence of the weights: {report.licence or 'not named by the source'}")
+    lines.append(f"written to {report.out}")
+    return "\n".join(lines)
+
+
+def _bits(text: str) -> int | None:
+    if text == "none":
+        return None
+    if text not in ("4", "8"):
+        raise argparse.ArgumentTypeError(f"expected 4, 8 or none, found {text!r}")
+    return int(text)
+
+
+COMMAND = Command("convert a Hugging Face checkpoint to 4 or 8 bit", add_arguments, run)

@@ -1,0 +1,101 @@
+"""`mlx_mm embed`: images, sounds or texts -> vectors, in a file or as JSON lines."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from mlx_mm.cli.command import Command
+from mlx_mm.cli.files import input_lines, modality_of, require_some
+from mlx_mm.cli.notes import Skipped, is_terminal
+from mlx_mm.cli.opening import DEFAULT_MODEL, modality_beside_text, open_encoder
+from mlx_mm.cli.options import add_encoder, add_inputs
+from mlx_mm.cli.tables import plural
+from mlx_mm.errors import InputError
+
+if TYPE_CHECKING:
+    from mlx_mm.models.contracts import Modality
+
+
+class _Shared(TypedDict):
+    """Options of every `encode_…`."""
+
+    dim: int | None
+    normalize: bool
+    batch_size: int
+    progress: bool
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `embed`."""
+    add_inputs(parser)
+    parser.add_argument("--text", action="store_true", help="the inputs, or the lines of -, are texts")
+    parser.add_argument("-o", "--out", type=Path, help=".npz, .jsonl or .parquet (default: JSON lines on stdout)")
+    parser.add_argument("--dim", type=int, help="keep the first DIM numbers of each vector")
+    parser.add_argument("--no-normalize", action="store_true", help="leave the vectors at their own length")
+    parser.add_argument("--max-num-patches", type=int, help="budget of NaFlex models; more keeps finer detail")
+    parser.add_argument("--task", help="what the vectors of texts are for, in models that distinguish it")
+    parser.add_argument("--max-length", type=int, help="tokens of a text, of which the rest is cut off")
+    parser.add_argument("--no-truncate", action="store_true", help="refuse longer texts instead of cutting them")
+    add_encoder(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write or print a vector for each input that can be read."""
+    from mlx_mm import encode_audio, encode_image, encode_text
+    from mlx_mm.cli.embeddings import check_output, json_lines, write_embeddings
+    from mlx_mm.models.modalities import require_encoder
+
+    out: Path | None = args.out
+    if out is not None:
+        check_output(out)
+    skipped = Skipped()
+    inputs = require_some(input_lines(args.inputs))
+    checkpoint = open_encoder(args.model, args.revision)
+    modality = "text" if args.text else modality_of(inputs) or modality_beside_text(checkpoint)
+    _check_options(args, modality)
+    require_encoder(checkpoint, modality)
+    ids = inputs if modality == "text" else require_some(skipped.find(inputs, modality))
+    model, processor = checkpoint.load()
+    shared: _Shared = {
+        "dim": args.dim,
+        "normalize": not args.no_normalize,
+        "batch_size": args.batch_size,
+        "progress": is_terminal(),
+    }
+    on_error = skipped.on_error(ids)
+    if modality == "text":
+        task, length, truncate = args.task, args.max_length, not args.no_truncate
+        embeddings = encode_text(model, processor, ids, task=task, max_length=length, truncate=truncate, **shared)
+    elif modality == "audio":
+        embeddings = encode_audio(model, processor, ids, on_error=on_error, **shared)
+    else:
+        patches = args.max_num_patches
+        embeddings = encode_image(model, processor, ids, max_num_patches=patches, on_error=on_error, **shared)
+    ids = require_some(skipped.remaining(ids))
+    if out is None:
+        for line in json_lines(ids, embeddings):
+            print(line)
+    else:
+        write_embeddings(out, ids, embeddings, args.model or DEFAULT_MODEL)
+        dim = embeddings.shape[1]
+        summary = {"out": str(out), "vectors": len(ids), "dim": dim, "skipped": skipped.count}
+        print(json.dumps(summary) if args.json else f"{plural(len(ids), 'vector')} of {dim} numbers -> {out}")
+    skipped.report()
+    return 0
+
+
+def _check_options(args: argparse.Namespace, modality: "Modality") -> None:
+    """Raise InputError for options that say nothing about what is embedded."""
+    about: dict[str, tuple[Modality, str, bool]] = {
+        "--max-num-patches": ("image", "pictures", args.max_num_patches is not None),
+        "--task": ("text", "texts", args.task is not None),
+        "--max-length": ("text", "texts", args.max_length is not None),
+        "--no-truncate": ("text", "texts", args.no_truncate),
+    }
+    for option, (fitting, what, given) in about.items():
+        if given and modality != fitting:
+            raise InputError(f"{option} is about {what}, and this embeds {modality}. Leave it out.")
+
+
+COMMAND = Command("turn pictures, sounds or texts into vectors", add_arguments, run)

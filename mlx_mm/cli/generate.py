@@ -1,0 +1,81 @@
+"""`mlx_mm generate`: a question, images and videos -> an answer, as it comes or as JSON."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeAlias
+
+from mlx_mm.cli.command import Command
+from mlx_mm.cli.opening import open_generator, require_name
+from mlx_mm.cli.options import add_answering, answering
+from mlx_mm.cli.screen import Screen, note_end
+from mlx_mm.errors import InputError
+
+Tools: TypeAlias = list[dict[str, object]]  # function schemas in the OpenAI shape
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `generate`."""
+    parser.add_argument("prompt", help="what to ask; - reads it from stdin")
+    parser.add_argument("--image", action="append", default=[], help="picture to ask about: a file or URL; repeatable")
+    parser.add_argument("--video", action="append", default=[], help="video to ask about: a file; repeatable")
+    parser.add_argument("--tools", type=Path, help=".json file with function schemas in the OpenAI shape")
+    add_answering(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print an answer as it comes, or with --json all of it at the end."""
+    name = require_name(args.model)
+    tools = read_tools(args.tools)
+    messages = _messages(args.system, sys.stdin.read() if args.prompt == "-" else args.prompt)
+    from mlx_mm.generate import join, refuse_idle, stream_generate
+
+    refuse_idle(args.image, args.video, args.max_pixels, args.fps)
+    model, processor = open_generator(name, args.revision).load()
+    screen, pieces = Screen(show_thinking=args.show_thinking), []
+    for piece in stream_generate(
+        model,
+        processor,
+        messages,
+        images=args.image,
+        videos=args.video,
+        tools=tools,
+        max_kv_size=args.max_kv_size,
+        kv_bits=args.kv_bits,
+        **answering(args),
+    ):
+        pieces.append(piece)
+        if not args.json:
+            screen.show(piece)
+    screen.end()
+    answer = join(pieces)
+    if args.json:
+        print(json.dumps(asdict(answer), ensure_ascii=False, indent=2))
+        return 0
+    for call in answer.tool_calls:
+        print(json.dumps(call, ensure_ascii=False))
+    note_end(answer, show_stats=args.stats)
+    return 0
+
+
+def read_tools(path: Path | None) -> Tools | None:
+    """What a .json file holds, which `stream_generate` checks; InputError for one that is no JSON."""
+    if path is None:
+        return None
+    try:
+        tools: Tools = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot read {path}: {error}. Expected a JSON list of function schemas.") from error
+    return tools
+
+
+def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:
+    if not prompt.strip():
+        raise InputError("The prompt is empty; expected a question. Write it, or - with a question on stdin.")
+    messages = [{"role": "system", "content": system}] if system else []
+    return [*messages, {"role": "user", "content": prompt}]
+
+
+COMMAND = Command("answer a question, also about pictures", add_arguments, run)
