@@ -1,0 +1,347 @@
+"""What every checkpoint must do, whichever family runs it: each test runs over all of `RECIPES`.
+
+What only one family does, and every golden number, is tested with that family in `models/`.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from comparing import close
+from recipes import RECIPES, Recipe
+from tiny import hashed
+
+import mlx_mm
+from mlx_mm import encode_audio, encode_image, encode_text, to_mlx
+from mlx_mm.errors import MlxMmError, ModalityError
+from mlx_mm.models import MODEL_TYPES, find_family
+
+EQUAL = 1e-6  # of unit vectors: sizes of matrices change the order of float32 sums
+ENCODERS = [name for name, recipe in RECIPES.items() if recipe.kind == "encoder"]
+CLASSIFIERS = [name for name, recipe in RECIPES.items() if recipe.kind == "classifier"]
+GENERATORS = [name for name, recipe in RECIPES.items() if recipe.kind == "generator"]
+
+
+def image(height: int, width: int, seed: int) -> np.ndarray:
+    return (np.abs(hashed((height, width, 3), seed)) * 255).astype(np.uint8)
+
+
+def sound(seconds: float, seed: int) -> tuple[np.ndarray, int]:
+    return 0.3 * hashed((int(seconds * 48000),), seed).astype(np.float32), 48000
+
+
+# Of unlike lengths and sizes, so that most rows of a batch are padded; one sound is longer than a model hears at once.
+SAMPLES: dict[str, list[Any]] = {
+    "text": ["a cat", "dog", "a cat a dog", ""],
+    "image": [image(40, 50, 1), image(30, 30, 2), image(64, 20, 3)],
+    "audio": [sound(0.5, 4), sound(11, 5), sound(2, 6)],
+}
+ENCODE: dict[str, Callable[..., np.ndarray]] = {"text": encode_text, "image": encode_image, "audio": encode_audio}
+
+
+class Checkpoint:
+    """A tiny checkpoint on disk, loaded, and converted when a test asks for it."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.source = recipe.write(folder / "source")
+        self.model, self.processor = mlx_mm.load(self.source)
+
+    @property
+    def encoded(self) -> dict[str, list[Any]]:
+        """Samples of what `encode_*` and `classify` take."""
+        return {name: items for name, items in SAMPLES.items() if name in self.recipe.modalities}
+
+    def converted(self, bits: int | None) -> Path:
+        out = self.folder / f"{bits} bits"
+        if not out.exists():
+            # Not every width of a tiny model is divisible by more.
+            mlx_mm.convert(self.source, out, bits=bits, group_size=32, **({} if bits else {"dtype": "float32"}))
+        return out
+
+
+@pytest.fixture(scope="module")
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return Checkpoint(RECIPES[request.param], tmp_path_factory.mktemp(request.param))
+
+
+def over(names: list[str]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("checkpoint", names, indirect=True)
+
+
+def prepared(processor: Any, modality: str, items: Any) -> dict[str, np.ndarray]:
+    """One modality by the processor's own method."""
+    method = {"text": "text", "image": "images", "audio": "audio"}[modality]
+    batch: dict[str, np.ndarray] = getattr(processor, method)(items)
+    return batch
+
+
+def chat(processor: Any) -> dict[str, np.ndarray]:
+    message = {"role": "user", "content": "What?"}
+    batch: dict[str, np.ndarray] = processor.chat([message], images=SAMPLES["image"][:2])
+    return batch
+
+
+def whole_batch(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Three of everything that the model takes."""
+    if checkpoint.recipe.kind == "generator":
+        return chat(checkpoint.processor)
+    parts = (prepared(checkpoint.processor, name, items[:3]) for name, items in checkpoint.encoded.items())
+    return dict(itertools.chain.from_iterable(part.items() for part in parts))
+
+
+def observe(model: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every array of the model's output."""
+    out = vars(model(**to_mlx(batch)))
+    return {name: np.array(value) for name, value in out.items() if isinstance(value, mx.array)}
+
+
+def vectors_of(model: Any, processor: Any, samples: dict[str, list[Any]]) -> dict[str, np.ndarray]:
+    return {name: ENCODE[name](model, processor, items) for name, items in samples.items()}
+
+
+# --- the registry -----------------------------------------------------------------------------------------------
+
+
+def test_every_class_of_every_family_has_a_recipe() -> None:
+    configs = [recipe.config() for recipe in RECIPES.values()]
+    assert {config["model_type"] for config in configs} == set(MODEL_TYPES)
+    covered = {config["architectures"][0] for config in configs}
+    for family in {find_family(model_type).name: find_family(model_type) for model_type in MODEL_TYPES}.values():
+        known = {name for name in family.architectures if name and not name.startswith("MetaCLIP2")}  # misspelt
+        headless = {"Glm46VModel", "Glm4vModel", "Glm4vMoeModel"}  # neither encode nor answer
+        assert known - headless <= covered
+
+
+# --- loading ----------------------------------------------------------------------------------------------------
+
+
+@over(list(RECIPES))
+def test_it_is_what_its_files_say(checkpoint: Checkpoint) -> None:
+    model, recipe = checkpoint.model, checkpoint.recipe
+    assert model.kind == recipe.kind
+    assert model.modalities == recipe.modalities
+    assert set(checkpoint.processor.modalities) >= set(recipe.modalities)
+    assert not model.training
+
+
+@over(list(RECIPES))
+def test_the_same_files_give_the_same_bits(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    batch = whole_batch(checkpoint)
+    first = observe(checkpoint.model, batch)
+    assert first
+    assert all(np.isfinite(array).all() for array in first.values())
+    checkpoint.recipe.write(tmp_path, shards=3)
+    for model, _ in (mlx_mm.load(tmp_path), mlx_mm.load(str(checkpoint.source), lazy=True)):
+        again = observe(model, batch)
+        assert all(np.array_equal(first[name], again[name]) for name in first | again)
+
+
+# --- the processor ----------------------------------------------------------------------------------------------
+
+
+@over(ENCODERS + CLASSIFIERS)
+def test_processor_keys_are_the_models_arguments(checkpoint: Checkpoint) -> None:
+    model, processor = checkpoint.model, checkpoint.processor
+    arguments = set(inspect.signature(model.__call__).parameters)
+    for modality, items in checkpoint.encoded.items():
+        batch = prepared(processor, modality, items)
+        assert all(isinstance(value, np.ndarray) for value in batch.values())
+        if checkpoint.recipe.kind == "encoder":
+            features = getattr(model, f"get_{modality}_features")
+            assert set(batch) <= set(inspect.signature(features).parameters)
+            assert features(**to_mlx(batch)).shape[0] == len(items)
+        assert set(batch) <= arguments
+    names = {"text": "text", "image": "images", "audio": "audio"}
+    merged = processor(**{names[modality]: items for modality, items in checkpoint.encoded.items()})
+    assert set(merged) <= arguments
+    assert all(isinstance(value, np.ndarray) for value in merged.values())
+
+
+@over(GENERATORS)
+def test_chat_keys_are_the_models_arguments(checkpoint: Checkpoint) -> None:
+    batch = chat(checkpoint.processor)
+    assert all(isinstance(value, np.ndarray) for value in batch.values())
+    assert set(batch) <= set(inspect.signature(checkpoint.model.__call__).parameters)
+
+
+@over(list(RECIPES))
+def test_processor_can_be_pickled_and_copied(checkpoint: Checkpoint) -> None:
+    right = whole_batch(checkpoint)
+    own = checkpoint.processor
+    for checkpoint.processor in (pickle.loads(pickle.dumps(own)), copy.deepcopy(own)):
+        got = whole_batch(checkpoint)
+        assert got.keys() == right.keys()
+        assert all(np.array_equal(got[name], right[name]) for name in right)
+    checkpoint.processor = own
+
+
+# --- vectors ----------------------------------------------------------------------------------------------------
+
+
+@over(ENCODERS)
+def test_shapes_dtypes_and_lengths(checkpoint: Checkpoint) -> None:
+    for modality, items in checkpoint.encoded.items():
+        encode = ENCODE[modality]
+        several = encode(checkpoint.model, checkpoint.processor, items)
+        single = encode(checkpoint.model, checkpoint.processor, items[0])
+        assert several.dtype == single.dtype == np.float32
+        assert several.shape == (len(items), *single.shape)
+        assert np.array_equal(encode(checkpoint.model, checkpoint.processor, items[:1]), single[None])
+        assert close(np.linalg.norm(several, axis=-1), 1.0, EQUAL)
+
+
+@over(ENCODERS)
+def test_alone_padded_and_in_any_batch(checkpoint: Checkpoint) -> None:
+    """Of unlike items that stand together, each has the vector it has alone, at its own place."""
+    model, processor = checkpoint.model, checkpoint.processor
+    for modality, items in checkpoint.encoded.items():
+        encode = ENCODE[modality]
+        singles = np.stack([encode(model, processor, item) for item in items])
+        apart = np.abs(singles[:, None] - singles[None]).max(-1) + np.eye(len(items))
+        assert apart.min() > 100 * EQUAL  # otherwise a wrong order could not be seen
+        for batch_size in (1, 2, len(items)):
+            together = encode(model, processor, items[::-1], batch_size=batch_size)[::-1]
+            assert close(together, singles, EQUAL)
+
+
+@over(ENCODERS)
+def test_vectors_are_the_models_features_at_unit_length(checkpoint: Checkpoint) -> None:
+    model, processor = checkpoint.model, checkpoint.processor
+    for modality, items in checkpoint.encoded.items():
+        short = items[:1]  # of a longer sound the vector is an average
+        raw = np.array(getattr(model, f"get_{modality}_features")(**to_mlx(prepared(processor, modality, short))))
+        assert close(ENCODE[modality](model, processor, short, normalize=False), raw, 1e-5)
+        unit = raw / np.linalg.norm(raw, axis=-1, keepdims=True)
+        assert close(ENCODE[modality](model, processor, short), unit, EQUAL)
+
+
+@over(CLASSIFIERS)
+def test_classifier_scores_its_own_labels(checkpoint: Checkpoint) -> None:
+    rows = mlx_mm.classify(checkpoint.model, checkpoint.processor, SAMPLES["image"])
+    assert len(rows) == len(SAMPLES["image"])
+    for item, row in zip(SAMPLES["image"], rows, strict=True):
+        assert sorted(label for label, _ in row) == sorted(checkpoint.model.labels) == ["cat", "dog", "owl"]
+        assert [score for _, score in row] == sorted((score for _, score in row), reverse=True)
+        assert sum(score for _, score in row) == pytest.approx(1, abs=EQUAL)
+        alone = mlx_mm.classify(checkpoint.model, checkpoint.processor, item)
+        assert dict(alone) == pytest.approx(dict(row), abs=EQUAL)
+
+
+# --- what it does not take --------------------------------------------------------------------------------------
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    """The message: what was found, what was expected, what to do."""
+    with pytest.raises(ModalityError) as caught:
+        call()
+    text = str(caught.value)
+    assert text.endswith(".")
+    assert len(text.split()) >= 8, text
+    assert "\n" not in text
+    return text
+
+
+@over(ENCODERS)
+def test_another_modality_is_refused(checkpoint: Checkpoint) -> None:
+    model, processor = checkpoint.model, checkpoint.processor
+    takes = " and ".join(checkpoint.recipe.modalities)
+    for modality, items in SAMPLES.items():
+        if modality not in checkpoint.recipe.modalities:
+            text = refusal(lambda m=modality, i=items: ENCODE[m](model, processor, i))
+            assert (
+                text == f"This checkpoint has no {modality} encoder; it takes {takes}. Use one that takes {modality}."
+            )
+    for modality in {"text", "image", "audio"} - set(checkpoint.recipe.modalities):
+        if features := getattr(model, f"get_{modality}_features", None):
+            argument = {"text": "input_ids", "image": "pixel_values", "audio": "input_features"}[modality]
+            refusal(lambda f=features, a=argument: f(**{a: mx.zeros((1, 16), mx.int32)}))
+    refusal(lambda: mlx_mm.generate(model, processor, "What?"))
+
+
+@over(CLASSIFIERS)
+def test_classifier_gives_no_vectors(checkpoint: Checkpoint) -> None:
+    for modality, items in SAMPLES.items():
+        refusal(lambda m=modality, i=items: ENCODE[m](checkpoint.model, checkpoint.processor, i))
+    refusal(lambda: mlx_mm.classify(checkpoint.model, checkpoint.processor, SAMPLES["image"], ["cat"]))
+    refusal(lambda: mlx_mm.generate(checkpoint.model, checkpoint.processor, "What?"))
+
+
+@over(GENERATORS)
+def test_generator_gives_neither_vectors_nor_scores(checkpoint: Checkpoint) -> None:
+    for modality, items in SAMPLES.items():
+        text = refusal(lambda m=modality, i=items: ENCODE[m](checkpoint.model, checkpoint.processor, i))
+        assert "Use generate or chat" in text
+    for labels in (["cat", "dog"], None):
+        answer = checkpoint.model, checkpoint.processor, SAMPLES["image"][0], labels
+        assert "Use generate or chat" in refusal(lambda given=answer: mlx_mm.classify(*given))
+
+
+@over(ENCODERS + GENERATORS)
+def test_nothing_to_do_is_refused(checkpoint: Checkpoint) -> None:
+    for nothing in (checkpoint.model, checkpoint.processor):
+        with pytest.raises(MlxMmError):
+            nothing()
+
+
+# --- converting -------------------------------------------------------------------------------------------------
+
+
+@over(list(RECIPES))
+def test_converted_without_rounding_it_is_the_same(checkpoint: Checkpoint) -> None:
+    out, batch = checkpoint.converted(None), whole_batch(checkpoint)
+    _, metadata = mx.load(str(out / "model.safetensors"), return_metadata=True)
+    assert metadata["format"] == "mlx"
+    model, processor = mlx_mm.load(out)
+    before, after = observe(checkpoint.model, batch), observe(model, batch)
+    assert all(np.array_equal(before[name], after[name]) for name in before | after)
+    assert processor.modalities == checkpoint.processor.modalities
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@over(ENCODERS)
+def test_rounded_encoder(checkpoint: Checkpoint, bits: int) -> None:
+    model, processor = mlx_mm.load(checkpoint.converted(bits))
+    right = vectors_of(checkpoint.model, checkpoint.processor, checkpoint.encoded)
+    for modality, vectors in vectors_of(model, processor, checkpoint.encoded).items():
+        assert np.isfinite(vectors).all()
+        cosine = (vectors * right[modality]).sum(-1).min()
+        assert checkpoint.recipe.lowest_cosine[bits == 8] < cosine < 1 - 1e-7, (modality, cosine)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@over(CLASSIFIERS + GENERATORS)
+def test_rounded_logits(checkpoint: Checkpoint, bits: int) -> None:
+    batch, model = whole_batch(checkpoint), mlx_mm.load(checkpoint.converted(bits))[0]
+    right, got = (observe(m, batch)["logits"].astype(np.float64) for m in (checkpoint.model, model))
+    assert np.isfinite(got).all()
+    cosine = ((got * right).sum(-1) / np.linalg.norm(got, axis=-1) / np.linalg.norm(right, axis=-1)).min()
+    assert checkpoint.recipe.lowest_cosine[bits == 8] < cosine < 1 - 1e-7
+
+
+# --- answers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+@over(GENERATORS)
+def test_answers_are_the_same_twice_and_streamed(checkpoint: Checkpoint, bits: int | None) -> None:
+    model, processor = mlx_mm.load(checkpoint.converted(bits)) if bits else (checkpoint.model, checkpoint.processor)
+    for images in ([], SAMPLES["image"][:2]):
+        options: dict[str, Any] = {"images": images, "max_tokens": 6}
+        one, two = (mlx_mm.generate(model, processor, "What is it?", **options) for _ in range(2))
+        assert one.raw
+        assert (one.raw, one.text, one.finish_reason) == (two.raw, two.text, two.finish_reason)
+        pieces = list(mlx_mm.stream_generate(model, processor, "What is it?", **options))
+        assert "".join(piece.raw for piece in pieces) == one.raw
+        assert "".join(piece.text for piece in pieces) == one.text
+        assert pieces[-1].finish_reason == one.finish_reason
