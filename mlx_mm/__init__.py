@@ -61,6 +61,10 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
 class _Package(_ModuleType):
     """`load` and `convert` are functions here and files too; importing the file must not hide the function."""
 
