@@ -28,6 +28,7 @@ from mlx_mm.models import MODEL_TYPES, find_family
 EQUAL = 1e-6  # of unit vectors: sizes of matrices change the order of float32 sums
 ENCODERS = [name for name, recipe in RECIPES.items() if recipe.kind == "encoder"]
 CLASSIFIERS = [name for name, recipe in RECIPES.items() if recipe.kind == "classifier"]
+JOINT = [name for name in ENCODERS if len(RECIPES[name].modalities) > 1]
 GENERATORS = [name for name, recipe in RECIPES.items() if recipe.kind == "generator"]
 
 
@@ -219,11 +220,13 @@ def test_alone_padded_and_in_any_batch(checkpoint: Checkpoint) -> None:
 def test_vectors_are_the_models_features_at_unit_length(checkpoint: Checkpoint) -> None:
     model, processor = checkpoint.model, checkpoint.processor
     for modality, items in checkpoint.encoded.items():
-        short = items[:1]  # of a longer sound the vector is an average
-        raw = np.array(getattr(model, f"get_{modality}_features")(**to_mlx(prepared(processor, modality, short))))
-        assert close(ENCODE[modality](model, processor, short, normalize=False), raw, 1e-5)
+        items = items[:1] if modality == "audio" else items  # of a longer sound the vector is an average
+        raw = np.array(getattr(model, f"get_{modality}_features")(**to_mlx(prepared(processor, modality, items))))
+        got = ENCODE[modality](model, processor, items, normalize=False)
+        assert got.shape == raw.shape
+        assert close(got, raw, 1e-5)
         unit = raw / np.linalg.norm(raw, axis=-1, keepdims=True)
-        assert close(ENCODE[modality](model, processor, short), unit, EQUAL)
+        assert close(ENCODE[modality](model, processor, items), unit, EQUAL)
 
 
 @over(CLASSIFIERS)
@@ -236,6 +239,71 @@ def test_classifier_scores_its_own_labels(checkpoint: Checkpoint) -> None:
         assert sum(score for _, score in row) == pytest.approx(1, abs=EQUAL)
         alone = mlx_mm.classify(checkpoint.model, checkpoint.processor, item)
         assert dict(alone) == pytest.approx(dict(row), abs=EQUAL)
+
+
+# --- the model itself -------------------------------------------------------------------------------------------
+
+
+def joint_batch(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, mx.array]], dict[str, mx.array]]:
+    """What a joint model takes of each modality, and all of it."""
+    apart = {
+        name: to_mlx(prepared(checkpoint.processor, name, items[:3])) for name, items in checkpoint.encoded.items()
+    }
+    return apart, {key: array for part in apart.values() for key, array in part.items()}
+
+
+@over(JOINT)
+def test_rows_of_a_batch_do_not_touch(checkpoint: Checkpoint) -> None:
+    _, batch = joint_batch(checkpoint)
+    whole = checkpoint.model(**batch)
+    other = next(name for name in checkpoint.recipe.modalities if name != "text")
+    for i in range(3):
+        single = checkpoint.model(**{name: array[i : i + 1] for name, array in batch.items()})
+        for name in ("text_embeds", f"{other}_embeds"):
+            assert close(getattr(single, name)[0], getattr(whole, name)[i], EQUAL)
+        for name in ("logits_per_text", f"logits_per_{other}"):
+            assert close(getattr(single, name)[0, 0], getattr(whole, name)[i, i], 2e-5)
+
+
+@over(JOINT)
+def test_one_modality_leaves_the_other_fields_empty(checkpoint: Checkpoint) -> None:
+    apart, batch = joint_batch(checkpoint)
+    both = vars(checkpoint.model(**batch))
+    assert {name for name, value in both.items() if value is None} == {"loss"}
+    for modality, part in apart.items():
+        alone = vars(checkpoint.model(**part))
+        own = f"{'vision' if modality == 'image' else modality}_model_output"
+        assert {name for name, value in alone.items() if value is not None} == {f"{modality}_embeds", own}
+        assert close(alone[f"{modality}_embeds"], both[f"{modality}_embeds"], 0.0)
+
+
+@over(JOINT)
+def test_states_and_attentions_only_when_asked(checkpoint: Checkpoint) -> None:
+    _, batch = joint_batch(checkpoint)
+    plain = vars(checkpoint.model(**batch))
+    full = vars(checkpoint.model(**batch, output_hidden_states=True, output_attentions=True))
+    for name in (name for name in plain if name.endswith("_model_output")):
+        before, after = plain[name], full[name]
+        assert before.hidden_states is None
+        assert before.attentions is None
+        assert len(after.hidden_states) == 3
+        assert {len(state) for state in after.hidden_states} == {3}
+        for shares in after.attentions:
+            assert close(np.array(shares).sum(-1), 1.0, 1e-5)
+        assert close(before.last_hidden_state, after.last_hidden_state, 1e-5)
+    for name in (name for name in plain if name.endswith("_embeds")):
+        assert close(plain[name], full[name], 2e-6)
+
+
+@over(JOINT)
+def test_loss_needs_pairs(checkpoint: Checkpoint) -> None:
+    apart, batch = joint_batch(checkpoint)
+    assert checkpoint.model(**batch, return_loss=True).loss.shape == ()
+    fewer = batch | {name: array[:2] for name, array in apart["text"].items()}
+    assert checkpoint.model(**fewer).logits_per_text.shape == (2, 3)
+    for wrong in (fewer, *apart.values()):
+        with pytest.raises(MlxMmError):
+            checkpoint.model(**wrong, return_loss=True)
 
 
 # --- what it does not take --------------------------------------------------------------------------------------
@@ -266,7 +334,11 @@ def test_another_modality_is_refused(checkpoint: Checkpoint) -> None:
         if features := getattr(model, f"get_{modality}_features", None):
             argument = {"text": "input_ids", "image": "pixel_values", "audio": "input_features"}[modality]
             refusal(lambda f=features, a=argument: f(**{a: mx.zeros((1, 16), mx.int32)}))
-    refusal(lambda: mlx_mm.generate(model, processor, "What?"))
+    if len(checkpoint.recipe.modalities) == 1:
+        items = SAMPLES["audio" if "audio" in checkpoint.recipe.modalities else "image"]
+        refusal(lambda: mlx_mm.classify(model, processor, items, ["cat", "dog"], template="{}"))
+    text = refusal(lambda: mlx_mm.generate(model, processor, "What?"))
+    assert all(f"encode_{modality}" in text for modality in checkpoint.recipe.modalities)
 
 
 @over(CLASSIFIERS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from mlx_mm import classify, convert, embed, encode_audio, encode_image, encode_text, load, to_mlx
+from mlx_mm import classify, convert, embed, encode_audio, encode_text, load
 from mlx_mm.backend import device
 from mlx_mm.cli import program as cli
-from mlx_mm.errors import InputError, MediaError, ModalityError
+from mlx_mm.errors import InputError, MediaError
 from mlx_mm.evaluate import synthetic_sounds
 
 RATE = 48000
@@ -90,13 +89,6 @@ def test_crops_depend_on_the_seed_and_nothing_else(folders: dict[str, Path]) -> 
     np.testing.assert_array_equal(encode_audio(model, processor, sound), encode_audio(model, processor, sound, seed=5))
 
 
-def test_a_vector_is_that_of_the_model(clap: tuple[Any, Any]) -> None:
-    model, processor = clap
-    sound = noise(4)
-    features = model.get_audio_features(**to_mlx(processor.audio([sound])))
-    np.testing.assert_allclose(encode_audio(model, processor, [sound]), np.array(features), atol=1e-6)
-
-
 def test_rows_run_one_by_one_on_metal_too(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = load(folders["clap"])
     sounds = [noise(2), noise(3, 1)]
@@ -163,13 +155,6 @@ def test_a_sound_that_breaks_off_later_has_no_vector(folders: dict[str, Path]) -
 def test_options_that_cannot_act(clap: tuple[Any, Any], options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         encode_audio(*clap, noise(1), **options)
-
-
-def test_other_modalities_are_refused(clap: tuple[Any, Any], tiny_checkpoint: Callable[..., Path]) -> None:
-    with pytest.raises(ModalityError, match="no image encoder; it takes text and audio"):
-        encode_image(*clap, np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(ModalityError, match="no audio encoder; it takes text and image"):
-        encode_audio(*load(tiny_checkpoint("siglip")), noise(1))
 
 
 def test_dim_cuts_after_the_average_of_whole_windows(clap: tuple[Any, Any]) -> None:
