@@ -1,6 +1,6 @@
-"""The rooms of the package, their one order, and a picture of them made from the code.
+"""The rooms of the package, their one order, and what docs/ shows of them, made from the code.
 
-`python tests/rooms.py` draws `docs/rooms.svg`; a test compares the two.
+`python tests/rooms.py` writes docs/rooms.svg, a picture, and docs/rooms.md, a list of files; a test compares them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "mlx_mm"
-PICTURE = REPOSITORY / "docs" / "rooms.svg"
+DOCS = REPOSITORY / "docs"
 
 # Room -> its job. From the lowest up: a file imports from its own room and from those before it.
 ROOMS = {
-    "errors": "what can go wrong, and what to do then",
+    "errors": "what can go wrong, and checks for every room",
     "processing": "pictures, sounds, videos, texts, chats → NumPy",
     "backend": "the machine: device, threads, memory, BLAS",
     "checkpoint": "hub, folders, files of weights",
@@ -109,6 +109,33 @@ def picture() -> str:
     return "\n".join([head, f"<style>{STYLE}</style>", *wires, *dots, *boxes, "</svg>", ""])
 
 
+def listing() -> str:
+    """Every file with the first sentence of its docstring."""
+    parts = [
+        "# Where things are\n\n"
+        "Made by `python tests/rooms.py`. A file imports from its own room and from rooms above it; in the picture a wire\n"
+        "goes left from a room, and at each dot up to one from which it imports.\n\n"
+        "![The rooms](rooms.svg)\n"
+    ]
+    for room in ORDER:
+        if files := files_of(room):
+            parts.append(
+                f"\n## {room}\n\n{ROOMS[room][0].upper()}{ROOMS[room][1:]}.\n\n| file | its job |\n|---|---|\n"
+            )
+            parts += [f"| `{_file(path)}.py` | {job} |\n" for path in files if (job := _job(path))]
+    return "".join(parts)
+
+
+def documents() -> dict[Path, str]:
+    """What docs/ should hold."""
+    return {DOCS / "rooms.svg": picture(), DOCS / "rooms.md": listing()}
+
+
+def _job(path: Path) -> str:
+    """The first line of a file's docstring; empty for a file without one."""
+    return (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")[0]
+
+
 def _rounded(lines: int) -> str:
     """To hundreds, so that not every change needs a new picture."""
     return f"{round(lines, -2):,} lines" if lines >= 50 else "a few lines"
@@ -119,4 +146,5 @@ def _file(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(picture(), "utf-8")
+    for path, text in documents().items():
+        path.write_text(text, "utf-8")

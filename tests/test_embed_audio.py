@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from mlx_mm.evaluate import synthetic_sounds
 RATE = 48000
 
 
+@functools.cache
 def noise(seconds: float, seed: int = 0) -> tuple[np.ndarray, int]:
-    """A sound that changes from second to second."""
+    """A sound that changes from second to second, made once."""
     count = int(seconds * RATE)
     time = np.arange(count) / RATE
     rough = np.random.RandomState(seed).standard_normal(count)
