@@ -113,8 +113,8 @@ def listing() -> str:
     """Every file with the first sentence of its docstring."""
     parts = [
         "# Where things are\n\n"
-        "Made by `python tests/rooms.py`. A file imports from its own room and from rooms above it; in the picture a wire\n"
-        "goes left from a room, and at each dot up to one from which it imports.\n\n"
+        "Made by `python tests/rooms.py`. A file imports from its own room and from rooms above it; in the picture a\n"
+        "wire goes left from a room, and at each dot up to one from which it imports.\n\n"
         "![The rooms](rooms.svg)\n"
     ]
     for room in ORDER:
