@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mlx_mm import classify, convert, embed, encode_audio, encode_text, load
+from mlx_mm import classify, convert, embed, encode_audio, encode_text, load, to_mlx
 from mlx_mm.backend import device
 from mlx_mm.cli import program as cli
 from mlx_mm.errors import InputError, MediaError
@@ -89,6 +89,13 @@ def test_crops_depend_on_the_seed_and_nothing_else(folders: dict[str, Path]) -> 
     np.testing.assert_array_equal(encode_audio(model, processor, sound, truncation="rand_trunc"), first)
     assert np.abs(encode_audio(model, processor, sound, truncation="rand_trunc", seed=5) - first).max() > 1e-5
     np.testing.assert_array_equal(encode_audio(model, processor, sound), encode_audio(model, processor, sound, seed=5))
+
+
+def test_a_vector_is_that_of_the_model(clap: tuple[Any, Any]) -> None:
+    model, processor = clap
+    sound = noise(4)
+    features = model.get_audio_features(**to_mlx(processor.audio([sound])))
+    np.testing.assert_allclose(encode_audio(model, processor, [sound]), np.array(features), atol=1e-6)
 
 
 def test_rows_run_one_by_one_on_metal_too(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
