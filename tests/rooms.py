@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,9 +56,19 @@ text { font-family: system-ui, sans-serif; font-size: 13px; fill: #1f2328 }
 """
 
 
-def imported(path: Path) -> Iterator[str]:
+@functools.cache
+def code_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """Every module that a file imports, anywhere in it; `from a.b import c` gives a.b and a.b.c."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    return frozenset(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(code_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -133,7 +144,7 @@ def documents() -> dict[Path, str]:
 
 def _job(path: Path) -> str:
     """The first line of a file's docstring; empty for a file without one."""
-    return (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")[0]
+    return (ast.get_docstring(code_of(path)) or "").split("\n")[0]
 
 
 def _rounded(lines: int) -> str:

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import rooms
 from recipes import RECIPES
-from rooms import ORDER, PACKAGE, imported, room_of
+from rooms import ORDER, PACKAGE, code_of, imported, room_of
 
 import mlx_mm
 from mlx_mm.models import MODEL_TYPES, find_family
 
 FAMILIES = sorted(set(MODEL_TYPES.values()))
 FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
-CODE = {file: ast.parse(path.read_text("utf-8")) for file, path in FILES.items()}
-IMPORTED = {file: set(imported(path)) for file, path in FILES.items()}
+CODE = {file: code_of(path) for file, path in FILES.items()}
+IMPORTED = {file: imported(path) for file, path in FILES.items()}
 JOINT = [name for name, recipe in RECIPES.items() if recipe.kind == "encoder" and len(recipe.modalities) > 1]
 
 
