@@ -217,9 +217,7 @@ def test_family_contract(name: str) -> None:
     assert family.name == name
     assert "" in family.architectures
     assert inspect.getdoc(importlib.import_module(f"mlx_mm.models.{name}.model"))
-    for model in set(family.architectures.values()):
-        assert model.kind in ("encoder", "classifier", "generator")
-        assert model.kind != "encoder" or "{}" in model.prompt_template
+    assert all(map(callable, family.architectures.values()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
