@@ -6,9 +6,10 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,61 @@ def test_inheritance_is_flat() -> None:
     for name, bases in parents.items():
         for base in bases & set(parents):
             assert not parents[base] & set(parents), f"{name} -> {base} -> {parents[base]}"
+
+
+def signatures(code: ast.AST, owner: str = "") -> Iterator[tuple[str, list[ast.expr]]]:
+    """Public functions and methods of public classes, with their annotations."""
+    for node in ast.iter_child_nodes(code):
+        name = getattr(node, "name", "")
+        special = bool(owner) and name.startswith("__")
+        if isinstance(node, ast.ClassDef) and not name.startswith("_"):
+            yield from signatures(node, f"{name}.")
+        elif isinstance(node, ast.FunctionDef) and (special or not name.startswith("_")):
+            given = node.args
+            arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            found = [node.returns, *(argument.annotation for argument in arguments if argument is not None)]
+            yield owner + name, [annotation for annotation in found if annotation is not None]
+
+
+def test_no_any_in_signatures() -> None:
+    """What one file promises another is a type, so that mypy follows a value from room to room."""
+    found = [
+        f"{file}: {name}"
+        for file, code in CODE.items()
+        for name, annotations in signatures(code)
+        if re.search(r"\bAny\b", " ".join(ast.unparse(annotation) for annotation in annotations))
+    ]
+    assert not found, "\n".join(found)
+
+
+# --- tests ------------------------------------------------------------------------------------------------------
+
+FOREIGN = {"_from_config", "_neg_view", "_ntuple_diskusage"}  # names of transformers, torch and shutil
+
+
+def private_names(code: ast.AST, inside_class: bool = False) -> Iterator[tuple[int, str]]:
+    """Private names of other modules and objects, also in text that setattr and getattr are given."""
+    for node in ast.iter_child_nodes(code):
+        if isinstance(node, ast.Attribute):
+            own = inside_class and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if re.match(r"_[^_]", node.attr) and not own:
+                yield node.lineno, node.attr
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, alias.name) for alias in node.names if re.match(r"_[^_]", alias.name))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("setattr", "getattr", "delattr"):
+            texts = (given.value for given in node.args if isinstance(given, ast.Constant))
+            yield from ((node.lineno, text) for text in texts if re.search(r"(^|\.)_[^_]", str(text)))
+        yield from private_names(node, inside_class or isinstance(node, ast.ClassDef))
+
+
+def test_tests_use_public_names() -> None:
+    found = [
+        f"{path.name}:{line}: {name}"
+        for path in sorted(Path(__file__).parent.rglob("*.py"))
+        for line, name in private_names(ast.parse(path.read_text("utf-8")))
+        if name not in FOREIGN
+    ]
+    assert not found, "\n".join(found)
 
 
 # --- public names -----------------------------------------------------------------------------------------------

@@ -132,6 +132,7 @@ def test_it_is_what_its_files_say(checkpoint: Checkpoint) -> None:
     model, recipe = checkpoint.model, checkpoint.recipe
     assert model.kind == recipe.kind
     assert model.modalities == recipe.modalities
+    assert checkpoint.processor.kind == ("chat" if recipe.kind == "generator" else "encoder")
     assert set(checkpoint.processor.modalities) >= set(recipe.modalities)
     assert recipe.kind != "encoder" or "{}" in model.prompt_template
     assert not model.training
@@ -252,6 +253,20 @@ def joint_batch(checkpoint: Checkpoint) -> tuple[dict[str, dict[str, mx.array]],
         name: to_mlx(prepared(checkpoint.processor, name, items[:3])) for name, items in checkpoint.encoded.items()
     }
     return apart, {key: array for part in apart.values() for key, array in part.items()}
+
+
+@over(list(RECIPES))
+def test_the_fields_are_those_of_transformers(checkpoint: Checkpoint) -> None:
+    batch = to_mlx(whole_batch(checkpoint))
+    full = vars(checkpoint.model(**batch, output_hidden_states=True, output_attentions=True))
+    assert set(full) == set(checkpoint.recipe.fields)
+    assert {name for name, value in full.items() if value is None} <= {"loss"}
+    plain = vars(checkpoint.model(**batch))
+    for name in {"hidden_states", "attentions"} & set(full):
+        assert plain[name] is None
+        assert isinstance(full[name], tuple)
+    for name in (name for name, value in plain.items() if isinstance(value, mx.array)):
+        assert close(plain[name], full[name], 1e-4)
 
 
 @over(JOINT)
