@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny import Shapes, hashed, linear_shapes, norm_shapes, write_json
+from tiny import Shapes, linear_shapes, norm_shapes, token_rows, write_json
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -227,10 +227,7 @@ def tiny_clap_batch(config: dict[str, Any], frames: int = 1001) -> dict[str, np.
     """Three texts (padded, full, padded) and three clips, of which the second and third were cut."""
     text = TEXT_DEFAULTS | config["text_config"]
     length = text["max_position_embeddings"] - 2
-    ids = np.full((3, length), 1, dtype=np.int32)
-    for row, count in enumerate((5, length, 9)):
-        ids[row, :count] = 4 + np.abs(hashed((count,), 90 + row)) * (text["vocab_size"] - 4)
-        ids[row, 0], ids[row, count - 1] = 0, 2
+    ids = token_rows((5, length, 9), length, text["vocab_size"], first=4, seed=90)
     batch = {"input_ids": ids, "attention_mask": (ids != 1).astype(np.int32)}
     fused = config["audio_config"].get("enable_fusion", False)
     mels = (AUDIO_DEFAULTS | config["audio_config"])["num_mel_bins"]

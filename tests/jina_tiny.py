@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny import Shapes, golden, golden_weights, hashed, linear_shapes, norm_shapes, write_json
+from tiny import Shapes, golden, golden_weights, hashed, linear_shapes, norm_shapes, token_rows, write_json
 
 ROBERTA = "text_model.transformer.roberta."
 RANK = 4
@@ -147,10 +147,7 @@ def jina_weights(config: dict[str, Any]) -> dict[str, np.ndarray]:
 def jina_batch(config: dict[str, Any]) -> dict[str, np.ndarray]:
     """Three texts (full; padded; padded) and three pictures (B, H, W, 3)."""
     text, vision = config["text_config"]["hf_model_config_kwargs"], config["vision_config"]
-    ids = np.ones((3, 16), dtype=np.int32)
-    for row, count in enumerate((16, 5, 9)):
-        ids[row, :count] = 3 + np.abs(hashed((count,), 70 + row)) * (text["vocab_size"] - 3)
-        ids[row, 0], ids[row, count - 1] = 0, 2
+    ids = token_rows((16, 5, 9), 16, text["vocab_size"])
     size = vision["image_size"]
     pixels = hashed((3, size, size, 3), 80).astype(np.float32)
     return {"input_ids": ids, "attention_mask": (ids != 1).astype(np.int32), "pixel_values": pixels}

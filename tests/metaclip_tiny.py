@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny import Shapes, golden, golden_weights, hashed, layer_shapes, linear_shapes, norm_shapes, write_json
+from tiny import (
+    Shapes,
+    classifier_of,
+    golden,
+    golden_weights,
+    hashed,
+    layer_shapes,
+    norm_shapes,
+    token_rows,
+    write_json,
+)
 
 CLASSES = {"metaclip_2": "MetaClip2", "clip": "CLIP"}  # `model_type` -> how transformers' class names begin
 
@@ -33,9 +43,8 @@ def clip_shapes(config: dict[str, Any]) -> Shapes:
 
 
 def clip_classification_shapes(config: dict[str, Any], num_labels: int) -> Shapes:
-    """The same for `…ForImageClassification`: the vision tower and a classifier."""
-    vision = [(name, shape) for name, shape in clip_shapes(config) if name.startswith("vision_model.")]
-    return vision + linear_shapes("classifier", num_labels, config["vision_config"]["hidden_size"])
+    """The same for `…ForImageClassification`."""
+    return classifier_of(clip_shapes(config), config, num_labels)
 
 
 def tiny_clip_config(model_type: str = "metaclip_2", hidden_act: str = "gelu") -> dict[str, Any]:
@@ -88,13 +97,10 @@ def tiny_clip_batch(config: dict[str, Any]) -> dict[str, np.ndarray]:
     """Three texts (padded; full; with an end in the middle) and three pictures (B, H, W, 3)."""
     text, vision = config["text_config"], config["vision_config"]
     length, eos = text["max_position_embeddings"], text["eos_token_id"]
-    ids = np.full((3, length), 1, dtype=np.int32)
-    mask = np.zeros_like(ids)
-    for row, count in enumerate((5, length, 9)):
-        ids[row, :count] = 3 + np.abs(hashed((count,), 70 + row)) * (text["vocab_size"] - 3)
-        ids[row, 0], ids[row, count - 1] = 0, eos
-        mask[row, :count] = 1
+    counts = (5, length, 9)
+    ids = token_rows(counts, length, text["vocab_size"], end=eos)
     ids[2, 4] = eos
+    mask = (np.arange(length) < np.array(counts)[:, None]).astype(np.int32)
     size = vision["image_size"]
     pixels = hashed((3, size, size, 3), 80).astype(np.float32)
     return {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}

@@ -6,67 +6,34 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import mlx.core as mx
-import numpy as np
 import pytest
-from PIL import Image
+import rooms
+from recipes import RECIPES
+from rooms import ORDER, PACKAGE, code_of, imported, room_of
 
 import mlx_mm
 from mlx_mm.models import MODEL_TYPES, find_family
 
-PACKAGE = Path(mlx_mm.__file__).parent
-FILES = sorted(PACKAGE.rglob("*.py"))
 FAMILIES = sorted(set(MODEL_TYPES.values()))
-ROOMS = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in FILES}
-# Of `tiny_checkpoint`, each kind of every family
-TINY = ["siglip", "siglip2", "metaclip_2", "clap", "clap-fused", "jina_clip"]
+FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+CODE = {file: code_of(path) for file, path in FILES.items()}
+IMPORTED = {file: imported(path) for file, path in FILES.items()}
+JOINT = [name for name, recipe in RECIPES.items() if recipe.kind == "encoder" and len(recipe.modalities) > 1]
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Every module that a file imports, anywhere in it; `from a.b import c` gives a.b and a.b.c."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} imports relatively"
-            assert node.module is not None
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def packages(path: Path) -> set[str]:
+def packages(file: str) -> set[str]:
     """Top-level packages from outside that a file imports."""
-    return {name.split(".")[0] for name in imported(path)} - {"mlx_mm"} - set(sys.stdlib_module_names)
+    return {name.split(".")[0] for name in IMPORTED[file]} - {"mlx_mm"} - set(sys.stdlib_module_names)
 
 
 # --- who may import whom ----------------------------------------------------------------------------------------
 
-# From the lowest room up: a file imports from its own room and from those before it.
-ORDER = (
-    "errors",
-    "processing",
-    "backend",
-    "checkpoint",
-    "layers",
-    "quantize",
-    "generation",
-    "models",
-    "load",
-    "embed",
-    "classify",
-    "generate",
-    "conversation",
-    "evaluate",
-    "convert",
-    "search",
-    "server",
-    "cli",
-)
 # Package from outside -> the rooms that may have it; what is not named here may be nowhere.
 PACKAGES = {
     "numpy": ORDER,
@@ -83,26 +50,26 @@ PACKAGES = {
 }
 
 
-def room_of(name: str) -> str:
-    """`mlx_mm.models.clap.model` and `models/clap/model` are in the room `models`."""
-    return name.removeprefix("mlx_mm.").replace(".", "/").split("/")[0]
+def test_imports_go_up() -> None:
+    for file in FILES.keys() - {"__init__", "__main__"}:
+        allowed = ORDER[: ORDER.index(room_of(file)) + 1]
+        for name in IMPORTED[file]:
+            if name.startswith("mlx_mm.") and not hasattr(mlx_mm, name.removeprefix("mlx_mm.")):
+                assert room_of(name) in allowed, f"{file} imports {name}"
+        for package in packages(file):
+            assert room_of(file) in PACKAGES.get(package, ()), f"{file} imports {package}"
 
 
-@pytest.mark.parametrize("file", [file for file in ROOMS if file not in ("__init__", "__main__")])
-def test_imports_go_up(file: str) -> None:
-    allowed = ORDER[: ORDER.index(room_of(file)) + 1]
-    for name in imported(ROOMS[file]):
-        if name.startswith("mlx_mm.") and not hasattr(mlx_mm, name.removeprefix("mlx_mm.")):
-            assert room_of(name) in allowed, f"{file} imports {name}"
-    for package in packages(ROOMS[file]):
-        assert room_of(file) in PACKAGES.get(package, ()), f"{file} imports {package}"
+def test_documents_show_the_rooms_as_they_are() -> None:
+    for path, text in rooms.documents().items():
+        assert path.read_text("utf-8") == text, f"{path.name} is old: python tests/rooms.py"
 
 
 def test_arrays_have_one_kind_on_each_side_of_the_border() -> None:
     """Among the models, what prepares inputs has no MLX, and what computes with them no NumPy."""
-    for file, path in ROOMS.items():
+    for file in FILES:
         if room_of(file) == "models":
-            assert not packages(path) >= {"mlx", "numpy"}, file
+            assert not packages(file) >= {"mlx", "numpy"}, file
     code = "import sys, importlib\nsys.modules['mlx'] = None\n" + "".join(
         f"importlib.import_module('mlx_mm.models.{family}.processor')\n" for family in FAMILIES
     )
@@ -110,89 +77,135 @@ def test_arrays_have_one_kind_on_each_side_of_the_border() -> None:
     assert "numpy" in modules_after(code)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_families_do_not_know_each_other(family: str) -> None:
-    for file in (PACKAGE / "models" / family).glob("*.py"):
-        others = {name.split(".")[2] for name in imported(file) if name.startswith("mlx_mm.models.")} & set(FAMILIES)
-        assert others <= {family}, file.name
+def test_families_do_not_know_each_other() -> None:
+    for file, names in IMPORTED.items():
+        families = {name.split(".")[2] for name in names if name.startswith("mlx_mm.models.")} & set(FAMILIES)
+        assert families <= set(file.split("/")[1:2]), file
 
 
 def test_no_pickle_is_run() -> None:
     """`pickle` calls what a file names. One file has it, for an unpickler that reaches our own functions alone."""
     pickles = {"pickle", "_pickle", "shelve", "marshal", "dill"}
-    assert [file for file in ROOMS if set(imported(ROOMS[file])) & pickles] == ["checkpoint/torch_file"]
+    assert [file for file in FILES if IMPORTED[file] & pickles] == ["checkpoint/torch_file"]
 
 
 def test_mlx_lm_is_imported_late() -> None:
     """It takes 0.65 s, which somebody who only imports us should not pay."""
-    for file, path in ROOMS.items():
+    for file, code in CODE.items():
         if not file.startswith("models/"):
-            for node in ast.parse(path.read_text("utf-8")).body:
+            for node in code.body:
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     assert "mlx_lm" not in ast.unparse(node), file
 
 
 def test_family_names_stay_in_models() -> None:
     names = set(FAMILIES) | set(MODEL_TYPES)
-    for room, path in ROOMS.items():
-        if not room.startswith("models/"):
-            code = ast.parse(path.read_text("utf-8"))
+    for file, code in CODE.items():
+        if not file.startswith("models/"):
             for node in ast.walk(code):
                 exact = isinstance(node, ast.Constant) and node.value in names
-                assert not exact, f"{room} names a family: {node.value!r}"
+                assert not exact, f"{file} names a family: {node.value!r}"
 
 
 # --- files ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_file_length(room: str) -> None:
-    assert len(ROOMS[room].read_text("utf-8").splitlines()) <= 400
-
-
-@pytest.mark.parametrize("room", [room for room in ROOMS if ROOMS[room].stat().st_size and room != "__main__"])
-def test_every_file_says_what_it_is(room: str) -> None:
-    assert ast.get_docstring(ast.parse(ROOMS[room].read_text("utf-8")))
-
-
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "manager", "misc"}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_names(room: str) -> None:
-    assert not set(room.split("/")) & FORBIDDEN_NAMES
+def test_files_are_short_named_for_their_job_and_say_what_it_is() -> None:
+    for file, path in FILES.items():
+        text = path.read_text("utf-8")
+        assert len(text.splitlines()) <= 400, file
+        assert not set(file.split("/")) & FORBIDDEN_NAMES, file
+        assert not text or file == "__main__" or ast.get_docstring(CODE[file]), file
 
 
-@pytest.mark.parametrize("room", [room for room in ROOMS if not room.startswith("cli/")])
-def test_library_does_not_print(room: str) -> None:
-    for node in ast.walk(ast.parse(ROOMS[room].read_text("utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id != "print", f"print, line {node.lineno}"
+def test_library_does_not_print() -> None:
+    for file, code in CODE.items():
+        for node in ast.walk(code):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not file.startswith("cli/"):
+                assert node.func.id != "print", f"{file}, line {node.lineno}"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_no_exception_is_swallowed(room: str) -> None:
+def test_no_exception_is_swallowed() -> None:
     """`except Exception` is for libraries that raise nothing narrower, and only to say what it means."""
-    for node in ast.walk(ast.parse(ROOMS[room].read_text("utf-8"))):
-        if isinstance(node, ast.ExceptHandler):
-            caught = node.type
-            assert caught is not None, f"bare except, line {node.lineno}"
-            if isinstance(caught, ast.Name) and caught.id in ("Exception", "BaseException"):
-                (only,) = node.body
-                assert isinstance(only, ast.Raise), f"swallowed, line {node.lineno}"
-                assert only.cause is not None, f"cause lost, line {node.lineno}"
+    for file, code in CODE.items():
+        for node in ast.walk(code):
+            if isinstance(node, ast.ExceptHandler):
+                caught, where = node.type, f"{file}, line {node.lineno}"
+                assert caught is not None, f"bare except: {where}"
+                if isinstance(caught, ast.Name) and caught.id in ("Exception", "BaseException"):
+                    (only,) = node.body
+                    assert isinstance(only, ast.Raise), f"swallowed: {where}"
+                    assert only.cause is not None, f"cause lost: {where}"
 
 
 def test_inheritance_is_flat() -> None:
     """No module derives from one of ours; configs and contracts may, they have no behaviour."""
     parents: dict[str, set[str]] = {}
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.ClassDef) and path.name not in ("errors.py", "config.py", "contracts.py"):
+    for file, code in CODE.items():
+        for node in ast.walk(code):
+            if isinstance(node, ast.ClassDef) and file.split("/")[-1] not in ("errors", "config", "contracts"):
                 parents[node.name] = {ast.unparse(base) for base in node.bases}
     for name, bases in parents.items():
         for base in bases & set(parents):
             assert not parents[base] & set(parents), f"{name} -> {base} -> {parents[base]}"
+
+
+def signatures(code: ast.AST, owner: str = "") -> Iterator[tuple[str, list[ast.expr]]]:
+    """Public functions and methods of public classes, with their annotations."""
+    for node in ast.iter_child_nodes(code):
+        name = getattr(node, "name", "")
+        special = bool(owner) and name.startswith("__")
+        if isinstance(node, ast.ClassDef) and not name.startswith("_"):
+            yield from signatures(node, f"{name}.")
+        elif isinstance(node, ast.FunctionDef) and (special or not name.startswith("_")):
+            given = node.args
+            arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            found = [node.returns, *(argument.annotation for argument in arguments if argument is not None)]
+            yield owner + name, [annotation for annotation in found if annotation is not None]
+
+
+def test_no_any_in_signatures() -> None:
+    """What one file promises another is a type, so that mypy follows a value from room to room."""
+    found = [
+        f"{file}: {name}"
+        for file, code in CODE.items()
+        for name, annotations in signatures(code)
+        if re.search(r"\bAny\b", " ".join(ast.unparse(annotation) for annotation in annotations))
+    ]
+    assert not found, "\n".join(found)
+
+
+# --- tests ------------------------------------------------------------------------------------------------------
+
+FOREIGN = {"_from_config", "_neg_view", "_ntuple_diskusage"}  # names of transformers, torch and shutil
+
+
+def private_names(code: ast.AST, inside_class: bool = False) -> Iterator[tuple[int, str]]:
+    """Private names of other modules and objects, also in text that setattr and getattr are given."""
+    for node in ast.iter_child_nodes(code):
+        if isinstance(node, ast.Attribute):
+            own = inside_class and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if re.match(r"_[^_]", node.attr) and not own:
+                yield node.lineno, node.attr
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, alias.name) for alias in node.names if re.match(r"_[^_]", alias.name))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("setattr", "getattr", "delattr"):
+            texts = (given.value for given in node.args if isinstance(given, ast.Constant))
+            yield from ((node.lineno, text) for text in texts if re.search(r"(^|\.)_[^_]", str(text)))
+        yield from private_names(node, inside_class or isinstance(node, ast.ClassDef))
+
+
+def test_tests_use_public_names() -> None:
+    found = [
+        f"{path.name}:{line}: {name}"
+        for path in sorted(Path(__file__).parent.rglob("*.py"))
+        for line, name in private_names(ast.parse(path.read_text("utf-8")))
+        if name not in FOREIGN
+    ]
+    assert not found, "\n".join(found)
 
 
 # --- public names -----------------------------------------------------------------------------------------------
@@ -204,6 +217,10 @@ def test_all_is_sorted_and_complete() -> None:
         assert getattr(mlx_mm, name) is not None
     needed = {"MlxMmError", "classify", "convert", "encode_image", "encode_text", "generate", "load", "to_mlx"}
     assert needed <= set(mlx_mm.__all__)
+
+
+def test_dir_lists_the_public_names() -> None:
+    assert set(mlx_mm.__all__) <= set(dir(mlx_mm))
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
@@ -236,7 +253,7 @@ def test_every_error_has_one_parent_and_a_line() -> None:
 
 
 def test_model_types_are_a_literal_table() -> None:
-    for node in ast.parse(ROOMS["models/__init__"].read_text("utf-8")).body:
+    for node in CODE["models/__init__"].body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         if isinstance(target, ast.Name) and target.id == "MODEL_TYPES":
             assert ast.literal_eval(node.value) == MODEL_TYPES  # type: ignore[union-attr,arg-type]
@@ -261,11 +278,11 @@ def test_family_contract(name: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_config_field_is_read(family: str) -> None:
-    folder = PACKAGE / "models" / family
     read = {
         node.attr
-        for path in [*folder.glob("*.py"), *(PACKAGE / "layers").glob("*.py")]
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for file, code in CODE.items()
+        if file.startswith((f"models/{family}/", "layers/"))
+        for node in ast.walk(code)
         if isinstance(node, ast.Attribute)
     }
     config = importlib.import_module(f"mlx_mm.models.{family}.config")
@@ -273,27 +290,6 @@ def test_every_config_field_is_read(family: str) -> None:
         if dataclasses.is_dataclass(cls) and cls.__module__ == config.__name__:
             unread = {field.name for field in dataclasses.fields(cls)} - read
             assert not unread, f"{cls.__name__} has fields that nobody reads: {sorted(unread)}"
-
-
-@pytest.mark.parametrize("model_type", TINY)
-def test_processor_keys_are_the_models_arguments(model_type: str, tiny_checkpoint: Callable[..., Path]) -> None:
-    model, processor = mlx_mm.load(tiny_checkpoint(model_type))
-    assert model.kind == processor.kind == "encoder"
-    assert "{}" in model.prompt_template
-    picture = Image.fromarray(np.arange(40 * 50 * 3, dtype=np.uint32).reshape(40, 50, 3).astype(np.uint8))
-    calls = {model.get_text_features: processor.text(["a cat", "dog"])}
-    if "image" in model.modalities:
-        calls[model.get_image_features] = processor.images([picture, picture])
-        calls[model.__call__] = processor(text=["a cat", "dog"], images=[picture])
-    else:
-        sound = np.sin(np.arange(9000) / 7), 48000
-        calls[model.get_audio_features] = processor.audio([sound, sound])
-        calls[model.__call__] = processor(text=["a cat", "dog"], audio=[sound])
-    for method, batch in calls.items():
-        assert all(isinstance(value, np.ndarray) for value in batch.values())
-        inspect.signature(method).bind(**batch)
-        method(**mlx_mm.to_mlx(batch))  # what goes on to a tower is refused there, where it has no such argument
-    assert isinstance(mlx_mm.to_mlx({"x": np.zeros(2)})["x"], mx.array)
 
 
 # --- imports at run time ----------------------------------------------------------------------------------------
@@ -310,7 +306,7 @@ def test_import_is_light() -> None:
     assert not modules_after("import mlx_mm") & {"mlx", "numpy", "PIL", "huggingface_hub", "tokenizers", "tqdm"}
 
 
-@pytest.mark.parametrize("model_type", TINY)
+@pytest.mark.parametrize("model_type", JOINT)
 def test_loading_an_encoder_imports_no_torch(model_type: str, tiny_checkpoint: Callable[..., Path]) -> None:
     folder = tiny_checkpoint(model_type)
     code = f"import mlx_mm\nm, p = mlx_mm.load({str(folder)!r})\nmlx_mm.encode_text(m, p, ['a cat'])"

@@ -17,7 +17,6 @@ from tiny import (
     classification_shapes,
     golden_weights,
     hashed,
-    siglip_shapes,
     tiny_config,
     tiny_weights,
     write_checkpoint,
@@ -78,14 +77,6 @@ def classifier_folder(folder: Path, **extra: Any) -> Path:
     return write_checkpoint(folder, config, golden_weights(classification_shapes(config, len(LABELS))))
 
 
-def tower(folder: Path, kind: str) -> tuple[Any, Any]:
-    """A checkpoint of one tower: "text" or "vision"."""
-    joint_config = tiny_config("siglip")
-    config = {**joint_config[f"{kind}_config"], "architectures": [f"Siglip{kind.title()}Model"]}
-    shapes = [pair for pair in siglip_shapes(joint_config) if pair[0].startswith(f"{kind}_model.")]
-    return load(write_checkpoint(folder, config, golden_weights(shapes)))
-
-
 # --- vectors ----------------------------------------------------------------------------------------------------
 
 
@@ -132,16 +123,6 @@ def test_batches_hold_pictures_of_like_size(naflex: tuple[Any, Any], monkeypatch
     encode_image(model, processor, [long, short] * 4, batch_size=4)
     assert [len(set(batch)) for batch in sizes] == [1, 1]
     assert sizes[0] != sizes[1]
-
-
-def test_shapes_and_dtypes(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
-    for encode, one, several in ((encode_text, "a cat", TEXTS), (encode_image, pictures[0], pictures)):
-        single, batch, list_of_one = encode(*joint, one), encode(*joint, several), encode(*joint, [one])
-        assert single.dtype == batch.dtype == np.float32
-        assert single.shape == (128,)
-        assert batch.shape == (len(several), 128)
-        assert list_of_one.shape == (1, 128)
-        assert np.array_equal(list_of_one[0], single)
 
 
 def test_iterators_and_tuples_are_lists(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
@@ -203,21 +184,6 @@ def test_every_kind_of_picture_gives_the_same_vector(joint: tuple[Any, Any], tmp
     kinds: list[Any] = [image, np.asarray(image), path, str(path), path.read_bytes()]
     vectors = encode_image(*joint, kinds)
     assert np.abs(vectors - vectors[0]).max() <= EQUAL
-
-
-def test_unit_length_unless_normalize_is_off(joint: tuple[Any, Any], pictures: list[Image.Image]) -> None:
-    model, processor = joint
-    for encode, items, features, prepare in (
-        (encode_text, TEXTS, model.get_text_features, processor.text),
-        (encode_image, pictures, model.get_image_features, processor.images),
-    ):
-        raw = np.array(features(**to_mlx(prepare(items))))
-        lengths = np.linalg.norm(raw, axis=-1, keepdims=True)
-        assert np.abs(lengths - 1).min() > 0.01
-        assert np.abs(encode(model, processor, items, normalize=False) - raw).max() <= 1e-5
-        unit = encode(model, processor, items)
-        assert np.abs(unit - raw / lengths).max() <= EQUAL
-        assert np.abs(np.linalg.norm(unit, axis=-1) - 1).max() <= EQUAL
 
 
 @pytest.mark.parametrize("dim", [1, 7, 127, 128])
@@ -501,34 +467,6 @@ def test_errors_of_the_caller_are_not_swallowed(naflex: tuple[Any, Any], picture
 
     with pytest.raises(KeyboardInterrupt):
         encode_image(*naflex, [pictures[0], b"no picture"], on_error=stop)
-
-
-# --- modalities -------------------------------------------------------------------------------------------------
-
-
-def test_a_text_tower_takes_no_pictures(tmp_path: Path, pictures: list[Image.Image]) -> None:
-    model, processor = tower(tmp_path, "text")
-    assert encode_text(model, processor, TEXTS[:3]).shape == (3, 128)
-    with pytest.raises(ModalityError, match=r"no image encoder; it takes text\."):
-        encode_image(model, processor, pictures)
-    with pytest.raises(ModalityError):
-        classify(model, processor, pictures, LABELS, template="{}")
-
-
-def test_a_vision_tower_takes_no_texts(tmp_path: Path, pictures: list[Image.Image]) -> None:
-    model, processor = tower(tmp_path, "vision")
-    assert encode_image(model, processor, pictures).shape == (len(pictures), 128)
-    with pytest.raises(ModalityError, match=r"no text encoder; it takes image\."):
-        encode_text(model, processor, TEXTS)
-    with pytest.raises(ModalityError):
-        classify(model, processor, pictures, LABELS)
-
-
-def test_a_classifier_gives_no_vectors(classifier: tuple[Any, Any], pictures: list[Image.Image]) -> None:
-    with pytest.raises(ModalityError):
-        encode_image(*classifier, pictures)
-    with pytest.raises(ModalityError):
-        encode_text(*classifier, TEXTS)
 
 
 # --- scores -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from glm_answers import Scripted, picture, script
 from mlx_lm.generate import generate_step
 from tiny import write_json
 
-import mlx_mm
 from mlx_mm import PromptCache, generate, load, stream_generate, to_mlx
 from mlx_mm.errors import ConfigError, InputError, MediaError, ModalityError, OutputError
 from mlx_mm.generate import join
@@ -617,18 +616,6 @@ def test_template_that_fails(tiny_checkpoint: Checkpoint) -> None:
 def test_missing_picture(loaded: Any, tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"none\.png"):
         generate(*loaded, "q", images=[tmp_path / "none.png"])
-
-
-def test_models_that_do_not_answer(loaded: Any, tiny_checkpoint: Checkpoint) -> None:
-    encoder = load(tiny_checkpoint("siglip"))
-    with pytest.raises(ModalityError, match="encode_text, encode_image or classify"):
-        generate(*encoder, "q")
-    for call in (mlx_mm.encode_text, mlx_mm.encode_image, mlx_mm.encode_audio):
-        with pytest.raises(ModalityError, match="Use generate or chat"):
-            call(*loaded, ["q"])
-    for labels in (["a", "b"], None):
-        with pytest.raises(ModalityError, match="Use generate or chat"):
-            mlx_mm.classify(*loaded, picture(), labels)
 
 
 def test_model_without_a_head(tiny_checkpoint: Checkpoint) -> None:

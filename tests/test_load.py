@@ -12,9 +12,7 @@ import pytest
 from damage import DAMAGE, Damage, edit_config, listing
 from mlx.utils import tree_flatten
 from tiny import (
-    classification_shapes,
     golden,
-    golden_weights,
     tiny_batch,
     tiny_config,
     tiny_weights,
@@ -49,23 +47,6 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 # --- folders it takes -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_full_checkpoint(family: str, tiny_checkpoint: Checkpoint) -> None:
-    model, processor = mlx_mm.load(tiny_checkpoint(family))
-    assert model.modalities == ("text", "image")
-    vectors = mlx_mm.encode_text(model, processor, ["a cat", "a dog"])
-    assert vectors.shape == (2, 128)
-    assert vectors.dtype == np.float32
-    assert not model.training
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_shards_and_path_as_text(family: str, tiny_checkpoint: Checkpoint) -> None:
-    whole, _ = mlx_mm.load(tiny_checkpoint(family))
-    parts, _ = mlx_mm.load(str(tiny_checkpoint(family, shards=3, name="shards")))
-    assert same(outputs(whole, family), outputs(parts, family))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -128,23 +109,6 @@ def test_single_tower(family: str, tower: str, prefixed: bool, tmp_path: Path, t
             mlx_mm.encode_text(model, processor, "a cat")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_classifier(family: str, tmp_path: Path) -> None:
-    name = "SiglipForImageClassification" if family == "siglip" else "Siglip2ForImageClassification"
-    config = tiny_config(family) | {"architectures": [name], "id2label": {"0": "cat", "1": "dog", "2": "owl"}}
-    folder = write_checkpoint(tmp_path / "classifier", config, golden_weights(classification_shapes(config, 3)))
-    model, processor = mlx_mm.load(folder)
-    picture = np.zeros((20, 30, 3), np.uint8)
-    scores = mlx_mm.classify(model, processor, picture)
-    assert sorted(label for label, _ in scores) == ["cat", "dog", "owl"]
-    assert [score for _, score in scores] == sorted((score for _, score in scores), reverse=True)
-    assert abs(sum(score for _, score in scores) - 1) < 1e-6
-    with pytest.raises(ModalityError):
-        mlx_mm.classify(model, processor, picture, ["cat"])
-    with pytest.raises(ModalityError):
-        mlx_mm.encode_text(model, processor, "a cat")
-
-
 def test_old_buffers_are_ignored(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     """transformers before 4.31 saved `position_ids`."""
     config = tiny_config("siglip")
@@ -172,11 +136,6 @@ def test_config_of_transformers_5(tmp_path: Path, tiny_checkpoint: Checkpoint) -
 def test_folder_name_means_nothing(tiny_checkpoint: Checkpoint) -> None:
     model, _ = mlx_mm.load(tiny_checkpoint("siglip", name="siglip2-base-patch16-naflex"))
     assert outputs(model, "siglip")["image_embeds"].shape == (3, 128)
-
-
-def test_lazy_gives_the_same(tiny_checkpoint: Checkpoint) -> None:
-    folder = tiny_checkpoint("siglip2")
-    assert same(*(outputs(mlx_mm.load(folder, lazy=lazy)[0], "siglip2") for lazy in (True, False)))
 
 
 @pytest.mark.parametrize("stored", [np.float16, np.float32])

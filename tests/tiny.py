@@ -85,8 +85,13 @@ def siglip_shapes(config: dict[str, Any]) -> Shapes:
 
 
 def classification_shapes(config: dict[str, Any], num_labels: int) -> Shapes:
-    """The same for `…ForImageClassification`: the vision tower and a classifier."""
-    vision = [(name, shape) for name, shape in siglip_shapes(config) if name.startswith("vision_model.")]
+    """The same for `…ForImageClassification`."""
+    return classifier_of(siglip_shapes(config), config, num_labels)
+
+
+def classifier_of(joint: Shapes, config: dict[str, Any], num_labels: int) -> Shapes:
+    """Of a joint model's tensors the vision tower's, and a classifier."""
+    vision = [(name, shape) for name, shape in joint if name.startswith("vision_model.")]
     return vision + linear_shapes("classifier", num_labels, config["vision_config"]["hidden_size"])
 
 
@@ -243,6 +248,17 @@ def requantised(array: np.ndarray, bits: int, group_size: int) -> np.ndarray:
     if array.ndim == 4:
         full = full.reshape(len(array), *array.shape[2:], -1).transpose(0, 3, 1, 2)
     return full
+
+
+def token_rows(
+    counts: tuple[int, ...], length: int, vocab_size: int, *, first: int = 3, end: int = 2, seed: int = 70
+) -> np.ndarray:
+    """Texts of `counts` tokens from `first` on, between 0 and `end`, padded with 1 to `length`: int32 ids."""
+    ids = np.full((len(counts), length), 1, dtype=np.int32)
+    for row, count in enumerate(counts):
+        ids[row, :count] = first + np.abs(hashed((count,), seed + row)) * (vocab_size - first)
+        ids[row, 0], ids[row, count - 1] = 0, end
+    return ids
 
 
 def tiny_batch(family: str) -> dict[str, np.ndarray]:

@@ -1,8 +1,9 @@
 """Chats to prompts: messages in the OpenAI shape, their images and videos, and the checkpoint's chat template."""
 
+import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -114,6 +115,10 @@ class ChatTemplate:
                 f"{name} cannot be read ({_reason(error)}); expected a Jinja template. Take the checkpoint's "
                 "own file again."
             ) from error
+
+    def __reduce__(self) -> tuple[Callable[[], "ChatTemplate"], tuple[()]]:
+        """A copy or a pickle compiles the source anew."""
+        return functools.partial(ChatTemplate, self.source, name=self.name, tokens=self.tokens), ()
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ChatTemplate | None":

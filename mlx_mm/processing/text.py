@@ -47,6 +47,13 @@ class Tokenizer:
         self._backends: dict[bool | None, Any] = {}
         self._lock = threading.Lock()  # texts are prepared in threads, and the file should be read once
 
+    def __getstate__(self) -> dict[str, object]:
+        """What a copy or a pickle holds: it reads the vocabulary anew."""
+        return {name: value for name, value in vars(self).items() if name not in ("_backends", "_lock")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _backends={}, _lock=threading.Lock())
+
     @classmethod
     def find(cls, folder: Path) -> "Tokenizer | None":
         """The tokenizer of a checkpoint; None where its folder has no tokenizer file at all."""

@@ -265,17 +265,6 @@ def texts(rows: Any = slice(None)) -> dict[str, mx.array]:
     return {name: mx.array(BATCHES["unfused"][name][rows]) for name in ("input_ids", "attention_mask")}
 
 
-def test_batch_equals_singles(models: dict[str, Any], kind: str) -> None:
-    model = models[kind]
-    whole = model(**to_mx(BATCHES[kind]))
-    for i in range(3):
-        single = model(**{name: mx.array(value[i : i + 1]) for name, value in BATCHES[kind].items()})
-        assert close(single.text_embeds[0], whole.text_embeds[i], 1e-6)
-        assert close(single.audio_embeds[0], whole.audio_embeds[i], 1e-6)
-        assert close(single.logits_per_text[0, 0], whole.logits_per_text[i, i], 3e-5)
-        assert close(single.logits_per_audio[0, 0], whole.logits_per_audio[i, i], 3e-5)
-
-
 def test_clips_are_spread_over_threads(models: dict[str, Any], kind: str) -> None:
     model = models[kind]
     right = model.get_audio_features(**sounds(kind))
@@ -394,23 +383,6 @@ def test_fusion_needs_is_longer(models: dict[str, Any]) -> None:
 
 
 # --- the surface ------------------------------------------------------------------------------------------------
-
-
-def test_one_modality_leaves_the_other_fields_empty(models: dict[str, Any], kind: str) -> None:
-    both = models[kind](**to_mx(BATCHES[kind]))
-    text = models[kind](**texts())
-    assert close(text.text_embeds, both.text_embeds, 0.0)
-    for name in ("audio_embeds", "logits_per_text", "logits_per_audio", "loss", "audio_model_output"):
-        assert getattr(text, name) is None
-    sound = models[kind](**sounds(kind))
-    assert close(sound.audio_embeds, both.audio_embeds, 0.0)
-    for name in ("text_embeds", "logits_per_text", "logits_per_audio", "loss", "text_model_output"):
-        assert getattr(sound, name) is None
-
-
-def test_nothing_to_do_is_refused(models: dict[str, Any]) -> None:
-    with pytest.raises(InputError):
-        models["unfused"]()
 
 
 def test_features_of_a_joint_model_have_unit_length(models: dict[str, Any], kind: str) -> None:

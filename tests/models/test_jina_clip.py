@@ -374,15 +374,6 @@ def batch() -> dict[str, mx.array]:
     return to_mx(BATCH)
 
 
-def test_batch_equals_singles(tiny: Any, batch: dict[str, mx.array]) -> None:
-    whole = tiny(**batch)
-    for i in range(3):
-        single = tiny(**{name: value[i : i + 1] for name, value in batch.items()})
-        assert close(single.text_embeds[0], whole.text_embeds[i], 1e-6)
-        assert close(single.image_embeds[0], whole.image_embeds[i], 1e-6)
-        assert close(single.logits_per_text[0, 0], whole.logits_per_text[i, i], 2e-5)
-
-
 def test_rows_are_spread_over_threads(tiny: Any, batch: dict[str, mx.array]) -> None:
     pixels = {"pixel_values": batch.pop("pixel_values")}
     for features, given in ((tiny.get_text_features, batch), (tiny.get_image_features, pixels)):
@@ -481,23 +472,6 @@ def test_other_grids(size: int, patch: int) -> None:
 # --- the surface ------------------------------------------------------------------------------------------------
 
 
-def test_one_modality_leaves_the_other_fields_empty(tiny: Any, batch: dict[str, mx.array]) -> None:
-    both = tiny(**batch)
-    text = tiny(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    assert close(text.text_embeds, both.text_embeds, 0.0)
-    for name in ("image_embeds", "logits_per_text", "logits_per_image", "loss", "vision_model_output"):
-        assert getattr(text, name) is None
-    image = tiny(pixel_values=batch["pixel_values"])
-    assert close(image.image_embeds, both.image_embeds, 0.0)
-    for name in ("text_embeds", "logits_per_text", "logits_per_image", "loss", "text_model_output"):
-        assert getattr(image, name) is None
-
-
-def test_nothing_to_do_is_refused(tiny: Any) -> None:
-    with pytest.raises(InputError):
-        tiny()
-
-
 def test_features_are_not_normalised(tiny: Any, batch: dict[str, mx.array]) -> None:
     both = tiny(**batch)
     text = tiny.get_text_features(batch["input_ids"], batch["attention_mask"])
@@ -570,13 +544,6 @@ def test_logits_and_loss(tiny: Any, batch: dict[str, mx.array]) -> None:
     assert close(out.loss, right, 1e-5)
     assert abs(reading.cross_entropy(logits, own) - right) > 1e-3
     assert tiny(**batch).loss is None
-
-
-def test_loss_without_pairs_is_refused(tiny: Any, batch: dict[str, mx.array]) -> None:
-    with pytest.raises(InputError):
-        tiny(**{**batch, "pixel_values": batch["pixel_values"][:2]}, return_loss=True)
-    with pytest.raises(InputError):
-        tiny(pixel_values=batch["pixel_values"], return_loss=True)
 
 
 def test_scores_are_the_softmax_over_the_texts(tiny: Any, batch: dict[str, mx.array]) -> None:
@@ -895,17 +862,6 @@ def test_float16_files_are_merged_in_float32() -> None:
 
 
 # --- through convert and load -----------------------------------------------------------------------------------
-
-
-def test_folder_through_convert_and_load(tmp_path: Path, tiny: Any, batch: dict[str, mx.array]) -> None:
-    source = write_checkpoint(tmp_path / "source", CONFIG, WEIGHTS, side_files=write_jina_side_files)
-    mlx_mm.convert(source, tmp_path / "exact", bits=None)
-    right = tiny(**batch)
-    for folder in ("source", "exact"):
-        model, _ = mlx_mm.load(tmp_path / folder)
-        got = model(**batch)
-        assert close(got.text_embeds, right.text_embeds, 0.0)
-        assert close(got.image_embeds, right.image_embeds, 0.0)
 
 
 def quantised_paths(model: Any) -> set[str]:

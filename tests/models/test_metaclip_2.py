@@ -369,15 +369,6 @@ def text_features(ids: np.ndarray, mask: np.ndarray | None = None, **extra: Any)
     return pooled @ w["text_projection.weight"].T
 
 
-def test_batch_equals_singles(tiny: Any, batch: dict[str, mx.array]) -> None:
-    whole = tiny(**batch)
-    for i in range(3):
-        single = tiny(**{name: value[i : i + 1] for name, value in batch.items()})
-        assert close(single.text_embeds[0], whole.text_embeds[i], 1e-6)
-        assert close(single.image_embeds[0], whole.image_embeds[i], 1e-6)
-        assert close(single.logits_per_text[0, 0], whole.logits_per_text[i, i], 2e-5)
-
-
 def test_mask_of_right_padding_changes_nothing(tiny: Any, batch: dict[str, mx.array]) -> None:
     ids, mask = batch["input_ids"], batch["attention_mask"]
     plain = tiny.get_text_features(ids)
@@ -480,23 +471,6 @@ def test_image_smaller_than_a_patch_is_refused(tiny: Any) -> None:
 # --- the surface ------------------------------------------------------------------------------------------------
 
 
-def test_one_modality_leaves_the_other_fields_empty(tiny: Any, batch: dict[str, mx.array]) -> None:
-    both = tiny(**batch)
-    text = tiny(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    assert close(text.text_embeds, both.text_embeds, 0.0)
-    for name in ("image_embeds", "logits_per_text", "logits_per_image", "loss", "vision_model_output"):
-        assert getattr(text, name) is None
-    image = tiny(pixel_values=batch["pixel_values"])
-    assert close(image.image_embeds, both.image_embeds, 0.0)
-    for name in ("text_embeds", "logits_per_text", "logits_per_image", "loss", "text_model_output"):
-        assert getattr(image, name) is None
-
-
-def test_nothing_to_do_is_refused(tiny: Any) -> None:
-    with pytest.raises(InputError):
-        tiny()
-
-
 def test_features_are_projected_and_not_normalised(tiny: Any, batch: dict[str, mx.array]) -> None:
     both = tiny(**batch)
     ids, mask, pixels = batch["input_ids"], batch["attention_mask"], batch["pixel_values"]
@@ -543,15 +517,6 @@ def test_scores_are_the_softmax_over_the_texts(tiny: Any, batch: dict[str, mx.ar
     assert scores.shape == (2, 3)
     assert close(np.array(scores).sum(-1), np.ones(2), 1e-6)
     assert close(scores, reading.softmax(np.array(out.logits_per_image, dtype=np.float64)), 1e-6)
-
-
-def test_loss_without_pairs_is_refused(tiny: Any, batch: dict[str, mx.array]) -> None:
-    with pytest.raises(InputError):
-        tiny(**{**batch, "pixel_values": batch["pixel_values"][:2]}, return_loss=True)
-    with pytest.raises(InputError):
-        tiny(pixel_values=batch["pixel_values"], return_loss=True)
-    assert tiny(**batch, return_loss=True).loss.shape == ()
-    assert tiny(**batch).loss is None
 
 
 # --- CLIP, whose legacy rule shares an id with MetaCLIP 2's end of text -----------------------------------------

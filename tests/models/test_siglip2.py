@@ -300,16 +300,6 @@ def images_of(batch: dict[str, mx.array]) -> dict[str, mx.array]:
     return {name: value for name, value in batch.items() if name != "input_ids"}
 
 
-def test_batch_equals_singles(tiny: tuple[Any, dict[str, mx.array]]) -> None:
-    model, batch = tiny
-    whole = model(**batch)
-    for i in range(3):
-        single = model(**{name: value[i : i + 1] for name, value in batch.items()})
-        assert close(single.text_embeds[0], whole.text_embeds[i], 1e-6)
-        assert close(single.image_embeds[0], whole.image_embeds[i], 1e-6)
-        assert close(single.logits_per_text[0, 0], whole.logits_per_text[i, i], 2e-5)
-
-
 def test_content_of_padded_patches_changes_nothing(naflex: tuple[Any, dict[str, mx.array]]) -> None:
     model, batch = naflex
     mask = batch["pixel_attention_mask"][..., None]
@@ -373,19 +363,6 @@ def test_explicit_position_ids(tiny: tuple[Any, dict[str, mx.array]]) -> None:
 # --- the surface ------------------------------------------------------------------------------------------------
 
 
-def test_one_modality_leaves_the_other_fields_empty(tiny: tuple[Any, dict[str, mx.array]]) -> None:
-    model, batch = tiny
-    both = model(**batch)
-    text = model(input_ids=batch["input_ids"])
-    assert close(text.text_embeds, both.text_embeds, 0.0)
-    for name in ("image_embeds", "logits_per_text", "logits_per_image", "loss", "vision_model_output"):
-        assert getattr(text, name) is None
-    image = model(**images_of(batch))
-    assert close(image.image_embeds, both.image_embeds, 0.0)
-    for name in ("text_embeds", "logits_per_text", "logits_per_image", "loss", "text_model_output"):
-        assert getattr(image, name) is None
-
-
 def test_features_are_the_pooled_vectors_before_normalising(tiny: tuple[Any, dict[str, mx.array]]) -> None:
     model, batch = tiny
     both = model(**batch)
@@ -401,20 +378,6 @@ def test_features_are_the_pooled_vectors_before_normalising(tiny: tuple[Any, dic
         assert np.abs(norm - 1).max() > 0.1
 
 
-def test_states_and_attentions_only_when_asked(tiny: tuple[Any, dict[str, mx.array]]) -> None:
-    model, batch = tiny
-    plain, full = model(**batch), model(**batch, output_hidden_states=True, output_attentions=True)
-    for tower in ("text_model_output", "vision_model_output"):
-        before, after = getattr(plain, tower), getattr(full, tower)
-        assert before.hidden_states is None
-        assert before.attentions is None
-        assert len(after.hidden_states) == 3
-        assert len(after.attentions) == 2
-        assert close(np.array(after.attentions[0]).sum(-1), 1.0, 1e-5)
-        assert close(before.last_hidden_state, after.last_hidden_state, 1e-5)
-    assert close(plain.image_embeds, full.image_embeds, 2e-6)
-
-
 def test_score_is_the_sigmoid_of_the_logit(tiny: tuple[Any, dict[str, mx.array]]) -> None:
     model, batch = tiny
     assert model.modalities == ("text", "image")
@@ -422,18 +385,6 @@ def test_score_is_the_sigmoid_of_the_logit(tiny: tuple[Any, dict[str, mx.array]]
     out = model(**batch)
     scores = model.score(out.image_embeds, out.text_embeds)
     assert close(scores, 1 / (1 + np.exp(-np.array(out.logits_per_image))), 1e-6)
-
-
-def test_loss_of_a_batch_that_is_not_square_is_refused(tiny: tuple[Any, dict[str, mx.array]]) -> None:
-    model, batch = tiny
-    with pytest.raises(MlxMmError):
-        model(**{**batch, "input_ids": batch["input_ids"][:2]}, return_loss=True)
-    assert model(**{**batch, "input_ids": batch["input_ids"][:2]}).logits_per_text.shape == (2, 3)
-
-
-def test_nothing_to_do_is_refused(tiny: tuple[Any, dict[str, mx.array]]) -> None:
-    with pytest.raises(MlxMmError):
-        tiny[0]()
 
 
 def test_text_longer_than_the_table_is_refused(tiny: tuple[Any, dict[str, mx.array]]) -> None:
