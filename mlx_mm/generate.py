@@ -46,8 +46,9 @@ class Generation:
     finish_reason: "stop", "length" (max_tokens, or the model's context, is used up) or "tool_calls"; None before the
     end. raw: with all markers, up to the end token. prompt_tokens: with images; cached_tokens of them were not run
     again. prompt_tps, generation_tps: tokens per second. peak_memory: of the process, in GB.
-    boxes: [x1, y1, x2, y2] in thousandths of width and height. pixel_boxes: the same in pixels of the image as it was
-    given, where there is exactly one; `mlx_mm.generation.response.scale_boxes` makes them for others.
+    boxes: [x1, y1, x2, y2] as the model counts, by default in thousandths of width and height. pixel_boxes: the same in
+    pixels of the image as it was given, where there is exactly one; `mlx_mm.generation.response.scale_boxes` makes them
+    for others.
     """
 
     text: str = ""

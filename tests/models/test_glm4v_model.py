@@ -507,6 +507,18 @@ def test_nothing_in_a_run_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) 
         traced(lambda ids: ids + ids.max().item(), more)
 
 
+@pytest.mark.parametrize("architecture", ["Glm46VModel", "Glm46VForConditionalGeneration"])
+def test_positions_on_their_own(architecture: str) -> None:
+    model, batch = glm_model(DENSE, architecture), padded(PROMPTS)
+    given = {name: value for name, value in batch.items() if not name.startswith("pixel")}
+    positions, deltas = model.get_rope_index(**given)
+    assert positions.shape == (3, *batch["input_ids"].shape)
+    assert deltas.tolist() == model(**batch).rope_deltas.tolist()
+    right = model(**batch, output_hidden_states=True).hidden_states[-1]
+    got = model(**batch, position_ids=positions, output_hidden_states=True).hidden_states[-1]
+    assert worst(got, right) == 0
+
+
 def test_tied_head() -> None:
     model = glm_model(DENSE, tie_word_embeddings=True)
     assert "lm_head" not in model.language_model

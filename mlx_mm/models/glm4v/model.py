@@ -113,7 +113,9 @@ class Model(nn.Module):
         if position_ids is None:
             if tokens_before(cache):
                 raise InputError("The cache has tokens, so their positions go on. Pass position_ids, or use a Request.")
-            position_ids, deltas, attention_mask = self._positions(embeds, types, media, attention_mask, cache)
+            position_ids, deltas, attention_mask = self._positions(
+                embeds.shape[:2], types, media, attention_mask, cache
+            )
         positions = mx.broadcast_to(position_ids, (3, *embeds.shape[:2]))
         out = self.language_model.model(
             embeds,
@@ -147,6 +149,23 @@ class Model(nn.Module):
     def get_video_features(self, pixel_values_videos: mx.array, video_grid_thw: mx.array) -> list[mx.array]:
         """(N, 1176) and (videos, 3) -> (tokens, D) for each video."""
         return self._features(pixel_values_videos, read_whole(video_grid_thw))
+
+    def get_rope_index(
+        self,
+        input_ids: mx.array,
+        mm_token_type_ids: mx.array | None = None,
+        image_grid_thw: mx.array | None = None,
+        video_grid_thw: mx.array | None = None,
+        attention_mask: mx.array | None = None,
+    ) -> tuple[mx.array, mx.array]:
+        """Positions (3, B, L) of whole prompts (B, L), and how far each row's next token stands from its count, (B,).
+
+        Arguments as of a call. Raises InputError for those that do not fit together.
+        """
+        media = [*_media(IMAGE, None, image_grid_thw), *_media(VIDEO, None, video_grid_thw)]
+        types = self._types(input_ids, mm_token_type_ids, [some.kind for some in media])
+        positions, deltas, _ = self._positions(input_ids.shape[:2], types, media, attention_mask, None)
+        return positions, deltas
 
     def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]:
         """What the features of a modality are computed with."""
@@ -208,14 +227,14 @@ class Model(nn.Module):
 
     def _positions(
         self,
-        embeds: mx.array,
+        shape: tuple[int, ...],
         types: list[list[int]] | None,
         media: Sequence[_Media],
         attention_mask: mx.array | None,
         cache: Sequence[LayerCache] | None,
     ) -> tuple[mx.array, mx.array, mx.array | None]:
         """Positions of whole prompts (3, B, L), their deltas (B,), and the mask if there is padding in it."""
-        batch, length = embeds.shape[:2]
+        batch, length = shape
         mask = None if attention_mask is None else read_whole(attention_mask)
         if mask is None and (padding := padding_of(cache)) is not None:
             mask = [[int(place >= count) for place in range(length)] for count in padding]
