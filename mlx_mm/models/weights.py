@@ -33,9 +33,13 @@ class WeightRules(NamedTuple):
 
 
 def not_in_texts(path: str) -> bool:
-    """The `cast_predicate` of towers of the CLIP kind: text towers lose accuracy in float16, as does the exponential
-    of a scale; image and audio towers do not."""
-    return not path.startswith((*TEXT_PARTS, "logit_"))
+    """The `cast_predicate` of the CLIP kind: text towers lose accuracy in float16, vision towers do not."""
+    return not_a_scale(path) and not path.startswith(TEXT_PARTS)
+
+
+def not_a_scale(path: str) -> bool:
+    """The `cast_predicate` of towers that are accurate in float16; a scale is not, once it is exponentiated."""
+    return not path.startswith("logit_")
 
 
 def complete_names(weights: Weights, own: tuple[str, ...] | None, known: tuple[str, ...]) -> Weights:

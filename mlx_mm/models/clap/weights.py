@@ -9,7 +9,7 @@ from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.layers.embeddings import kernel_matrix
 from mlx_mm.models.clap.audio import LONG_KERNEL
 from mlx_mm.models.clap.config import ModelConfig
-from mlx_mm.models.weights import AUDIO_PARTS, TEXT_PARTS, WeightRules, Weights, complete_names, not_in_texts
+from mlx_mm.models.weights import AUDIO_PARTS, TEXT_PARTS, WeightRules, Weights, complete_names, not_a_scale
 
 KNOWN = (*TEXT_PARTS, *AUDIO_PARTS, "logit_scale_a", "logit_scale_t")
 # Buffers that follow from the config, or count training steps; which of them a file has depends on its age
@@ -49,7 +49,8 @@ KEPT_EXACT = (".position_embedding", ".token_type_embedding")
 
 def rules(config: ModelConfig) -> WeightRules:
     """What is done with the tensors of the model of this config."""
-    return WeightRules(functools.partial(sanitize, config), is_quantizable, not_in_texts)
+    # float16 moves a text by 2.3e-6 and a sound by 5.7e-7 (1 - cosine, full size, random weights)
+    return WeightRules(functools.partial(sanitize, config), is_quantizable, not_a_scale)
 
 
 def sanitize(config: ModelConfig, weights: Weights) -> dict[str, mx.array | Rows]:

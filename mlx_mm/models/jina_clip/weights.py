@@ -10,7 +10,7 @@ from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import WeightsError
 from mlx_mm.layers.embeddings import kernel_matrix
 from mlx_mm.models.jina_clip.config import ModelConfig
-from mlx_mm.models.weights import MLP_AXES, WeightRules, Weights, not_in_texts
+from mlx_mm.models.weights import MLP_AXES, WeightRules, Weights, not_a_scale
 
 # An adapted weight of the file has three tensors: the weight, and the factors of what all adapters add, (adapters, …)
 ORIGINAL, LORA_A, LORA_B = (f".parametrizations.weight.{part}" for part in ("original", "0.lora_A", "0.lora_B"))
@@ -48,7 +48,7 @@ PADDED_AXES = MappingProxyType({**MLP_AXES, ".mlp.down_proj.weight": 1})
 
 def rules(config: ModelConfig) -> WeightRules:
     """What is done with the tensors of the model of this config."""
-    return WeightRules(functools.partial(sanitize, config), is_quantizable, not_in_texts, PADDED_AXES)
+    return WeightRules(functools.partial(sanitize, config), is_quantizable, not_a_scale, PADDED_AXES)
 
 
 def sanitize(config: ModelConfig, weights: Weights) -> dict[str, mx.array | Rows]:
