@@ -307,6 +307,11 @@ def test_damaged_checkpoint(damage: Damage, tiny_checkpoint: Checkpoint) -> None
     assert listing(folder) == before
 
 
+def test_public_names_are_listed() -> None:
+    assert set(mlx_mm.__all__) <= set(dir(mlx_mm))
+    assert dir(mlx_mm) == sorted(dir(mlx_mm))
+
+
 def test_many_missing_tensors_are_counted_and_ten_named(tiny_checkpoint: Checkpoint) -> None:
     folder = tiny_checkpoint("siglip")
     edit_config(lambda c: c["text_config"].update(num_hidden_layers=5))(folder)
