@@ -137,7 +137,7 @@ def test_nothing_is_wider_that_divides(tmp_path: Path) -> None:
 
 # --- tensors ------------------------------------------------------------------------------------------------------
 
-AXES = {".gate_up.weight": (0, 2), ".experts.weight": 1, ".weight": 1}
+AXES = ((".gate_up.weight", (0, 2)), (".experts.weight", 1), (".weight", 1))
 
 
 def test_parts_grow_each() -> None:

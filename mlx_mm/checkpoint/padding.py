@@ -1,13 +1,13 @@
 """Tensors filled up with zeros, for a model whose MLPs are wider than those of its files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 
 from mlx_mm.checkpoint.rows import Rows
 
 # How a parameter's path ends -> the axis that grows, or that axis and into how many equal parts it is divided
-Axes = Mapping[str, int | tuple[int, int]]
+Axes = Sequence[tuple[str, int | tuple[int, int]]]
 
 
 def pad_to(
@@ -22,7 +22,7 @@ def pad_to(
 
 
 def _growing(name: str, axes: Axes) -> tuple[int, int] | None:
-    found = next((axis for suffix, axis in axes.items() if name.endswith(suffix)), None)
+    found = next((axis for suffix, axis in axes if name.endswith(suffix)), None)
     return (found, 1) if isinstance(found, int) else found
 
 

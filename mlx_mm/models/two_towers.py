@@ -34,12 +34,17 @@ class Comparison:
     has_bias: bool = False
 
 
+def each_alone(logits: mx.array) -> mx.array:
+    """Probability (N, M) that an item is label j, whatever else it is. A function of ours, which can be copied."""
+    return mx.sigmoid(logits)
+
+
 def one_of_them(logits: mx.array) -> mx.array:
     """Probability (N, M) that an item is label j and no other."""
     return mx.softmax(logits, axis=-1, precise=True)
 
 
-SIGMOID = Comparison(pairwise_sigmoid_loss, mx.sigmoid, scale_shape=(1,), has_bias=True)  # each pair on its own
+SIGMOID = Comparison(pairwise_sigmoid_loss, each_alone, scale_shape=(1,), has_bias=True)
 SOFTMAX = Comparison(contrastive_loss, one_of_them)
 
 
@@ -94,6 +99,8 @@ class TwoTowers(nn.Module):
             text = self._read_text(input_ids, attention_mask, position_ids, **extras)
         if pixel_values is not None:
             vision = self._read_image(pixel_values, **image_inputs, **extras)
+        elif image_inputs:
+            raise TypeError(f"{min(image_inputs)} was given without pixel_values, where it cannot act. Leave it out.")
         return compare(text, vision, self.logits, self._comparison.loss if return_loss else None)
 
     def get_text_features(

@@ -1,7 +1,6 @@
 """What a family says about the tensors of its models, and names of tensors as several families need them."""
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 import mlx.core as mx
@@ -11,16 +10,15 @@ from mlx_mm.checkpoint.rows import Rows
 
 Weights: TypeAlias = dict[str, mx.array]
 # how the path of a parameter ends -> the axis that grows with an MLP, or it and its equal parts below each other
-PaddedAxes: TypeAlias = Mapping[str, int | tuple[int, int]]
+PaddedAxes: TypeAlias = tuple[tuple[str, int | tuple[int, int]], ...]
 Towers: TypeAlias = Mapping[str, tuple[str, ...]]  # modality -> how the paths of its layers start
 
 # How the names of a tower's layers start, its own first, then its projection's
 TEXT_PARTS = ("text_model.", "text_projection.")
 IMAGE_PARTS = ("vision_model.", "visual_projection.")
 AUDIO_PARTS = ("audio_model.", "audio_projection.")
-# The parameters of `layers.transformer.MLP` that grow with its width, and the axis that does. No dict, in which
-# mlx.nn.Module would look for arrays.
-MLP_AXES: PaddedAxes = MappingProxyType({".mlp.fc1.weight": 0, ".mlp.fc1.bias": 0, ".mlp.fc2.weight": 1})
+# The parameters of `layers.transformer.MLP` that grow with its width, and the axis that does.
+MLP_AXES: PaddedAxes = ((".mlp.fc1.weight", 0), (".mlp.fc1.bias", 0), (".mlp.fc2.weight", 1))
 
 
 class WeightRules(NamedTuple):

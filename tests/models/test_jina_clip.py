@@ -33,11 +33,11 @@ from mlx_mm.errors import ConfigError, InputError, MlxMmError, UnsupportedModelE
 from mlx_mm.layers import activations
 from mlx_mm.layers.attention import merge_heads, split_heads
 from mlx_mm.layers.rope import grid_angles, rotate_halves, rotate_neighbours
+from mlx_mm.models.config import widen_mlps
 from mlx_mm.models.jina_clip import text, vision
 from mlx_mm.models.jina_clip import weights as room
 from mlx_mm.models.jina_clip.config import FIXED, ModelConfig
 from mlx_mm.models.two_towers import TwoTowers
-from mlx_mm.models.weights import widen_mlps
 
 SPEC = golden("jina_clip_v2_golden_forward")
 CHECKPOINT = golden("jina_clip_v2_checkpoint")

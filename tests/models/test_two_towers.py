@@ -142,7 +142,7 @@ def test_only_padded_axes_grow_when_widened(family: str) -> None:
     grown = {name for name in before if before[name].shape != after[name].shape}
     assert bool(grown) == bool(record)
     for name in grown:
-        (axis,) = {axis for suffix, axis in axes.items() if name.endswith(suffix)}
+        (axis,) = {axis for suffix, axis in axes if name.endswith(suffix)}
         a, b = list(before[name].shape), list(after[name].shape)
         assert b.pop(axis) > a.pop(axis)
         assert a == b

@@ -53,6 +53,8 @@ class Model(nn.Module):
 
     kind: Literal["generator"] = "generator"
     modalities: tuple[Modality, ...] = ("text", "image")
+    towers = {"text": ("language_model.",), "image": ("vision_tower.",)}  # noqa: RUF012
+    padded_axes = ()
 
     def __init__(self, config: ModelConfig):
         super().__init__()

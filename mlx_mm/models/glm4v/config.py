@@ -16,15 +16,15 @@ COMPLETE = "Use the complete config.json of the checkpoint."
 ROPE_SECTIONS = ("rope_parameters", "rope_scaling")
 # What grows with the widths that `widened` rounds up; the first ending that fits decides. In the dense model's
 # gate_up_proj each half is followed by zeros.
-PADDED_AXES: dict[str, int | tuple[int, int]] = {
-    ".gate_up_proj.weight": (0, 2),
-    ".switch_mlp.gate_proj.weight": 1,
-    ".switch_mlp.up_proj.weight": 1,
-    ".switch_mlp.down_proj.weight": 2,
-    ".gate_proj.weight": 0,
-    ".up_proj.weight": 0,
-    ".down_proj.weight": 1,
-}
+PADDED_AXES: tuple[tuple[str, int | tuple[int, int]], ...] = (
+    (".gate_up_proj.weight", (0, 2)),
+    (".switch_mlp.gate_proj.weight", 1),
+    (".switch_mlp.up_proj.weight", 1),
+    (".switch_mlp.down_proj.weight", 2),
+    (".gate_proj.weight", 0),
+    (".up_proj.weight", 0),
+    (".down_proj.weight", 1),
+)
 PARTIAL_ROTARY_FACTOR = 0.5  # of every published checkpoint; some files leave it out
 
 

@@ -1,7 +1,6 @@
 """Names and layout of the tensors of Jina CLIP v2, and the merging of its low-rank matrices."""
 
 import functools
-from types import MappingProxyType
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -43,7 +42,7 @@ DROPPED = (".rope.", ".rotary_emb.")  # tables that follow from the config
 BLOCK_ROWS = 16384  # of a table that are merged at a time
 KEPT_EXACT = ("token_type_embedding", "patch_embedding")
 # Of the gated MLP only the last matrix is wider than the norm before it
-PADDED_AXES = MappingProxyType({**MLP_AXES, ".mlp.down_proj.weight": 1})
+PADDED_AXES = (*MLP_AXES, (".mlp.down_proj.weight", 1))
 
 
 def rules(config: ModelConfig) -> WeightRules:
