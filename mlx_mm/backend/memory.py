@@ -30,7 +30,7 @@ def keep_freed_memory() -> bool:
 
 
 @contextlib.contextmanager
-def wired_memory(stream: mx.Stream) -> Iterator[None]:
+def wired_memory(stream: mx.Stream | mx.ThreadLocalStream) -> Iterator[None]:
     """Inside, as much of the weights as Metal recommends stays in memory, as mlx_lm has it while it generates.
 
     stream: what runs on it is finished before the limit is as it was.

@@ -32,7 +32,7 @@ def rotate_halves(angles: mx.array, dtype: mx.Dtype = mx.float32) -> Rotation:
 
     def rotate(x: mx.array) -> mx.array:
         a, b = mx.split(x, 2, axis=-1)
-        return mx.concatenate(turn(a, b, cos.astype(x.dtype), sin.astype(x.dtype)), axis=-1)
+        return mx.concatenate([*turn(a, b, cos.astype(x.dtype), sin.astype(x.dtype))], axis=-1)
 
     return rotate
 
@@ -46,7 +46,7 @@ def rotate_neighbours(angles: mx.array, dtype: mx.Dtype = mx.float32) -> Rotatio
 
     def rotate(x: mx.array) -> mx.array:
         a, b = x[..., 0::2], x[..., 1::2]
-        return mx.stack(turn(a, b, cos.astype(x.dtype), sin.astype(x.dtype)), axis=-1).flatten(-2)
+        return mx.stack([*turn(a, b, cos.astype(x.dtype), sin.astype(x.dtype))], axis=-1).flatten(-2)
 
     return rotate
 

@@ -171,9 +171,9 @@ class ImageClassifier(nn.Module):
         """All of it."""
         return (self,)
 
-    def class_scores(self, pixel_values: mx.array, **batch: mx.array) -> mx.array:
+    def class_scores(self, pixel_values: mx.array) -> mx.array:
         """The processor's arrays -> probabilities of the labels (B, labels)."""
-        return class_scores(self(pixel_values, **batch).logits, self.config.problem_type)
+        return class_scores(self(pixel_values).logits, self.config.problem_type)
 
 
 def _projection(tower: TextConfig | VisionConfig | None, dims: int | None) -> nn.Linear | None:

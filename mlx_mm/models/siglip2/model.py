@@ -200,9 +200,15 @@ class ImageClassifier(nn.Module):
         """All of it."""
         return (self,)
 
-    def class_scores(self, pixel_values: mx.array, **batch: mx.array) -> mx.array:
+    def class_scores(
+        self,
+        pixel_values: mx.array,
+        pixel_attention_mask: mx.array | None = None,
+        spatial_shapes: mx.array | None = None,
+    ) -> mx.array:
         """The processor's arrays -> probabilities of the labels (B, labels)."""
-        return class_scores(self(pixel_values, **batch).logits, self.config.problem_type)
+        logits = self(pixel_values, pixel_attention_mask, spatial_shapes).logits
+        return class_scores(logits, self.config.problem_type)
 
 
 # `architectures` of config.json -> class; "" where the file names none
