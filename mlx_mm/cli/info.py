@@ -66,8 +66,9 @@ def count_tokens(
     folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)
     family = find_family(values["model_type"])
-    if family.architecture(values.get("architectures")).kind != "generator":
+    config = family.config.from_dict(values)
+    if family.architecture(values.get("architectures"))(config).kind != "generator":
         raise ModalityError(f"{path_or_repo} gives vectors; expected a model that reads pictures as tokens. Name one.")
-    processor = family.processor(folder, family.config.from_dict(values))
+    processor = family.processor(folder, config)
     counted = processor.count_tokens(images=list(images), videos=list(videos))
     return dict(zip([*images, *videos], [*counted["images"], *counted["videos"]], strict=True))
