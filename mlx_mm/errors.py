@@ -15,6 +15,7 @@ A message says what was found, what was expected and what to do.
 """
 
 import numbers
+from typing import TypeGuard
 
 
 class MlxMmError(Exception):
@@ -57,16 +58,21 @@ class InputError(MlxMmError):
     """An argument with a value that cannot be used."""
 
 
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number: NumPy's too, but neither True nor 2.0, which are more likely slips."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number: NumPy's too, but not True, which is more likely a slip."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def whole_number(
     name: str, value: object, *, least: int = 1, most: int | None = None, advice: str = "Leave it out."
 ) -> int:
-    """`value` as an int: NumPy's whole numbers too, but neither True nor 2.0, which are more likely slips.
-
-    name: of the argument, for the InputError that says what was expected.
-    """
-    if not isinstance(value, bool) and isinstance(value, numbers.Integral):
-        number = int(value)
-        if least <= number and (most is None or number <= most):
-            return number
+    """`value` as an int where it `is_whole`. name: of the argument, for the InputError that says what was expected."""
+    if is_whole(value) and least <= value and (most is None or value <= most):
+        return int(value)
     expected = f"of {least} or more" if most is None else f"from {least} to {most}"
     raise InputError(f"{name} is {value!r}; expected a whole number {expected}. {advice}")

@@ -517,7 +517,7 @@ def test_cache_files_that_are_refused(loaded: Any, tiny_checkpoint: Checkpoint, 
     generate(*loaded, "q", cache=cache, max_tokens=2)
     with pytest.raises(InputError, match=r"\.safetensors"):
         cache.save(tmp_path / "cache.bin")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match=r"Writing .* failed"):
         cache.save(tmp_path / "missing" / "cache.safetensors")
     cache.save(file)
     other = load(tiny_checkpoint("glm4v"))[0]

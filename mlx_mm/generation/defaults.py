@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Real
 from pathlib import Path
 
-from mlx_mm.errors import ConfigError
+from mlx_mm.errors import ConfigError, is_number, is_whole
 from mlx_mm.processing.settings import read_json
 
 FILE = "generation_config.json"
@@ -48,8 +47,8 @@ def _sampling(values: Mapping[str, object], folder: Path) -> SamplingParams:
     """As transformers reads it: do_sample False is greedy whatever else is there, True samples at 1.0 if need be."""
     found = {f.name: values[f.name] for f in fields(SamplingParams) if values.get(f.name) is not None}
     for name, value in found.items():
-        kind = int if name == "top_k" else Real
-        if isinstance(value, bool) or not isinstance(value, kind) or float(value) < 0:
+        numeric = is_whole(value) if name == "top_k" else is_number(value)
+        if not numeric or value < 0:  # type: ignore[operator]
             raise ConfigError(
                 f"{folder / FILE} has {name} {value!r}; expected a number. Take the checkpoint's own file."
             )
@@ -62,7 +61,7 @@ def _sampling(values: Mapping[str, object], folder: Path) -> SamplingParams:
 
 def _stop_ids(value: object, folder: Path) -> frozenset[int]:
     ids = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+    if not all(map(is_whole, ids)):
         raise ConfigError(
             f"{folder / FILE} has eos_token_id {value!r}; expected a token id or a list of them. Take the checkpoint's "
             "own file."

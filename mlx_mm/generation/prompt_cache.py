@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -12,7 +11,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_mm.errors import InputError, OutputError
+from mlx_mm.checkpoint.atomic import new_file
+from mlx_mm.errors import InputError
 from mlx_mm.generation.request import LayerCache, Request
 
 FORMAT = "mlx_mm prompt cache 1"
@@ -103,14 +103,11 @@ class PromptCache:
             raise InputError("There is nothing in the cache yet; expected a prompt. Generate first, then save.")
         about = {f"about_{key}": text for key, text in (about or {}).items()}
         own = {"format": FORMAT, "model": fingerprint(self._model), "keys": json.dumps(self.keys)}
-        temporary = path.with_name(f".{path.stem}-{os.getpid()}{ENDING}")
-        try:
-            save_prompt_cache(str(temporary), self.layers, own | {"kind": json.dumps(self._kind)} | about)
-            os.replace(temporary, path)
-        except (OSError, RuntimeError) as error:  # mlx raises RuntimeError for files
-            raise OutputError(f"{path} cannot be written ({error}). Name a file in a folder that exists.") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        with new_file(path) as new:
+            try:
+                save_prompt_cache(str(new), self.layers, own | {"kind": json.dumps(self._kind)} | about)
+            except RuntimeError as error:  # which mlx raises for files
+                raise OSError(str(error)) from error
 
     @classmethod
     def load(cls, path: str | Path, model: HasParameters) -> tuple["PromptCache", dict[str, str]]:

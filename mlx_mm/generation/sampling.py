@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 
-from mlx_mm.errors import InputError, whole_number
+from mlx_mm.errors import InputError, is_number, is_whole, whole_number
 from mlx_mm.generation.defaults import SamplingParams
 
 Sampler = Callable[[mx.array], mx.array]
@@ -33,7 +33,7 @@ def sampling_params(defaults: SamplingParams, given: Mapping[str, float | None])
     chosen = {name: value for name, value in given.items() if value is not None}
     for name, value in chosen.items():
         low, high = RANGES[name]
-        numeric = isinstance(value, int if name == "top_k" else int | float) and not isinstance(value, bool)
+        numeric = is_whole(value) if name == "top_k" else is_number(value)
         if not numeric or not low <= value <= high or (value == 0 and name in POSITIVE):
             what = "a whole number" if name == "top_k" else "a number"
             ends = f"above {low}" if name in POSITIVE else f"from {low}"

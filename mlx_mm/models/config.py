@@ -4,7 +4,7 @@ import abc
 import dataclasses
 from typing import TypeVar
 
-from mlx_mm.errors import ConfigError
+from mlx_mm.errors import ConfigError, is_number, is_whole
 
 Config = TypeVar("Config", bound="BaseConfig")
 
@@ -47,11 +47,10 @@ def _check_type(name: str, value: object, annotation: object) -> None:
         if value is None:
             return
         annotation = int
-    number = isinstance(value, int | float) and not isinstance(value, bool)
     kinds: dict[object, tuple[bool, str]] = {
         int: (_is_count(value), "a whole number above 0"),
         tuple[int, ...]: (isinstance(value, tuple) and all(map(_is_count, value)), "a list of whole numbers above 0"),
-        float: (number, "a number"),
+        float: (is_number(value), "a number"),
         str: (isinstance(value, str), "text"),
         bool: (isinstance(value, bool), "true or false"),
     }
@@ -61,7 +60,7 @@ def _check_type(name: str, value: object, annotation: object) -> None:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return is_whole(value) and value > 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar
 
-from mlx_mm.errors import ConfigError, InputError, whole_number
+from mlx_mm.errors import ConfigError, InputError, is_number, is_whole
 
 # Keys of transformers' image processor files that change no pixel here.
 _HARMLESS_KEYS = {
@@ -123,25 +123,16 @@ def sides_or_edge(value: object) -> tuple[int, int] | int | None:
     return _count(value["shortest_edge"] if isinstance(value, dict) else value)
 
 
-def _whole(value: object, least: int, most: int | None) -> int | None:
-    try:
-        return whole_number("", value, least=least, most=most)
-    except InputError:
-        return None
-
-
 def _count(value: object) -> int | None:
-    return _whole(value, 1, None)
+    return int(value) if is_whole(value) and value >= 1 else None
 
 
 def _filter(value: object) -> int | None:
-    return _whole(value, 0, 5)
+    return int(value) if is_whole(value) and 0 <= value <= 5 else None
 
 
 def _factor(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
-    return float(value) if math.isfinite(value) else None
+    return float(value) if is_number(value) and math.isfinite(value) else None
 
 
 def _channels(value: object) -> tuple[float, ...] | None:

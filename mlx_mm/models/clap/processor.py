@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 
-from mlx_mm.errors import ConfigError, InputError, whole_number
+from mlx_mm.errors import ConfigError, InputError, is_number, whole_number
 from mlx_mm.models.clap.config import ModelConfig
 from mlx_mm.models.modalities import lacking, present, require_text
 from mlx_mm.processing.audio import (
@@ -99,9 +99,7 @@ class AudioOptions(TypedDict, total=False):
 
 
 def _amount(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        return None
-    return value if 0 <= value < math.inf else None  # type: ignore[return-value]
+    return value if is_number(value) and 0 <= value < math.inf else None
 
 
 def _one_of(*names: str) -> Check:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from mlx_mm.errors import ConfigError
+from mlx_mm.errors import ConfigError, is_whole
 from mlx_mm.models.config import BaseConfig, FamilyConfig, round_up, widen_mlps
 
 COMPLETE = "Use the complete config.json of the checkpoint."
@@ -239,7 +239,7 @@ def _section(key: str, values: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _token_id(key: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_whole(value):
         raise ConfigError(f"config.json has {key} = {value!r}; expected the id of a token. {COMPLETE}")
     return value
 

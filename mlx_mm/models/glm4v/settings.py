@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.errors import ConfigError, InputError, is_number
 from mlx_mm.models.glm4v.config import ModelConfig, VisionConfig
 from mlx_mm.models.glm4v.pixels import smart_resize
 from mlx_mm.processing.settings import (
@@ -84,9 +84,8 @@ def _budget(value: Any) -> tuple[int, int] | None:
     return (least, most) if least and most and least <= most else None
 
 
-def _positive(value: Any) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and 0 < value < 1e9 else None
+def _positive(value: object) -> float | None:
+    return float(value) if is_number(value) and 0 < value < 1e9 else None
 
 
 _POSITIVE: Check = _positive, "a number above 0"
