@@ -48,7 +48,7 @@ def scaled_dot_product_attention(
         block = q[:, :, start:end]
         if blocks:
             block = mx.depends([block], blocks[-1:])[0]  # one after the other: MLX would begin many at a time
-        blocks.append(_attend(block, k, v, scale, _mask_rows(mask, start, end, length, keys)))
+        blocks.append(attend_block(block, k, v, scale, rows_of_mask(mask, start, end, length, keys)))
     return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
 
 
@@ -62,7 +62,7 @@ def _fused(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array |
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)[..., :values]
 
 
-def _mask_rows(mask: mx.array | str | None, start: int, end: int, length: int, keys: int) -> mx.array | None:
+def rows_of_mask(mask: mx.array | str | None, start: int, end: int, length: int, keys: int) -> mx.array | None:
     """The mask of the queries from `start` to `end`, out of `length`."""
     if mask is None:
         return None
@@ -71,7 +71,7 @@ def _mask_rows(mask: mx.array | str | None, start: int, end: int, length: int, k
     return mask if mask.ndim < 2 or mask.shape[-2] == 1 else mask[..., start:end, :]
 
 
-def _attend(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None) -> mx.array:
+def attend_block(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None) -> mx.array:
     """softmax(q kᵀ scale + mask) v in one piece, which holds scores of shape (B, H, L, S)."""
     batch, heads, length, width = q.shape
     groups, keys = k.shape[1], k.shape[2]

@@ -23,7 +23,7 @@ def linear(layer: nn.Module, x: mx.array) -> mx.array:
     if not isinstance(layer, nn.QuantizedLinear) or not device.on_cpu():
         result: mx.array = layer(x)
         return result
-    streams = [None, *_streams()][: max(1, layer.weight.size // MIN_WORDS_PER_PIECE)]
+    streams = [None, *streams_of_others()][: max(1, layer.weight.size // MIN_WORDS_PER_PIECE)]
     bounds = [len(layer.weight) * part // len(streams) for part in range(len(streams) + 1)]
     multiply = _multiply if x.size // x.shape[-1] < MIN_ROWS_FOR_FLOATS else _multiply_floats
     pieces = [
@@ -67,6 +67,6 @@ def _multiply_floats(
 
 
 @functools.cache
-def _streams() -> list[mx.ThreadLocalStream]:
+def streams_of_others() -> list[mx.ThreadLocalStream]:
     """One for each processor but the first, which works on the stream of the caller."""
     return [mx.new_thread_local_stream(mx.cpu) for _ in range(device.processors() - 1)]

@@ -29,8 +29,8 @@ LOWEST_RATE = 1000  # Hz; below it stand slips, such as 48 for 48 kHz, that woul
 MOST_CHANNELS = 32  # what an axis of channels may hold, to tell it from the axis of samples
 FLOOR = 1e-10  # of a power, before its logarithm: -100 dB (transformers' mel_floor)
 
-_READ = 2**18  # samples per channel decoded at once: 2 MiB of stereo
-_FRAMES = 91  # spectrogram frames at once, the 1001 of 10 s in equal parts; they stay in a processor's cache
+SAMPLES_PER_READ = 2**18  # samples per channel decoded at once: 2 MiB of stereo
+FRAMES_PER_BLOCK = 91  # spectrogram frames at once, the 1001 of 10 s in equal parts; they stay in a processor's cache
 # Less than this share of what its header promises, and a sound counts as cut off. MP3 files without a table of
 # contents promise an estimate, which was 2 % too high for a file of a constant bit rate.
 _COMPLETE = 0.95
@@ -74,7 +74,7 @@ def stream_audio(source: AudioSource, sampling_rate: int, block: int) -> Iterato
     Nothing longer than a block and a second or so is held. Errors in the middle of a file come in the middle.
     """
     rest = np.empty(0, np.float32)
-    for piece in _resampled(source, sampling_rate, _READ):
+    for piece in _resampled(source, sampling_rate, SAMPLES_PER_READ):
         rest = np.concatenate([rest, piece]) if rest.size else piece
         while rest.size >= block:
             yield rest[:block]
@@ -86,7 +86,9 @@ def stream_audio(source: AudioSource, sampling_rate: int, block: int) -> Iterato
 def count_samples(source: AudioSource, sampling_rate: int) -> int:
     """How many samples `open_audio` gives, by the file's header; of MP3 files without a table an estimate."""
     _, rate, count, read = _open(source)
-    count = count or sum(len(block) for block in read(_READ))  # decoded for nothing else, where no header tells
+    count = count or sum(
+        len(block) for block in read(SAMPLES_PER_READ)
+    )  # decoded for nothing else, where no header tells
     return math.ceil(count * sampling_rate / rate)
 
 
@@ -335,8 +337,8 @@ def log_mel(samples: Floats, bank: Doubles, fft_size: int, hop: int) -> Floats:
     half = fft_size // 2
     count = 1 + (len(samples) + 2 * half - fft_size) // hop
     result = np.empty((count, bank.shape[1]), np.float32)
-    for i in range(0, count, _FRAMES):
-        rows = result[i : i + _FRAMES]
+    for i in range(0, count, FRAMES_PER_BLOCK):
+        rows = result[i : i + FRAMES_PER_BLOCK]
         start = i * hop - half
         piece = _reflected(samples, start, start + (len(rows) - 1) * hop + fft_size).astype(np.float64)
         step = piece.strides[0]

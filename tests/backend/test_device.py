@@ -92,13 +92,13 @@ def test_blocks_of_queries_equal_one_piece(monkeypatch, kind, groups, rows):
     mask = KEEP[kind]
     whole = attend(q, k, v, mask)
     blocks = []
-    real = attention._attend
-    monkeypatch.setattr(attention, "_attend", lambda q, *more: blocks.append(q.shape[2]) or real(q, *more))
+    real = attention.attend_block
+    monkeypatch.setattr(attention, "attend_block", lambda q, *more: blocks.append(q.shape[2]) or real(q, *more))
     monkeypatch.setattr(attention, "MAX_SCORES_PER_BLOCK", rows * 2 * 4 * 9 + 5)
     np.testing.assert_allclose(attend(q, k, v, mask), whole, rtol=0, atol=1e-6)
     assert blocks == [rows] * (7 // rows) + [7 % rows] * (7 % rows > 0)
     if kind in ("queries and keys", "each head", "two axes", "bias", "causal"):
-        monkeypatch.setattr(attention, "_mask_rows", lambda mask, start, end, *more: mask_of_first(mask, end - start))
+        monkeypatch.setattr(attention, "rows_of_mask", lambda mask, start, end, *more: mask_of_first(mask, end - start))
         assert rows == 7 or np.abs(attend(q, k, v, mask) - whole).max() > 1e-2
 
 

@@ -39,7 +39,7 @@ def test_pieces_are_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None
     whole = np.array(quantised(x))
     for streams in (0, 1, 2, 6):
         own = [mx.new_stream(mx.cpu) for _ in range(streams)]
-        monkeypatch.setattr(room, "_streams", lambda own=own: own)
+        monkeypatch.setattr(room, "streams_of_others", lambda own=own: own)
         monkeypatch.setattr(room, "MIN_WORDS_PER_PIECE", 1)
         assert np.array_equal(np.array(linear(quantised, x)), whole)
 
@@ -48,7 +48,7 @@ def test_small_layers_are_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     usual = mx.quantized_matmul
     monkeypatch.setattr(mx, "quantized_matmul", lambda *a, **k: calls.append(a[1].shape[0]) or usual(*a, **k))
-    monkeypatch.setattr(room, "_streams", lambda: [mx.new_stream(mx.cpu) for _ in range(3)])
+    monkeypatch.setattr(room, "streams_of_others", lambda: [mx.new_stream(mx.cpu) for _ in range(3)])
     linear(layer(bias=False), mx.ones((1, 512)))
     assert calls == [256]
     calls.clear()

@@ -148,12 +148,12 @@ def border_to_border(rows: int, cols: int, dims: int, scale: float) -> mx.array:
 
 
 def turned_class_token(self: Any) -> Any:
-    angles = grid_angles(self._side, self._side, self._head_width, scale=self._trained_side / self._side)
+    angles = grid_angles(self.side, self.side, self.head_width, scale=self.trained_side / self.side)
     return rotate_neighbours(mx.pad(angles, [(1, 0), (0, 0)], constant_values=1.0))
 
 
 def class_token_in_the_grid(self: Any) -> Any:
-    angles = grid_angles(self._side, self._side, self._head_width, scale=self._trained_side / self._side)
+    angles = grid_angles(self.side, self.side, self.head_width, scale=self.trained_side / self.side)
     return rotate_neighbours(mx.concatenate([angles, angles[-1:]]))
 
 
@@ -196,8 +196,8 @@ PATCHES: dict[str, tuple[Any, str, Any]] = {
     "columns before rows": (vision, "grid_angles", columns_first),
     "positions not rescaled": (vision, "grid_angles", not_rescaled),
     "positions from border to border": (vision, "grid_angles", border_to_border),
-    "class token turned": (vision.VisionTower, "_rotation", turned_class_token),
-    "class token in the grid": (vision.VisionTower, "_rotation", class_token_in_the_grid),
+    "class token turned": (vision.VisionTower, "rotation", turned_class_token),
+    "class token in the grid": (vision.VisionTower, "rotation", class_token_in_the_grid),
     "no vision rope": (vision, "rotate_neighbours", lambda *_: lambda x: x),
     "pixels dropped at the top left": (vision, "extract_patches", lambda x, p: EXTRACT(x[:, 2:, 2:], p)),
     "pixels dropped on each side": (vision, "extract_patches", lambda x, p: EXTRACT(x[:, 1:, 1:], p)),

@@ -287,8 +287,8 @@ def test_streams_are_the_same_samples(rate: int, block: int, monkeypatch: pytest
     whole = open_audio((samples, rate), RATE)
     path = tmp_path / "a.wav"
     path.write_bytes(encode(samples, rate))
-    for read in (audio._READ, 777):
-        monkeypatch.setattr(audio, "_READ", read)
+    for read in (audio.SAMPLES_PER_READ, 777):
+        monkeypatch.setattr(audio, "SAMPLES_PER_READ", read)
         for source in ((samples, rate), path, path.read_bytes()):
             blocks = list(stream_audio(source, RATE, block))
             assert all(len(part) == block for part in blocks[:-1])
@@ -298,7 +298,7 @@ def test_streams_are_the_same_samples(rate: int, block: int, monkeypatch: pytest
 
 def test_streams_hold_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is read as far as its samples are asked for."""
-    monkeypatch.setattr(audio, "_READ", 100)
+    monkeypatch.setattr(audio, "SAMPLES_PER_READ", 100)
     samples = nan_in(sound(10_000), np.nan)
     blocks = stream_audio(encode(samples), RATE, 1000)
     for _ in range(4):
@@ -403,7 +403,7 @@ def test_frames_do_not_depend_on_their_neighbours(monkeypatch: pytest.MonkeyPatc
     bank = mel_bank("slaney", **CLAP)
     whole = log_mel(samples, bank, 1024, 480)
     for frames in (1, 7, 1000):
-        monkeypatch.setattr(audio, "_FRAMES", frames)
+        monkeypatch.setattr(audio, "FRAMES_PER_BLOCK", frames)
         np.testing.assert_allclose(log_mel(samples, bank, 1024, 480), whole, atol=4e-6)
 
 

@@ -3,15 +3,18 @@
 import io
 import json
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from tiny import golden
 
 from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.processing import text as room
 from mlx_mm.processing.text import Tokenizer, text_batch
 
 CASES = golden("siglip2_tokenizer_cases")
@@ -225,17 +228,17 @@ def test_ids_as_filed(tokenizer: Tokenizer) -> None:
 
 def test_the_file_is_read_once_by_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, reads = Tokenizer.from_folder(write(tmp_path)), []
-    real = Tokenizer._read
 
-    def slow(self: Tokenizer, do_lower_case: bool | None) -> Any:
-        reads.append(do_lower_case)
+    def slow(path: str) -> tokenizers.Tokenizer:
+        reads.append(path)
         time.sleep(0.05)
-        return real(self, do_lower_case)
+        return tokenizers.Tokenizer.from_file(path)
 
-    monkeypatch.setattr(Tokenizer, "_read", slow)
+    library = types.SimpleNamespace(Tokenizer=types.SimpleNamespace(from_file=slow))
+    monkeypatch.setattr(room, "tokenizers", library)
     with ThreadPoolExecutor(4) as pool:
         rows = list(pool.map(lambda _: tokenizer.encode_as_filed(["a cat"], None), range(8)))
-    assert reads == [None]
+    assert reads == [str(tokenizer.path)]
     assert all(row == rows[0] for row in rows)
 
 

@@ -113,16 +113,16 @@ class VisionTower(nn.Module):
         self.embeddings = VisionEmbeddings(config)
         self.layers = [EncoderLayer(config) for _ in range(config.layers)]
         self.post_layernorm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
-        self._side = config.image_size // config.patch_size
-        self._head_width = config.head_width
-        self._trained_side = config.pt_hw_seq_len
+        self.side = config.image_size // config.patch_size
+        self.head_width = config.head_width
+        self.trained_side = config.pt_hw_seq_len
 
     def __call__(
         self, pixel_values: mx.array, *, output_hidden_states: bool = False, output_attentions: bool = False
     ) -> TowerOutput:
         """pixel_values (B, H, W, 3) of the trained size. Every token is normalised; the class token is the picture's
         vector."""
-        rope = self._rotation()
+        rope = self.rotation()
         x = self.embeddings(pixel_values)
         hidden_states, attentions = [x], []
         for layer in self.layers:
@@ -139,11 +139,11 @@ class VisionTower(nn.Module):
             attentions=tuple(attentions) if output_attentions else None,
         )
 
-    def _rotation(self) -> Rotation:
+    def rotation(self) -> Rotation:
         """By row and column, at the distances of the grid that the tower was first trained on (`intp_freq`).
 
         The class token, which has no place, is turned by 0.
         """
-        scale = self._trained_side / self._side
-        angles = grid_angles(self._side, self._side, self._head_width, scale=scale)
+        scale = self.trained_side / self.side
+        angles = grid_angles(self.side, self.side, self.head_width, scale=scale)
         return rotate_neighbours(mx.pad(angles, [(1, 0), (0, 0)]))
