@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bits", type=_bits, default=4, help="4, 8 or none (default: %(default)s)")
     parser.add_argument("--group-size", type=int, default=64, help="32, 64 or 128 (default: %(default)s)")
     parser.add_argument("--mode", default="affine", help="quantisation mode (default: %(default)s)")
-    parser.add_argument("--dtype", help="of what is not quantised: float32, float16, bfloat16 (default: the source's)")
+    parser.add_argument(
+        "--dtype",
+        help="of what is not quantised: float32, float16, bfloat16 (default: the source's, float16 for float32)",
+    )
     parser.add_argument("--recipe", help="all, text-only, embeddings-8bit, or a .json file of {path pattern: settings}")
     add_revision(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that stands at OUT")
