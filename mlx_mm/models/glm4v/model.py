@@ -15,7 +15,7 @@ not given, token ids, types and the padding, is read there once; nothing behind 
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -253,11 +253,9 @@ class Model(nn.Module):
         return self.language_model.logits(hidden)
 
 
-class BaseModel(Model):
-    """`Model` without its head: `Glm4vModel` and its like."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__(config, has_head=False)
+def headless(config: ModelConfig) -> Model:
+    """The model without its head: `Glm4vModel` and its like."""
+    return Model(config, has_head=False)
 
 
 def _media(kind: int, pixels: mx.array | None, grid_thw: mx.array | None) -> list[_Media]:
@@ -286,12 +284,12 @@ def _next_token_loss(logits: mx.array, labels: mx.array) -> mx.array:
     return mx.where(counted, losses, 0).sum() / counted.sum()
 
 
-ARCHITECTURES: dict[str, type[Model]] = {
+ARCHITECTURES: dict[str, Callable[[ModelConfig], Model]] = {
     "": Model,
     "Glm46VForConditionalGeneration": Model,
     "Glm4vForConditionalGeneration": Model,
     "Glm4vMoeForConditionalGeneration": Model,
-    "Glm46VModel": BaseModel,
-    "Glm4vModel": BaseModel,
-    "Glm4vMoeModel": BaseModel,
+    "Glm46VModel": headless,
+    "Glm4vModel": headless,
+    "Glm4vMoeModel": headless,
 }
