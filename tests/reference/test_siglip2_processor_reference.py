@@ -3,7 +3,6 @@
 import itertools
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 from tiny import golden, hashed
 
+from mlx_mm.models.siglip2.config import ModelConfig
 from mlx_mm.models.siglip2.processor import FixResSettings, Processor, target_size
 from mlx_mm.processing.text import canonicalize
 
@@ -23,12 +23,8 @@ SHAPES = [(37, 53), (224, 224), (300, 200), (480, 640), (1, 1), (2, 3000), (701,
 MEANS = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
 
 
-def config(family: str) -> Any:
-    return SimpleNamespace(
-        model_type=family,
-        text_config=SimpleNamespace(max_position_embeddings=64),
-        vision_config=SimpleNamespace(image_size=224, patch_size=16, num_patches=256),
-    )
+def config(family: str) -> ModelConfig:
+    return ModelConfig.from_dict({"model_type": family, "text_config": {}, "vision_config": {}})
 
 
 def pictures() -> list[Image.Image]:
