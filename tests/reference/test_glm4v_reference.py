@@ -221,6 +221,23 @@ def test_features_of_pictures(name: str) -> None:
         assert max(difference(a, b) for a, b in zip(got, right, strict=True)) < STATE
 
 
+@pytest.mark.parametrize("by_ids", [True, False])
+def test_placeholder_mask(by_ids: bool) -> None:
+    theirs, ours = pair("dense")
+    image, video = ours.config.image_token_id, ours.config.video_token_id
+    ids = mx.array([[5, image, image, 7], [video, 3, image, 2]])
+    embeds = ours.language_model.model.embed(ids)
+    given = torch.from_numpy(np.array(ids)) if by_ids else None
+    features = torch.zeros(3, embeds.shape[-1])
+    expected = theirs.model.get_placeholder_mask(given, torch.from_numpy(np.array(embeds)), features)
+    found = ours.get_placeholder_mask(ids if by_ids else None, embeds, mx.zeros((3, embeds.shape[-1])))
+    for mine, reference in zip(found, expected, strict=True):
+        assert np.array(mine).tolist() == reference.numpy().tolist()
+    assert (np.array(found[0]) == np.array(found[1])).all() == by_ids
+    with pytest.raises(InputError, match="tokens 3, features 2"):
+        ours.get_placeholder_mask(ids, embeds, mx.zeros((2, embeds.shape[-1])))
+
+
 @pytest.mark.parametrize("cases", [("text", "two images", "one image"), ("video", "text", "two videos")])
 @pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
 @pytest.mark.parametrize("name", CONFIGS)

@@ -167,6 +167,28 @@ class Model(nn.Module):
         positions, deltas, _ = self._positions(input_ids.shape[:2], types, media, attention_mask, None)
         return positions, deltas
 
+    def get_placeholder_mask(
+        self,
+        input_ids: mx.array | None,
+        inputs_embeds: mx.array,
+        image_features: mx.array | None = None,
+        video_features: mx.array | None = None,
+    ) -> tuple[mx.array, mx.array]:
+        """Which tokens stand for images, and which for frames of videos, boolean (B, L, 1).
+
+        Both have the id of images, so the two are alike; only among embeddings alone, input_ids None, each kind is
+        known by its own. Raises InputError for features (tokens, D) of another number.
+        """
+        if input_ids is None:
+            kinds = mx.array([self.config.image_token_id, self.config.video_token_id])
+            images, videos = ((inputs_embeds == own).all(axis=-1) for own in self.language_model.model.embed(kinds))
+        else:
+            images = videos = input_ids == self.config.image_token_id
+        for name, mask, features in (("image", images, image_features), ("video", videos, video_features)):
+            if features is not None and (tokens := int(mask.sum())) != features.shape[0]:
+                raise _mismatch(name, tokens, features.shape[0])
+        return images[..., None], videos[..., None]
+
     def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]:
         """What the features of a modality are computed with."""
         return (self.language_model,) if modality == "text" else (self.vision_tower,)
