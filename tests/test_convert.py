@@ -29,7 +29,7 @@ from tiny import (
 import mlx_mm
 from mlx_mm.backend import device
 from mlx_mm.checkpoint import reading, writing
-from mlx_mm.errors import MlxMmError, OutputError, QuantizationError
+from mlx_mm.errors import InputError, MlxMmError, OutputError, QuantizationError
 
 Checkpoint = Callable[..., Path]
 FAMILIES = ["siglip", "siglip2"]
@@ -267,6 +267,22 @@ def test_numbers_that_float16_cannot_hold(value: str, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
     before, after = outputs(source, "siglip2"), outputs(tmp_path / "out", "siglip2")
     assert (before["image_embeds"] * after["image_embeds"]).sum(-1).min() > 0.999
+
+
+@pytest.mark.parametrize("bits", [4, None])
+def test_float16_that_was_asked_for_and_is_too_small(bits: int | None, tmp_path: Path) -> None:
+    """Infinity in a file that cannot be loaded is no answer."""
+    config = tiny_config("siglip2")
+    weights = tiny_weights(config)
+    name = "vision_model.post_layernorm.weight"
+    weights[name][3] = 1e6
+    source = write_checkpoint(tmp_path / "source", config, weights)
+    with pytest.raises(InputError, match=rf"float16, and {name} has numbers beyond its 65504; .*bfloat16"):
+        mlx_mm.convert(source, tmp_path / "out", bits=bits, dtype="float16")
+    assert {path.name for path in tmp_path.iterdir()} == {"source"}
+    for dtype in ("bfloat16", "float32", None):
+        mlx_mm.convert(source, tmp_path / "out", bits=bits, dtype=dtype, overwrite=True)
+        mlx_mm.load(tmp_path / "out")
 
 
 def test_harmless_numbers_stay_in_float16(tmp_path: Path) -> None:

@@ -48,14 +48,15 @@ def describe_model(path_or_repo: str, revision: str | None = None) -> dict[str, 
     from mlx_mm.quantize.apply import default_settings, read_block
 
     opened = open_checkpoint(path_or_repo, revision=revision)
-    checkpoint = reading.Checkpoint(opened.folder)
     block = read_block(opened.values)
+    shapes = matching.parameter_shapes(opened.model())  # first, so that no missing file hides a class we do not run
+    checkpoint = reading.Checkpoint(opened.folder)
     return {
         "folder": str(opened.folder),
         "family": opened.family.name,
         "model_type": opened.values["model_type"],
         "modalities": list(opened.modalities),
-        "parameters": sum(math.prod(shape) for shape in matching.parameter_shapes(opened.model()).values()),
+        "parameters": sum(math.prod(shape) for shape in shapes.values()),
         "bytes": checkpoint.num_bytes,
         "format": "mlx" if checkpoint.is_mlx else "hugging face",
         "quantization": default_settings(block) if block else None,
@@ -93,9 +94,10 @@ def run(args: argparse.Namespace) -> int:
     videos: list[str] = args.video
     if (images or videos) and not model:
         raise InputError("--image and --video show what a model makes of them; expected one. Name it first.")
+    tokens = count_tokens(model, images, videos, args.revision) if model and (images or videos) else None
     result = describe_model(model, args.revision) if model else describe_machine()
-    if model and (images or videos):
-        result["tokens"] = count_tokens(model, images, videos, args.revision)
+    if tokens is not None:
+        result["tokens"] = tokens
     print(json.dumps(result, indent=2) if args.json else key_values(result))
     return 0
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from mlx_mm.errors import InputError
+
 HALF, WIDER_HALF = mx.float16, mx.bfloat16
 LARGEST = 65504  # of float16
 # Of numbers below it float16 holds no more digits than bfloat16: its steps are 2^-24 there, and half of one is 2^-8.
@@ -53,11 +55,18 @@ class Precision:
             return self.half
         return self.widest if dtype.size > self.widest.size else dtype
 
-    def check(self, array: mx.array, bits: int | None) -> None:
+    def check(self, name: str, array: mx.array, bits: int | None) -> None:
         """Raise OutOfRangeError where the half we chose is float16 and cannot hold a tensor, or with `bits` the steps
-        between its weights."""
-        guarded = self.asked is None and self.half is not None and self.half == HALF
-        if guarded and mx.issubdtype(array.dtype, mx.floating) and array.size > 1:
+        between its weights; InputError where float16 was asked for and would make infinity of a number."""
+        if not mx.issubdtype(array.dtype, mx.floating):
+            return
+        if self.asked is not None:
+            if self.asked == HALF and bool(mx.isinf(array.astype(HALF)).any()):
+                raise InputError(
+                    f"dtype is float16, and {name} has numbers beyond its {LARGEST}; expected a dtype that holds them. "
+                    "Pass bfloat16 or float32, or leave it out."
+                )
+        elif self.half is not None and self.half == HALF and array.size > 1:
             largest = mx.abs(array).max()
             smallest = SMALLEST * (1 if bits is None else 2**bits - 1)
             too_small = array.ndim > 1 and bool((largest > 0) & (largest < smallest))

@@ -41,8 +41,8 @@ class Tensors:
         """Write all shards into the folder `new`; returns the bytes of the tensors.
 
         on_written: called with the count of each tensor's numbers.
-        Raises WeightsError for numbers that are not finite, OutputError where the disk is too small, and
-        OutOfRangeError.
+        Raises WeightsError for numbers that are not finite, OutputError where the disk is too small, and what
+        `Precision.check` does.
         """
         schemes = {f"{layer.path}.weight": layer.scheme for layer in self.plans if layer.scheme is not None}
         sizes = self._sizes(schemes)
@@ -93,7 +93,7 @@ class Tensors:
         while waiting:
             for block in self.checkpoint.blocks(waiting.popleft()):
                 matching.check_finite(name, block, self.folder)
-                self.precision.check(block, bits)
+                self.precision.check(name, block, bits)
                 yield block.astype(dtype)
 
 

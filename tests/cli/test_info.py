@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Checkpoint, Run
+from command_line import Checkpoint, Run, assert_one_error
 from glm_answers import picture
 from tiny import siglip_shapes, tiny_config
 
@@ -124,6 +124,15 @@ def test_what_is_no_model(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) 
     edit_config(folder, model_type="bert")
     with pytest.raises(UnsupportedModelError, match=r"'bert'.*siglip2"):
         info.describe_model(str(folder))
+
+
+def test_missing_weights_hide_nothing(run: Run, tiny_checkpoint: Checkpoint) -> None:
+    folder = tiny_checkpoint("siglip2")
+    (folder / "model.safetensors").unlink()
+    assert_one_error(run("info", folder), "has no weights")
+    assert_one_error(run("info", folder, "--image", "a.png"), "gives vectors")
+    edit_config(folder, architectures=["Stranger"])
+    assert_one_error(run("info", folder), "the architecture 'Stranger'")
 
 
 def test_info_of_this_machine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
