@@ -135,13 +135,14 @@ def answer(folder: Path, tokens: int) -> dict:
     model, processor = mlx_mm.load(folder / "converted")
     loaded = time.perf_counter()
     picture = np.random.default_rng(0).integers(0, 255, (448, 448, 3), dtype=np.uint8)
-    batch = mlx_mm.to_mlx(processor.chat([{"role": "user", "content": "What is this?"}], images=[picture]))
+    batch = processor.chat([{"role": "user", "content": "What is this?"}], images=[picture])
+    arrays = mlx_mm.to_mlx(batch)
     prepared = time.perf_counter()
-    mx.eval(model.get_image_features(batch["pixel_values"], batch["image_grid_thw"]))
+    mx.eval(model.get_image_features(arrays["pixel_values"], arrays["image_grid_thw"]))
     seen = time.perf_counter()
-    request = model.request(**batch)
+    request = model.request(batch)
     times, found = [], []
-    for token, _ in generate_step(batch["input_ids"][0], request, max_tokens=tokens):
+    for token, _ in generate_step(arrays["input_ids"][0], request, max_tokens=tokens):
         found.append(token)
         times.append(time.perf_counter())
     return {

@@ -269,3 +269,19 @@ def test_four_bits_cost_little(run_example: Callable[..., list[str]]) -> None:
     cosines = {bits: [float(x) for x in re.findall(r"[01]\.\d{4}", line)] for bits, line in ((8, eight), (4, four))}
     assert all(0.999 <= cosine <= 1.0001 for cosine in cosines[8])
     assert all(0.95 <= low < high for low, high in zip(cosines[4], cosines[8], strict=True))
+
+
+def test_the_benchmark_of_glm_runs(
+    tmp_path: Path,
+    tiny_checkpoint: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Over a tiny checkpoint in the place of the one that it would write."""
+    shutil.copytree(tiny_checkpoint("glm46v"), tmp_path / "source")
+    for stage in ("convert", "answer"):
+        monkeypatch.setattr("sys.argv", ["glm.py", str(tmp_path), "--tokens", "2", "--stage", stage])
+        runpy.run_path(str(ROOT / "benchmarks" / "glm.py"), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert '"parameters"' in shown
+    assert '"seconds_per_token"' in shown

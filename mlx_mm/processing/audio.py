@@ -86,9 +86,8 @@ def stream_audio(source: AudioSource, sampling_rate: int, block: int) -> Iterato
 def count_samples(source: AudioSource, sampling_rate: int) -> int:
     """How many samples `open_audio` gives, by the file's header; of MP3 files without a table an estimate."""
     _, rate, count, read = _open(source)
-    count = count or sum(
-        len(block) for block in read(SAMPLES_PER_READ)
-    )  # decoded for nothing else, where no header tells
+    # Where no header tells, it is decoded for nothing else
+    count = count or sum(len(block) for block in read(SAMPLES_PER_READ))
     return math.ceil(count * sampling_rate / rate)
 
 
