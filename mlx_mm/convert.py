@@ -90,6 +90,8 @@ def convert(
         try:
             size = _write(job, new, progress)
         except OutOfRangeError:
+            for file in new.iterdir():
+                file.unlink()  # what is written anew needs its place on the disk
             job = _prepare(opened, scheme, recipe, asked, WIDER_HALF)
             size = _write(job, new, progress)
         cosines = cosines_to_source(opened.folder, new) if check else None

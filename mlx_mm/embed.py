@@ -79,7 +79,7 @@ def encode_text(
     features = features_of(model, "text")
     running = Running(batch_size, progress, dim=dim)
     if processor.kind != "encoder" or not isinstance(processor, TextProcessor):
-        raise unfit("text")
+        raise unfit("texts")
     preparing = processor  # narrowed for good
     given, single = as_items(texts)
     items = [item for item in given if isinstance(item, str)]
@@ -259,7 +259,7 @@ def preparing_images(
 ) -> tuple[Callable[[int], Batch], Callable[[Sequence[Batch]], Batch]]:
     """What prepares the image of an index, and what joins prepared ones; InputError for a processor of another kind."""
     if processor.kind != "encoder" or not isinstance(processor, ImageProcessor):
-        raise unfit("image")
+        raise unfit("images")
     preparing = processor  # narrowed for good
     options = {} if max_num_patches is None else {"max_num_patches": max_num_patches}
     return lambda index: preparing.images([images[index]], **options), processor.collate

@@ -638,6 +638,23 @@ def test_disk_too_small(tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch
     assert "free" in str(error)
 
 
+def test_what_is_written_anew_needs_its_place_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that holds one result: float16 is tried, and one of the last numbers does not fit."""
+    config = tiny_config("siglip2")
+    weights = tiny_weights(config)
+    source = write_checkpoint(tmp_path / "source", config, weights)
+    place = 1.1 * mlx_mm.convert(source, tmp_path / "float16").bytes
+    *_, last = (name for name in arrays_of(tmp_path / "float16") if name.endswith("weight"))
+    weights[last].flat[0] = 1e6
+
+    def disk_usage(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=place - sum(file.stat().st_size for file in folder.iterdir()))
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    mlx_mm.convert(write_checkpoint(tmp_path / "large", config, weights), tmp_path / "out")
+    assert mx.bfloat16 in {array.dtype for array in arrays_of(tmp_path / "out").values()}
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_interrupted(
     overwrite: bool, tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
