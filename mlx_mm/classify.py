@@ -11,7 +11,7 @@ import numpy as np
 from mlx_mm.embed import (
     Running,
     Vectors,
-    as_audio,
+    audio_items,
     audio_vectors,
     encode_text,
     image_vectors,
@@ -83,8 +83,9 @@ def classify(
     """
     check_labels(model, labels, template)
     running = Running(batch_size, progress, on_error)
-    items, single = as_items(item)
-    images = cast("list[ImageSource]", items)
+    hears = "audio" in model.modalities
+    items, single = audio_items(item) if hears else as_items(item)
+    images, audio = cast("list[ImageSource]", items), cast("list[AudioSource]", items)  # one of them
     if model.kind == "classifier":
         prepare, collate = preparing_images(processor, images)
         scores = run_items(model.class_scores, model.modules_for("image"), len(images), prepare, collate, running)
@@ -92,8 +93,7 @@ def classify(
     elif model.kind == "encoder" and labels is not None:
         names = list(labels)
         targets = encode_labels(model, processor, labels, template)
-        if "audio" in model.modalities:
-            audio, single = as_audio(item)
+        if hears:
             vectors = audio_vectors(model, processor, audio, running)
         else:
             vectors = image_vectors(model, processor, images, running)

@@ -71,7 +71,8 @@ def convert(
 
     source: folder, bundled name or hub id, with `revision`. bits: 4, 8, or None to keep the precision.
     group_size: 32, 64 or 128 weights share a scale. dtype: of what is not quantised, scales and biases of groups
-    included; by default the source's, but float16 where a float32 source is quantised.
+    included; by default the source's, but float16 where a float32 source is quantised, or bfloat16 where float16
+    cannot hold its numbers.
     recipe: a name of `quantize.recipes.RECIPES`, or {path pattern: {"bits", "group_size", "mode"} | False}; by default
     "all" layers of an encoder, and "text-only" of a model that answers in words.
     overwrite: replace a checkpoint that stands at `out`. check: compare vectors with the source afterwards and

@@ -151,9 +151,10 @@ def encode_audio(
     last digits.
     Other arguments as in `encode_image`. Raises ModalityError, MediaError, InputError.
     """
-    items, single = as_audio(audio)
+    items, single = audio_items(audio)
     running = Running(batch_size, progress, on_error, dim)
-    return _finish(audio_vectors(model, processor, items, running, truncation, seed), single, normalize)
+    vectors = audio_vectors(model, processor, cast("list[AudioSource]", items), running, truncation, seed)
+    return _finish(vectors, single, normalize)
 
 
 def image_vectors(
@@ -265,11 +266,10 @@ def preparing_images(
     return lambda index: preparing.images([images[index]], **options), processor.collate
 
 
-def as_audio(audio: object) -> tuple[list[AudioSource], bool]:
-    """Sounds as a list, and whether it was a single one, as a pair of samples and their rate is."""
+def audio_items(audio: object) -> tuple[list[object], bool]:
+    """What `as_items` says of sounds, of which a pair of samples and their rate is one."""
     pair = isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], Real)
-    items, single = ([audio], True) if pair else as_items(audio)
-    return cast("list[AudioSource]", items), single
+    return ([audio], True) if pair else as_items(audio)
 
 
 def unit_length(vectors: Vectors) -> Vectors:

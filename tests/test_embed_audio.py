@@ -212,6 +212,14 @@ def test_classify_with_the_scale_of_sounds(clap: tuple[Any, Any]) -> None:
     assert dict(several[0]) == pytest.approx(scores, abs=1e-6)
 
 
+def test_classify_takes_iterators_too(clap: tuple[Any, Any]) -> None:
+    sounds = [noise(3), noise(3, 1)]
+    expected = classify(*clap, sounds, ["rain", "wind"])
+    assert classify(*clap, iter(sounds), ["rain", "wind"]) == expected
+    assert classify(*clap, tuple(sounds), ["rain", "wind"]) == expected
+    assert classify(*clap, sounds[0], ["rain", "wind"]) == expected[0]
+
+
 # --- converted, and on the command line
 
 

@@ -14,7 +14,7 @@ from mlx_mm.cli.options import add_encoder, add_inputs
 from mlx_mm.cli.tables import table
 from mlx_mm.errors import InputError
 
-Scores: TypeAlias = Sequence[tuple[str, Sequence[tuple[str, float]]]]  # file, its labels with their scores
+FileScores: TypeAlias = Sequence[tuple[str, Sequence[tuple[str, float]]]]  # file, its labels with their scores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +75,7 @@ def read_labels(given: Sequence[str] | None, file: Path | None) -> list[str] | N
     return [label for label in labels if label]
 
 
-def scores_table(results: Scores) -> str:
+def scores_table(results: FileScores) -> str:
     """File, label, score; the file only in its first line."""
     rows = []
     for name, scores in results:
@@ -84,7 +84,7 @@ def scores_table(results: Scores) -> str:
     return table(rows, "<<>")
 
 
-def scores_json(results: Scores) -> str:
+def scores_json(results: FileScores) -> str:
     """A JSON array of {"id", "labels": [{"label", "score"}]}."""
     rows = [
         {"id": name, "labels": [{"label": label, "score": score} for label, score in scores]}

@@ -38,9 +38,10 @@ def plan(model: Planned, default: QuantConfig | None, recipe: str | Recipe | Non
         weight = layer.get("weight")
         if not isinstance(weight, mx.array) or weight.ndim < 2:
             continue
-        pattern = next((pattern for pattern in rules if fnmatchcase(path, pattern)), None)
-        idle.discard(pattern or "")
-        plans.append(_plan_layer(model, path, layer, default, None if pattern is None else (pattern, rules[pattern])))
+        rule = next(((pattern, rules[pattern]) for pattern in rules if fnmatchcase(path, pattern)), None)
+        if rule is not None:
+            idle.discard(rule[0])
+        plans.append(_plan_layer(model, path, layer, default, rule))
     if idle and not isinstance(recipe, str):
         raise QuantizationError(
             f"The recipe's pattern {next(p for p in rules if p in idle)!r} matches no layer, or only layers that an "

@@ -54,5 +54,5 @@ def check_known(values: Mapping[str, object], modes: Modes) -> None:
         raise QuantizationError(f"mode is {mode!r}; expected one of {', '.join(modes)}.")
     for name, known in zip(("bits", "group_size"), modes[mode], strict=True):
         value = values[name]
-        if isinstance(value, bool) or value not in known:
+        if not isinstance(value, int) or isinstance(value, bool) or value not in known:
             raise QuantizationError(f"{name} is {value!r}; {mode} takes {', '.join(map(str, known))}.")

@@ -135,3 +135,15 @@ def test_a_place_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     with pytest.raises(OutputError, match="Choose another place"), new_folder(tmp_path / "out", False):
         pytest.fail("began")
+
+
+def test_a_link_to_a_folder_is_replaced_alone(tmp_path: Path) -> None:
+    folder, link = tmp_path / "folder", tmp_path / "link"
+    folder.mkdir()
+    (folder / "config.json").write_text("old")
+    link.symlink_to(folder)
+    with new_folder(link, overwrite=True) as new:
+        (new / "config.json").write_text("new")
+    assert (folder / "config.json").read_text() == "old"
+    assert (link / "config.json").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link"]
