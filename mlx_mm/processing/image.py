@@ -85,7 +85,7 @@ def open_image(source: ImageSource, *, do_convert_rgb: bool = True) -> Image.Ima
     if isinstance(source, str) and source[:5].lower() == "data:":
         return _decode(io.BytesIO(read_data_uri(source, "image")), "the data URI", do_convert_rgb)
     if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
-        return _decode(io.BytesIO(_download(source)), _short(source), do_convert_rgb)
+        return _decode(io.BytesIO(_download(source)), short_name(source), do_convert_rgb)
     if isinstance(source, (str, os.PathLike)):
         return _open_path(os.fspath(source), do_convert_rgb)
     raise MediaError(
@@ -183,7 +183,7 @@ def _check_target(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _open_path(path: str, do_convert_rgb: bool) -> Image.Image:
-    name = _short(path)
+    name = short_name(path)
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed by the `with` below; only opening may fail here
     except (OSError, ValueError) as error:
@@ -196,7 +196,7 @@ def _open_path(path: str, do_convert_rgb: bool) -> Image.Image:
 
 
 def _download(url: str) -> bytes:
-    name = _short(url)
+    name = short_name(url)
     try:
         # Some hosts (Wikimedia for one) refuse urllib's own agent name.
         request = urllib.request.Request(url, headers={"User-Agent": "mlx_mm"})
@@ -226,7 +226,7 @@ def read_data_uri(uri: str, kind: str) -> bytes:
         return base64.b64decode(b"".join(data.split()), validate=True)
     except (ValueError, binascii.Error) as error:
         raise MediaError(
-            f"The data URI {_short(uri)} cannot be decoded ({error}); expected data:{kind}/...;base64,... "
+            f"The data URI {short_name(uri)} cannot be decoded ({error}); expected data:{kind}/...;base64,... "
             "Check that it is complete."
         ) from error
 
@@ -336,5 +336,6 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """The name of a file or its URI, as a message shows it."""
     return name if len(name) <= 200 else f"{name[:150]}...({len(name)} characters)"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from mlx_mm.errors import InputError, MediaError
-from mlx_mm.processing.image import ImageSource, open_image, read_data_uri
+from mlx_mm.processing.image import ImageSource, open_image, read_data_uri, short_name
 
 Frames: TypeAlias = Generator[Image.Image, None, None]
 Read: TypeAlias = Callable[[Sequence[int]], Frames]
@@ -104,7 +104,7 @@ def _open(source: VideoSource) -> Video:
         raise MediaError(f"{source[:200]} is a URL; expected a video on this machine. Download it and give its path.")
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        return _from_folder(path) if path.is_dir() else _from_file(lambda: open(path, "rb"), _short(str(path)))
+        return _from_folder(path) if path.is_dir() else _from_file(lambda: open(path, "rb"), short_name(str(path)))
     if isinstance(source, list | tuple):
         return _from_images(source, "the list of frames")
     raise MediaError(
@@ -274,7 +274,3 @@ def _unreadable(name: str, found: str) -> MediaError:
         f"{name} cannot be read as a video ({found.strip().rstrip('.')}); expected {_EXPECTED}. Play it to see whether "
         "it is damaged, and download or convert it again."
     )
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 200 else f"{name[:150]}...({len(name)} characters)"
