@@ -103,22 +103,23 @@ class VisionModel(nn.Module):
     def __call__(
         self,
         pixel_values: mx.array,
-        *,
+        *others: Input,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         **inputs: Input,
     ) -> TowerOutput | ImageEmbedsOutput:
-        """Images, with what else the tower takes -> its output; with a projection, its pooled vector projected."""
+        """Images, with what else the tower takes, in its order or by name -> its output; with a projection, its pooled
+        vector projected."""
         extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        out: TowerOutput = self.vision_model(pixel_values, **inputs, **extras)
+        out: TowerOutput = self.vision_model(pixel_values, *others, **inputs, **extras)
         if self.visual_projection is None:
             return out
         embeds = self.visual_projection(pooled(out))
         return ImageEmbedsOutput(embeds, out.last_hidden_state, out.hidden_states, out.attentions)
 
-    def get_image_features(self, pixel_values: mx.array, **inputs: Input) -> mx.array:
+    def get_image_features(self, pixel_values: mx.array, *others: Input, **inputs: Input) -> mx.array:
         """Images -> (B, D), not normalised; without a projection the pooled vector. ModalityError where none is."""
-        vectors = pooled(self.vision_model(pixel_values, **inputs))
+        vectors = pooled(self.vision_model(pixel_values, *others, **inputs))
         return vectors if self.visual_projection is None else self.visual_projection(vectors)
 
     def modules_for(self, _modality: Modality) -> tuple[nn.Module | None, ...]:
