@@ -73,6 +73,11 @@ class TextModel(nn.Module):
         vectors = pooled(self.text_model(input_ids, attention_mask, position_ids))
         return vectors if self.text_projection is None else self.text_projection(vectors)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of tokens."""
+        table: nn.Module = self.text_model.embeddings.token_embedding
+        return table
+
     def modules_for(self, _modality: Modality) -> tuple[nn.Module | None, ...]:
         """All of it."""
         return self.text_model, self.text_projection
@@ -122,6 +127,11 @@ class VisionModel(nn.Module):
         vectors = pooled(self.vision_model(pixel_values, *others, **inputs))
         return vectors if self.visual_projection is None else self.visual_projection(vectors)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The projection of patches."""
+        patches: nn.Module = self.vision_model.embeddings.patch_embedding
+        return patches
+
     def modules_for(self, _modality: Modality) -> tuple[nn.Module | None, ...]:
         """All of it."""
         return self.vision_model, self.visual_projection
@@ -169,6 +179,11 @@ class AudioModel(nn.Module):
         """(B, C, T, F) -> (B, D), not normalised; without a projection the pooled vector."""
         vectors = pooled(self.audio_model(input_features, is_longer))
         return vectors if self.audio_projection is None else self.audio_projection(vectors)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The projection of patches."""
+        patches: nn.Module = self.audio_model.patch_embed.proj
+        return patches
 
     def modules_for(self, _modality: Modality) -> tuple[nn.Module | None, ...]:
         """All of it."""
