@@ -14,7 +14,7 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from mlx_mm.backend.memory import wired_memory
-from mlx_mm.errors import InputError, whole_number
+from mlx_mm.errors import InputError, is_whole, whole_number
 from mlx_mm.generation.prompt_cache import PromptCache, StoredLayer
 from mlx_mm.generation.request import Request
 from mlx_mm.generation.response import Listener, ResponseDelta, ToolCall, scale_boxes
@@ -128,7 +128,7 @@ def stream_generate(
     prefill_step_size = whole_number("prefill_step_size", prefill_step_size)
     if thinking_budget is not None:
         thinking_budget = whole_number("thinking_budget", thinking_budget, least=0)
-    _check_cache(max_kv_size, kv_bits)
+    max_kv_size, kv_bits = _cache_limits(max_kv_size, kv_bits)
     defaults = processor.defaults
     if kv_bits is not None and defaults.kv_group_size is None:
         raise InputError("kv_bits is given, and this model's heads have no size that can be quantised. Leave it out.")
@@ -356,10 +356,12 @@ def _room(max_tokens: int, prompt: int, limit: int) -> int:
     return min(max_tokens, limit - prompt)
 
 
-def _check_cache(max_kv_size: int | None, kv_bits: int | None) -> None:
+def _cache_limits(max_kv_size: int | None, kv_bits: int | None) -> tuple[int | None, int | None]:
+    """Both as ints, which a saved cache is known by; InputError for those that cannot be used."""
     if max_kv_size is not None:
-        whole_number("max_kv_size", max_kv_size, least=LEAST_KV_SIZE)
-    if kv_bits is not None and kv_bits not in CACHE_BITS:
+        max_kv_size = whole_number("max_kv_size", max_kv_size, least=LEAST_KV_SIZE)
+    if kv_bits is not None and (not is_whole(kv_bits) or kv_bits not in CACHE_BITS):
         raise InputError(f"kv_bits is {kv_bits!r}; expected 4 or 8. Leave it out to keep the cache exact.")
     if kv_bits is not None and max_kv_size is not None:
         raise InputError("kv_bits and max_kv_size are both given; a cache can be one of both. Leave one out.")
+    return max_kv_size, None if kv_bits is None else int(kv_bits)

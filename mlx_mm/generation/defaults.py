@@ -47,8 +47,7 @@ def _sampling(values: Mapping[str, object], folder: Path) -> SamplingParams:
     """As transformers reads it: do_sample False is greedy whatever else is there, True samples at 1.0 if need be."""
     found = {f.name: values[f.name] for f in fields(SamplingParams) if values.get(f.name) is not None}
     for name, value in found.items():
-        numeric = is_whole(value) if name == "top_k" else is_number(value)
-        if not numeric or value < 0:  # type: ignore[operator]
+        if not is_number(value) or value < 0 or (name == "top_k" and not is_whole(value)):
             raise ConfigError(
                 f"{folder / FILE} has {name} {value!r}; expected a number. Take the checkpoint's own file."
             )

@@ -30,8 +30,10 @@ def sampling_params(defaults: SamplingParams, given: Mapping[str, float | None])
 
     top_k 0, top_p 1 and a repetition_penalty of 1 turn the checkpoint's own off.
     """
-    chosen = {name: value for name, value in given.items() if value is not None}
-    for name, value in chosen.items():
+    chosen: dict[str, float] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
         low, high = RANGES[name]
         numeric = is_whole(value) if name == "top_k" else is_number(value)
         if not numeric or not low <= value <= high or (value == 0 and name in POSITIVE):
@@ -40,6 +42,7 @@ def sampling_params(defaults: SamplingParams, given: Mapping[str, float | None])
             raise InputError(
                 f"{name} is {value!r}; expected {what} {ends} to {high}. Leave it out for the model's own."
             )
+        chosen[name] = int(value) if name == "top_k" else float(value)  # NumPy's are not what mlx_lm takes
     result = replace(defaults, **chosen)  # type: ignore[arg-type]
     if result.temperature == 0 and (idle := [name for name in FILTERS if name in chosen]):
         raise InputError(

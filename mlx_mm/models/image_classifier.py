@@ -71,7 +71,8 @@ class ImageClassifier(nn.Module):
         return class_scores(self._logits(tower, inputs), self._problem_type)
 
     def _logits(self, tower: TowerOutput, inputs: Mapping[str, Input]) -> mx.array:
-        return self.classifier(self._mean(tower.last_hidden_state, inputs))
+        # In float32: a sum of many tokens overflows float16, and scores that decide keep their digits.
+        return self.classifier(self._mean(tower.last_hidden_state.astype(mx.float32), inputs))
 
     def modules_for(self, _modality: Modality) -> tuple[nn.Module | None, ...]:
         """All of it."""

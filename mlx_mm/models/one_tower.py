@@ -73,6 +73,11 @@ class TextModel(nn.Module):
         vectors = pooled(self.text_model(input_ids, attention_mask, position_ids))
         return vectors if self.text_projection is None else self.text_projection(vectors)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of tokens."""
+        table: nn.Module = self.text_model.embeddings.token_embedding
+        return table
+
     def modules_for(self, _modality: Modality) -> tuple[nn.Module | None, ...]:
         """All of it."""
         return self.text_model, self.text_projection
@@ -103,23 +108,29 @@ class VisionModel(nn.Module):
     def __call__(
         self,
         pixel_values: mx.array,
-        *,
+        *others: Input,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         **inputs: Input,
     ) -> TowerOutput | ImageEmbedsOutput:
-        """Images, with what else the tower takes -> its output; with a projection, its pooled vector projected."""
+        """Images, with what else the tower takes, in its order or by name -> its output; with a projection, its pooled
+        vector projected."""
         extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        out: TowerOutput = self.vision_model(pixel_values, **inputs, **extras)
+        out: TowerOutput = self.vision_model(pixel_values, *others, **inputs, **extras)
         if self.visual_projection is None:
             return out
         embeds = self.visual_projection(pooled(out))
         return ImageEmbedsOutput(embeds, out.last_hidden_state, out.hidden_states, out.attentions)
 
-    def get_image_features(self, pixel_values: mx.array, **inputs: Input) -> mx.array:
+    def get_image_features(self, pixel_values: mx.array, *others: Input, **inputs: Input) -> mx.array:
         """Images -> (B, D), not normalised; without a projection the pooled vector. ModalityError where none is."""
-        vectors = pooled(self.vision_model(pixel_values, **inputs))
+        vectors = pooled(self.vision_model(pixel_values, *others, **inputs))
         return vectors if self.visual_projection is None else self.visual_projection(vectors)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The projection of patches."""
+        patches: nn.Module = self.vision_model.embeddings.patch_embedding
+        return patches
 
     def modules_for(self, _modality: Modality) -> tuple[nn.Module | None, ...]:
         """All of it."""
@@ -168,6 +179,11 @@ class AudioModel(nn.Module):
         """(B, C, T, F) -> (B, D), not normalised; without a projection the pooled vector."""
         vectors = pooled(self.audio_model(input_features, is_longer))
         return vectors if self.audio_projection is None else self.audio_projection(vectors)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The projection of patches."""
+        patches: nn.Module = self.audio_model.patch_embed.proj
+        return patches
 
     def modules_for(self, _modality: Modality) -> tuple[nn.Module | None, ...]:
         """All of it."""

@@ -91,7 +91,8 @@ class TwoTowers(nn.Module):
         """Texts (B, L), images with what else the vision tower takes, or both -> ImageTextOutput.
 
         Where there are projections the towers' pooler_output are projected, as in transformers 5. return_loss: the
-        n-th text belongs to the n-th image. Raises InputError without any input, or without pairs for a loss.
+        n-th text belongs to the n-th image. Raises InputError without any input, or without pairs for a loss, and
+        TypeError for what the vision tower does not take, or takes with pixel_values only.
         """
         extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         text = vision = None
@@ -99,8 +100,8 @@ class TwoTowers(nn.Module):
             text = self._read_text(input_ids, attention_mask, position_ids, **extras)
         if pixel_values is not None:
             vision = self._read_image(pixel_values, **image_inputs, **extras)
-        elif image_inputs:
-            raise TypeError(f"{min(image_inputs)} was given without pixel_values, where it cannot act. Leave it out.")
+        elif idle := [name for name, value in image_inputs.items() if value is not None and value is not False]:
+            raise TypeError(f"{min(idle)} was given without pixel_values, where it cannot act. Leave it out.")
         return compare(text, vision, self.logits, self._comparison.loss if return_loss else None)
 
     def get_text_features(
@@ -109,9 +110,9 @@ class TwoTowers(nn.Module):
         """(B, L) -> (B, D), not normalised."""
         return pooled(self._read_text(input_ids, attention_mask, position_ids))
 
-    def get_image_features(self, pixel_values: mx.array, **inputs: Input) -> mx.array:
-        """Images with what else the vision tower takes -> (B, D), not normalised."""
-        return pooled(self._read_image(pixel_values, **inputs))
+    def get_image_features(self, pixel_values: mx.array, *others: Input, **inputs: Input) -> mx.array:
+        """Images with what else the vision tower takes, in its order or by name -> (B, D), not normalised."""
+        return pooled(self._read_image(pixel_values, *others, **inputs))
 
     def logits(self, a: mx.array, b: mx.array) -> mx.array:
         """Unit vectors (N, D) and (M, D) -> how well they fit, (N, M)."""
@@ -135,8 +136,8 @@ class TwoTowers(nn.Module):
         given = {} if position_ids is None else {"position_ids": position_ids}
         return _project(self.text_model(input_ids, attention_mask, **given, **extras), self.text_projection)
 
-    def _read_image(self, pixel_values: mx.array, **inputs: Input) -> TowerOutput:
-        return _project(self.vision_model(pixel_values, **inputs), self.visual_projection)
+    def _read_image(self, pixel_values: mx.array, *others: Input, **inputs: Input) -> TowerOutput:
+        return _project(self.vision_model(pixel_values, *others, **inputs), self.visual_projection)
 
 
 def _project(output: TowerOutput, projection: nn.Module | None) -> TowerOutput:

@@ -230,6 +230,17 @@ def test_wrong_is_longer_misses_the_tolerance() -> None:
         assert found["audio_embeds"] > 1000
 
 
+def test_fusing_in_float16() -> None:
+    """The mean of a map is right where its sum, 60 · 4096, is above the largest number of float16."""
+    fusion = audio.AttentionalFusion(16, 4)
+    whole, parts_of_it = mx.full((1, 64, 64, 16), 20.0), mx.full((1, 64, 64, 16), 40.0)
+    right = fusion(whole, parts_of_it)
+    fusion.set_dtype(mx.float16)
+    got = fusion(whole.astype(mx.float16), parts_of_it.astype(mx.float16))
+    assert got.dtype == mx.float16
+    assert close(got, right, 0.5)
+
+
 @pytest.mark.parametrize("part", ["layers.0.blocks.0", "layers.1.blocks.1", "fusion_model.global_att", "batch_norm"])
 def test_every_part_counts(part: str) -> None:
     """Without its bias a layer gives other numbers, so none of these is passed over."""

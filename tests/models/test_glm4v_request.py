@@ -308,7 +308,7 @@ def test_peers_row_13_pictures_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     batch = prompt(10, (4, 6), 11, (4, 4, 4), 12, (8, 4), 13, (2, 2), 14)
     right = answer(glm_model(), batch)
     for limit, parts in ((8192, [24, 64, 36]), (32, [24, 32, 32, 32, 4]), (1, [24, 16, 16, 16, 16, 32, 4])):
-        monkeypatch.setattr(room, "PATCHES_PER_BATCH", limit)
+        monkeypatch.setattr(room, "MAX_PATCHES_AT_ONCE", limit)
         model = Counting(glm_model())
         assert answer(model, batch) == right
         assert model.patches == parts

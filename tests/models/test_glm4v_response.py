@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from mlx_mm.generation.response import ResponsePart
-from mlx_mm.models.glm4v.response import Answer, StreamParser, parse_answer, parse_boxes
+from mlx_mm.generation.response import ResponsePart, ToolCall
+from mlx_mm.models.glm4v.response import StreamParser, parse_boxes
 
 TOOLS = [
     {
@@ -35,6 +36,24 @@ TOOLS = [
 def written(name: str, **arguments: str) -> str:
     inner = "".join(f"<arg_key>{k}</arg_key>\n<arg_value>{v}</arg_value>\n" for k, v in arguments.items())
     return f"<tool_call>{name}\n{inner}</tool_call>"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What all parts of an answer add up to."""
+
+    text: str
+    reasoning: str | None
+    tool_calls: list[ToolCall]
+    boxes: list[list[float]]
+
+
+def parse_answer(*chunks: str, thinking_open: bool, tools: list[dict[str, Any]] | None = None) -> Answer:
+    parser = StreamParser(thinking_open=thinking_open, tools=tools)
+    parts = [part for chunk in chunks for part in parser.feed(chunk)] + parser.finish()
+    assert all(sum(map(bool, (part.text, part.reasoning, part.tool_call))) == 1 for part in parts)
+    text, reasoning = ("".join(getattr(part, kind) for part in parts) for kind in ("text", "reasoning"))
+    return Answer(text, reasoning or None, [part.tool_call for part in parts if part.tool_call], parser.boxes())
 
 
 def calls(answer: Answer) -> list[tuple[str, Any]]:
@@ -120,14 +139,6 @@ def test_parse_answer(name: str) -> None:
     assert all(c["type"] == "function" and isinstance(c["function"]["arguments"], str) for c in answer.tool_calls)
 
 
-def streamed(chunks: list[str], thinking_open: bool) -> tuple[dict[str, str], list[Any], Answer]:
-    parser = StreamParser(thinking_open=thinking_open, tools=TOOLS)
-    parts = [part for chunk in chunks for part in parser.feed(chunk)] + parser.finish()
-    assert all(sum(map(bool, (part.text, part.reasoning, part.tool_call))) == 1 for part in parts)
-    joined = {kind: "".join(getattr(part, kind) for part in parts) for kind in ("reasoning", "text")}
-    return joined, [part.tool_call for part in parts if part.tool_call], parser.answer()
-
-
 def cuttings(raw: str) -> list[list[str]]:
     """Every way to cut a text in two, single characters, and some random ways."""
     rng = random.Random(raw)
@@ -141,10 +152,7 @@ def cuttings(raw: str) -> list[list[str]]:
 def check_cuttings(raw: str, thinking_open: bool) -> None:
     whole = parse_answer(raw, thinking_open=thinking_open, tools=TOOLS)
     for chunks in cuttings(raw):
-        joined, found, answer = streamed(chunks, thinking_open)
-        assert answer == whole, chunks
-        assert joined == {"reasoning": whole.reasoning or "", "text": whole.text}, chunks
-        assert found == whole.tool_calls, chunks
+        assert parse_answer(*chunks, thinking_open=thinking_open, tools=TOOLS) == whole, chunks
 
 
 @pytest.mark.parametrize("name", CASES)

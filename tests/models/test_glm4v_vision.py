@@ -50,6 +50,7 @@ def tower(config: dict[str, Any] | None = None, weights: Weights | None = None) 
     arrays = visual(glm_weights(config) if weights is None else weights)
     last = {name: np.moveaxis(value, 1, -1) if value.ndim > 2 else value for name, value in arrays.items()}
     model.load_weights([(name, mx.array(value)) for name, value in last.items()], strict=True)
+    model.eval()
     return model
 
 

@@ -106,6 +106,43 @@ def test_a_classifier_gives_probabilities() -> None:
     assert close(model.class_scores(**batch), mx.softmax(model(**batch).logits, axis=-1), 1e-6)
 
 
+def test_many_tokens_of_float16_have_a_mean() -> None:
+    """Their sum, 60 · 1296, is above the largest number of float16."""
+    config = tiny_config("siglip") | {"architectures": ["SiglipForImageClassification"], "num_labels": 3}
+    model = build(config, golden_weights(classification_shapes(config, 3)))
+    model.vision_model.post_layernorm.bias = mx.full((128,), 60.0)
+    pixels = mx.random.normal((1, 288, 288, 3), key=mx.random.key(0))
+    right = model(pixels, interpolate_pos_encoding=True).logits
+    model.set_dtype(mx.float16)
+    assert close(model(pixels, interpolate_pos_encoding=True).logits / right, 1.0, 1e-2)
+
+
+# --- what else a vision tower takes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Siglip2Model", "Siglip2VisionModel"])
+def test_inputs_of_the_tower_in_its_order(name: str) -> None:
+    """As transformers' Siglip2VisionModel and get_image_features take them."""
+    model = build(tiny_config("siglip2") | {"architectures": [name]}, tiny_weights(tiny_config("siglip2")))
+    _, images = batches("siglip2")
+    order = [images[key] for key in ("pixel_values", "pixel_attention_mask", "spatial_shapes")]
+    right = model.get_image_features(**images)
+    assert close(model.get_image_features(*order), right, 0.0)
+    if name == "Siglip2VisionModel":
+        assert close(model(*order).pooler_output, right, 0.0)
+
+
+def test_inputs_of_images_without_images() -> None:
+    """Empty ones pass, as from a wrapper that hands on all; what would not act is refused."""
+    model = build(tiny_config("siglip2"), tiny_weights(tiny_config("siglip2")))
+    texts, images = batches("siglip2")
+    alone = model(**texts, spatial_shapes=None, interpolate_pos_encoding=False)
+    assert close(alone.text_embeds, model(**texts).text_embeds, 0.0)
+    for idle in ({"spatial_shapes": images["spatial_shapes"]}, {"interpolate_pos_encoding": True}):
+        with pytest.raises(TypeError, match=f"{min(idle)} was given without pixel_values"):
+            model(**texts, **idle)
+
+
 # --- what load and convert are told ---------------------------------------------------------------------------------
 
 

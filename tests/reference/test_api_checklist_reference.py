@@ -8,9 +8,13 @@ from typing import Any
 
 import api_checklist
 import mlx.core as mx
+import numpy as np
 import pytest
-from api_checklist import ROWS, TOLERANCES, differences, kind_of
+from api_checklist import CLAP_KINDS, CLIP_KINDS, ROWS, TOLERANCES, clap, differences, kind_of, metaclip, siglip
+from beside import save
 
+import mlx_mm
+from mlx_mm.layers.embeddings import kernel_matrix
 from mlx_mm.layers.similarity import unit_length
 
 
@@ -59,3 +63,20 @@ def test_a_field_that_is_missing_or_elsewhere_is_told(tmp_path: Path) -> None:
         differences(swapped(**vars(got)), right)
     assert api_checklist.fields_of(got) == ["last_hidden_state", "pooler_output", "hidden_states", "attentions"]
     assert isinstance(got.pooler_output, mx.array)
+
+
+SINGLE = [
+    *((siglip, variant, kind) for variant in (siglip.FIXRES, siglip.NAFLEX) for kind in ("TextModel", "VisionModel")),
+    *((metaclip, variant, kind) for variant in metaclip.SHORT for kind in CLIP_KINDS[1:]),
+    *((clap, "unfused", kind) for kind in CLAP_KINDS[1:]),
+]
+
+
+@pytest.mark.parametrize(("family", "variant", "kind"), SINGLE)
+def test_input_embeddings(family: Any, variant: Any, kind: str, tmp_path: Path) -> None:
+    """The table of tokens, or the projection of patches, which is a matrix here."""
+    reference = family.make(variant, kind)
+    model, _ = mlx_mm.load(save(reference, tmp_path))
+    right = reference.get_input_embeddings().weight.detach().numpy()
+    right = np.array(kernel_matrix(mx.array(right))) if right.ndim == 4 else right
+    assert np.array_equal(model.get_input_embeddings().weight, right)

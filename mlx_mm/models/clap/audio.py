@@ -62,7 +62,8 @@ class AttentionalFusion(nn.Module):
     def __call__(self, whole: mx.array, parts: mx.array) -> mx.array:
         """Two maps (B, S, S, D) -> (B, S, S, D)."""
         both = whole + parts
-        share = mx.sigmoid(self.local_att(both) + self.global_att(both.mean(axis=(1, 2), keepdims=True)))
+        mean = both.astype(mx.float32).mean(axis=(1, 2), keepdims=True)  # a sum of 4096 numbers overflows float16
+        share = mx.sigmoid(self.local_att(both) + self.global_att(mean.astype(both.dtype)))
         return 2 * (whole * share + parts * (1 - share))
 
 

@@ -4,7 +4,6 @@ The dense model has four norms per layer and turns neighbouring numbers, the one
 halves. Only the first part of a head turns; each pair turns by a token's time, row or column.
 """
 
-import functools
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -15,6 +14,7 @@ from mlx_lm.models.switch_layers import SwitchGLU
 
 from mlx_mm.backend.elementwise import swiglu
 from mlx_mm.backend.linear import linear
+from mlx_mm.backend.tables import made_once
 from mlx_mm.errors import InputError
 from mlx_mm.generation.request import LayerCache
 from mlx_mm.layers.attention import Mask, Rotation, attend, attention_weights, merge_heads, split_heads
@@ -230,7 +230,7 @@ class LanguageModel(nn.Module):
 
     def rotation(self, position_ids: mx.array, dtype: mx.Dtype = mx.float32) -> Rotation:
         """Turns (B, H, L, d) of `dtype` by positions (3, B, L): time, row and column."""
-        frequencies = mx.split(_frequencies(self._dims, self._theta), _bounds(self._sections))
+        frequencies = mx.split(inverse_frequencies(self._dims, self._theta), _bounds(self._sections))
         parts = [axis[..., None] * some for axis, some in zip(position_ids, frequencies, strict=True)]
         angles = mx.concatenate(parts, axis=-1)[:, None]  # (B, 1, L, pairs); an axis has a contiguous section of them
         rotate = rotate_neighbours if self._neighbours else rotate_halves
@@ -254,19 +254,9 @@ class LanguageModel(nn.Module):
         return self.model.embed_tokens.as_linear(hidden)
 
 
-@functools.lru_cache(maxsize=8)
-def _frequencies(dims: int, theta: float) -> mx.array:
-    """`inverse_frequencies`, computed: what is kept must not belong to one thread's stream."""
-    frequencies = inverse_frequencies(dims, theta)
-    mx.eval(frequencies)
-    return frequencies
-
-
-@functools.lru_cache(maxsize=8)
+@made_once(8)
 def _wavelengths(dims: int, theta: float) -> mx.array:
-    wavelengths = 1 / _frequencies(dims, theta)
-    mx.eval(wavelengths)
-    return wavelengths
+    return 1 / inverse_frequencies(dims, theta)
 
 
 def _bounds(sections: Sequence[int]) -> list[int]:

@@ -195,7 +195,7 @@ class Model(nn.Module):
 
     def sanitize(self, weights: dict[str, mx.array]) -> Tensors:
         """Hugging Face's tensors under our names and in our layout."""
-        return sanitize_weights(self.config, weights)
+        return sanitize_weights(self.config, weights, has_head=self._has_head)
 
     def quant_predicate(self, path: str, _module: nn.Module) -> bool:
         """Whether the layer at a path may be quantised."""

@@ -27,7 +27,7 @@ from mlx_mm.models.glm4v.vision import VisionTower
 from mlx_mm.processing.batch import Batch
 
 # Patches that go through the vision tower before their features are computed for good.
-PATCHES_PER_BATCH = 8192
+MAX_PATCHES_AT_ONCE = 8192
 # Kind -> the keys of its grids and pixels
 KEYS = {IMAGE: ("image_grid_thw", "pixel_values"), VIDEO: ("video_grid_thw", "pixel_values_videos")}
 
@@ -204,4 +204,4 @@ def _belongs(span: Span, group: Sequence[Span]) -> bool:
     """Whether a span's patches follow those of the group, and are few enough to be computed together."""
     first, last = group[0], group[-1]
     follows = span.kind == last.kind and span.first_patch == last.first_patch + last.patches
-    return follows and span.first_patch + span.patches - first.first_patch <= PATCHES_PER_BATCH
+    return follows and span.first_patch + span.patches - first.first_patch <= MAX_PATCHES_AT_ONCE

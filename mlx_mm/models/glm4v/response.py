@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from mlx_mm.generation.response import ResponsePart, ToolCall, TrimmedText, open_suffix
 
@@ -27,30 +26,6 @@ _BOXED = re.compile(rf"{re.escape(BOX)}(.*?)(?:{re.escape(END_BOX)}|$)", re.DOTA
 _LISTED = re.compile(rf"\[\s*{_BOX}(?:\s*,\s*{_BOX})*\s*\]")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """text: without markers. reasoning: None where there is none. tool_calls: in the OpenAI shape, arguments as JSON.
-
-    boxes: [x1, y1, x2, y2] in thousandths of width and height, of the text alone.
-    """
-
-    text: str
-    reasoning: str | None
-    tool_calls: list[ToolCall]
-    boxes: list[list[float]]
-
-
-def parse_answer(raw: str, *, thinking_open: bool, tools: Sequence[Mapping[str, object]] | None = None) -> Answer:
-    """A model's whole text, taken apart; the rules are those of `StreamParser`.
-
-    thinking_open: the prompt ended inside a think block. tools: the schemas that were offered.
-    """
-    parser = StreamParser(thinking_open=thinking_open, tools=tools)
-    parser.feed(raw)
-    parser.finish()
-    return parser.answer()
-
-
 class StreamParser:
     """A model's text piece by piece; what comes out does not depend on where the text was cut.
 
@@ -72,7 +47,7 @@ class StreamParser:
         self._buffer = ""
         self._reasoning, self._text = TrimmedText(), TrimmedText()
         self._marked: list[str] = []  # the text with its box markers
-        self._calls: list[ToolCall] = []
+        self._calls = 0
         self._parts: list[ResponsePart] = []
 
     @property
@@ -91,10 +66,6 @@ class StreamParser:
     def boxes(self) -> list[list[float]]:
         """Those of the text so far."""
         return parse_boxes("".join(self._marked))
-
-    def answer(self) -> Answer:
-        """Everything so far; complete after `finish`."""
-        return Answer(self._text.text(), self._reasoning.text() or None, list(self._calls), self.boxes())
 
     def _read(self, text: str, *, final: bool) -> list[ResponsePart]:
         self._buffer += text
@@ -153,11 +124,11 @@ class StreamParser:
         properties = self._properties.get(name, {})
         values = {key: _value(raw, properties.get(key)) for key, raw in arguments.items()}
         call: ToolCall = {
-            "id": f"call_{len(self._calls)}",
+            "id": f"call_{self._calls}",
             "type": "function",
             "function": {"name": name, "arguments": json.dumps(values, ensure_ascii=False)},
         }
-        self._calls.append(call)
+        self._calls += 1
         self._parts.append(ResponsePart(tool_call=call))
 
 

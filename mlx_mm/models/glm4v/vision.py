@@ -9,7 +9,6 @@ Images, and frames of a video, see nothing of each other, so the whole tower run
 where they are small and of one size) and needs the memory of the largest, however many there are.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
@@ -21,7 +20,7 @@ from mlx_mm.backend.linear import linear
 from mlx_mm.errors import InputError
 from mlx_mm.layers.activations import activation
 from mlx_mm.layers.attention import Rotation, attend, attention_weights, merge_heads
-from mlx_mm.layers.interpolate import bicubic_matrix, resize_table
+from mlx_mm.layers.interpolate import ResizedTables, bicubic_matrix
 from mlx_mm.layers.outputs import TowerOutput, pooled
 from mlx_mm.layers.rope import grid_angles, rotate_halves
 from mlx_mm.models.glm4v.config import VisionConfig
@@ -30,7 +29,6 @@ from mlx_mm.models.glm4v.positions import Nested, Size, frame_sizes
 
 # Patches that are computed together where images are small: a third of the largest image's 24,576.
 PATCHES_PER_BATCH = 8192
-SIZES_KEPT = 8  # of images, whose positions are kept: in a chat and in a video they come again
 
 Gate = Callable[[mx.array, mx.array], mx.array]
 
@@ -54,28 +52,11 @@ class PositionTable(nn.Module):
     def __init__(self, side: int, dims: int):
         super().__init__()
         self.weight = mx.zeros((side * side, dims))
-        self._resized = _Resized()
+        self._resized = ResizedTables()
 
     def __call__(self, size: Size) -> mx.array:
-        """The table for an image of rows and columns, (rows·cols, D); made once for a size."""
-        return self._resized(self.weight, size)
-
-
-class _Resized:
-    """The last tables that were made of one weight."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[mx.array | None, dict[Size, mx.array]] = None, {}
-
-    def __call__(self, weight: mx.array, size: Size) -> mx.array:
-        of, tables = self._kept  # together: another thread may be here too
-        if of is not weight or len(tables) >= SIZES_KEPT:
-            self._kept = weight, (tables := {})
-        if (table := tables.get(size)) is None:
-            table = resize_table(weight, size, bicubic_matrix)
-            mx.eval(table)  # or it would belong to this thread's stream
-            tables[size] = table
-        return table
+        """The table for an image of rows and columns, (rows·cols, D)."""
+        return self._resized.resize(self.weight, size, bicubic_matrix, keep=not self.training)
 
 
 class Embeddings(nn.Module):
@@ -214,7 +195,7 @@ class VisionTower(nn.Module):
         """Images (B, L, 1176) of one size, computed when the results `after` exist: MLX would else begin all
         images at once and hold all that lies between their pixels and their tokens."""
         table = self.embeddings.position_embedding(size)
-        angles = _angles(size, self._head_dims, self._rope_theta)
+        angles = grid_angles(*size, self._head_dims, base=self._rope_theta)
         if after:
             pixels, table, angles = mx.depends([pixels, table, angles], [pooled(after[0])])
         rope = _rotation(in_blocks(angles, size, self._merge))
@@ -266,14 +247,6 @@ def batches(sizes: Sequence[Size]) -> Iterator[tuple[int, Size]]:
         count = len(list(run))
         most = max(1, PATCHES_PER_BATCH // (size[0] * size[1]))
         yield from ((min(most, count - first), size) for first in range(0, count, most))
-
-
-@functools.lru_cache(maxsize=SIZES_KEPT)
-def _angles(size: Size, head_dims: int, base: float) -> mx.array:
-    """`grid_angles`, computed: what is kept must not belong to one thread's stream."""
-    angles = grid_angles(*size, head_dims, base=base)
-    mx.eval(angles)
-    return angles
 
 
 def _rotation(angles: mx.array) -> Rotation:

@@ -25,10 +25,11 @@ EXPERTS, STACKED = ".mlp.experts.", ".mlp.switch_mlp."
 Tensors = dict[str, mx.array | Rows]
 
 
-def sanitize_weights(config: ModelConfig, weights: dict[str, mx.array]) -> Tensors:
+def sanitize_weights(config: ModelConfig, weights: dict[str, mx.array], *, has_head: bool) -> Tensors:
     """Tensors under our names and in our layout.
 
-    Left out: a layer after the last, which predicts several tokens at once, and what follows from the config.
+    Left out: a layer after the last, which predicts several tokens at once, a head that the model lacks or shares, and
+    what follows from the config.
     """
     extra = f"language_model.model.layers.{config.text_config.num_hidden_layers}."
     result: Tensors = {}
@@ -36,8 +37,9 @@ def sanitize_weights(config: ModelConfig, weights: dict[str, mx.array]) -> Tenso
     for name, weight in weights.items():
         name = name.removeprefix("model.")
         name = next((own + name.removeprefix(theirs) for theirs, own in PREFIXES if name.startswith(theirs)), name)
-        tied = config.tie_word_embeddings and name.startswith("language_model.lm_head.")
-        if name.startswith(extra) or tied or any(part in name for part in DROPPED):
+        headless = config.tie_word_embeddings or not has_head
+        surplus = name.startswith(extra) or (headless and name.startswith("language_model.lm_head."))
+        if surplus or any(part in name for part in DROPPED):
             continue
         layer, found, rest = name.partition(EXPERTS)
         number, _, projection = rest.partition(".")
