@@ -1,0 +1,117 @@
+"""Who computes: one thread at a time, on streams that belong to no thread.
+
+A stream of MLX belongs to the thread that made it: no other can finish what was begun on it, and on a CPU it leaves a
+thread of the system behind that can abort the process at its end. So whatever this package computes runs inside
+`computing`, on streams that any thread may use, one after the other. Nothing is lost by taking turns: on a CPU each
+caller has all processors, on a GPU the turn ends when the work is submitted. It also keeps the numbers: OpenBLAS rounds
+by how many threads a product has, which is a setting of the process.
+"""
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Iterator
+
+import mlx.core as mx
+
+from mlx_mm.backend import device
+from mlx_mm.errors import InputError
+
+_QUEUE, _COMPUTING = threading.Lock(), threading.Lock()
+
+
+class _Thread(threading.local):
+    """computes: it has the turn. stream: its own, in a worker."""
+
+    computes = False
+    stream: mx.Stream | None = None
+
+
+class _Process:
+    """forked: its parent had begun to compute."""
+
+    forked = False
+
+
+_thread = _Thread()
+
+
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """Inside, this thread and no other computes; it may be entered again. Leave nothing lazy behind for other threads
+    to evaluate outside of it. Raises InputError in a process that was forked from one that had computed.
+    """
+    _check_fork()
+    if _thread.computes:
+        yield
+        return
+    with contextlib.ExitStack() as turn:
+        with _QUEUE:  # who waits holds it, so that who has just had the turn does not take it again
+            turn.enter_context(_COMPUTING)
+        for where in _devices():
+            turn.enter_context(mx.stream(_stream(where)))
+        _thread.computes = True
+        try:
+            yield
+        finally:
+            _thread.computes = False
+
+
+@contextlib.contextmanager
+def working() -> Iterator[None]:
+    """Inside, a worker of a thread that has the turn computes on the CPU, on a stream of its own."""
+    if _thread.stream is None:
+        _thread.stream = mx.new_thread_unsafe_stream(mx.cpu)
+    with mx.stream(_thread.stream):
+        yield
+
+
+def finish() -> None:
+    """Wait for all that was begun inside `computing`."""
+    for where in _devices():
+        mx.synchronize(_stream(where))
+
+
+def streams_of_others() -> list[mx.Stream] | list[mx.ThreadLocalStream]:
+    """A stream for each processor but the first, which works on the stream of the caller. A worker is one of many."""
+    if _thread.stream is not None:
+        return []
+    return _shared_streams() if _thread.computes else _local_streams()
+
+
+def _devices() -> list[mx.Device]:
+    """The last is where arrays are made by default."""
+    cpu, default = mx.Device(mx.cpu), mx.default_device()
+    return [cpu] if default == cpu else [cpu, default]
+
+
+@functools.cache
+def _stream(where: mx.Device) -> mx.Stream:
+    return mx.new_thread_unsafe_stream(where)
+
+
+@functools.cache
+def _shared_streams() -> list[mx.Stream]:
+    return [mx.new_thread_unsafe_stream(mx.cpu) for _ in range(device.processors() - 1)]
+
+
+@functools.cache
+def _local_streams() -> list[mx.ThreadLocalStream]:
+    return [mx.new_thread_local_stream(mx.cpu) for _ in range(device.processors() - 1)]
+
+
+def _check_fork() -> None:
+    if _Process.forked:
+        raise InputError(
+            "This process was forked from one that had computed with MLX, whose threads do not come along; expected a "
+            'new one. Start it with multiprocessing\'s "spawn", or fork before the first model is loaded.'
+        )
+
+
+def _after_fork() -> None:
+    _Process.forked = _Process.forked or _stream.cache_info().currsize > 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
