@@ -261,9 +261,10 @@ def _run(job: _Job) -> Pieces:
     ids, cache, listener = job.ids, job.cache, job.listener
     with computing():
         request = job.model.request(job.batch)
-    keys = request.token_keys()
-    layers = job.begin(request, keys)
-    start = len(cache)
+        keys = request.token_keys()
+        layers = job.begin(request, keys)
+        start = len(cache)
+        processors = job.processors(ids[:start], len(ids) - start)
     bar = tqdm(total=len(ids) - start, desc="prompt", unit="token", leave=False, disable=not job.progress)
 
     def advance(done: int) -> None:
@@ -274,7 +275,7 @@ def _run(job: _Job) -> Pieces:
         ids[start:],
         request,
         layers,
-        processors=job.processors(ids[:start], len(ids) - start),
+        processors=processors,
         progress=advance,
     )
     clock = _Clock(len(ids), start)

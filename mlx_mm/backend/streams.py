@@ -73,6 +73,12 @@ def finish() -> None:
         mx.synchronize(_stream(where))
 
 
+def give_back_memory() -> None:
+    """Return to a GPU what MLX keeps of freed arrays. A CPU keeps nothing, and each thread that asks gets a stream."""
+    if not device.on_cpu():
+        mx.clear_cache()
+
+
 def streams_of_others() -> list[mx.Stream] | list[mx.ThreadLocalStream]:
     """A stream for each processor but the first, which works on the stream of the caller. A worker is one of many."""
     if _thread.stream is not None:
@@ -80,15 +86,15 @@ def streams_of_others() -> list[mx.Stream] | list[mx.ThreadLocalStream]:
     return _shared_streams() if _thread.computes else _local_streams()
 
 
-def _devices() -> list[mx.Device]:
+def _devices() -> list[mx.DeviceType]:
     """The last is where arrays are made by default."""
-    cpu, default = mx.Device(mx.cpu), mx.default_device()
-    return [cpu] if default == cpu else [cpu, default]
+    default = mx.default_device().type
+    return [mx.cpu] if default == mx.cpu else [mx.cpu, default]
 
 
 @functools.cache
-def _stream(where: mx.Device) -> mx.Stream:
-    return mx.new_thread_unsafe_stream(where)
+def _stream(where: mx.DeviceType) -> mx.Stream:
+    return mx.new_thread_unsafe_stream(mx.Device(where))
 
 
 @functools.cache

@@ -6,12 +6,12 @@ from typing import cast
 
 import mlx.core as mx
 
-from mlx_mm.backend.streams import computing
+from mlx_mm.backend.streams import computing, give_back_memory
 from mlx_mm.generation.prompt_cache import StoredLayer
 from mlx_mm.generation.request import Request
 from mlx_mm.generation.sampling import LogitsProcessor, Sampler
 
-TOKENS_PER_CLEARING = 256  # after so many, memory that is kept for new arrays is given back
+TOKENS_PER_CLEARING = 256  # after so many, what MLX keeps of freed arrays is given back
 
 
 def answer_tokens(
@@ -33,7 +33,9 @@ def answer_tokens(
     processors: change the logits (1, V) by the tokens of prompt and answer. prefill_step_size: tokens of the prompt at
     a time. progress: called with how many of them have run. Between two tokens other threads compute, if they like.
     """
-    seen = mx.array([], mx.int32)
+    with computing():
+        left = mx.array(list(prompt))
+        seen = left[:0]
 
     def run(ids: mx.array) -> mx.array:
         nonlocal seen
@@ -52,13 +54,12 @@ def answer_tokens(
         return token
 
     progress(0)
-    left = mx.array(list(prompt))
     for start in range(0, len(prompt) - 1, prefill_step_size):
         end = min(start + prefill_step_size, len(prompt) - 1)
         with computing():
             run(left[start:end])
             mx.eval([layer.state for layer in layers], seen)
-            mx.clear_cache()
+            give_back_memory()
         progress(end)
     with computing():
         token = submit(left[-1:])
@@ -70,7 +71,8 @@ def answer_tokens(
             progress(len(prompt))
         yield found
         if count % TOKENS_PER_CLEARING == 0:
-            mx.clear_cache()
+            with computing():
+                give_back_memory()
         token = following
 
 
