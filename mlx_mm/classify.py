@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast, overload
 import mlx.core as mx
 import numpy as np
 
-from mlx_mm.backend.streams import computing
+from mlx_mm.backend.streams import compute
 from mlx_mm.embed import (
     Running,
     Vectors,
@@ -104,8 +104,7 @@ def classify(
 
 
 def _score(model: Encoder, vectors: Vectors, targets: Vectors) -> Vectors:
-    with computing():
-        return np.array(model.score(mx.array(unit_length(vectors)), mx.array(targets)))
+    return compute(lambda: np.array(model.score(mx.array(unit_length(vectors)), mx.array(targets))))
 
 
 def check_labels(model: Checked, labels: Sequence[str] | None, template: str | Sequence[str] | None = None) -> None:

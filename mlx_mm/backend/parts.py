@@ -3,7 +3,6 @@
 import functools
 import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 
 import mlx.core as mx
 
@@ -39,41 +38,30 @@ def run_row_by_row(function: Features, batch: dict[str, mx.array], weights: obje
 
 
 def _run_whole(function: Features, batch: dict[str, mx.array]) -> mx.array:
-    with streams.computing():
+    def run() -> mx.array:
         result = function(**batch)
         (mx.eval if device.on_cpu() else mx.async_eval)(result)
-    return result
+        return result
+
+    return streams.compute(run)
 
 
 def _run_pieces(function: Features, batch: dict[str, mx.array], weights: object, bounds: list[int]) -> mx.array:
     """The rows between two bounds at a time, in as many threads as there are processors."""
 
     def run(start: int, end: int) -> mx.array:
-        with streams.working():
-            result = function(**_piece(batch, start, end))
-            mx.eval(result)
+        result = function(**_piece(batch, start, end))
+        mx.eval(result)
         return result
 
     with streams.computing():
         mx.eval(batch, weights)
         streams.finish()  # a step of an answer may still run; its products have all threads
         with limited_threads(1):
-            running = [_workers().submit(run, *bound) for bound in itertools.pairwise(bounds)]
-            try:
-                wait(running)
-            finally:  # an interruption leaves nothing running
-                for part in running:
-                    part.cancel()
-                wait(running)
-        result = mx.concatenate([part.result() for part in running])
+            pieces = streams.compute_parts([functools.partial(run, *bound) for bound in itertools.pairwise(bounds)])
+        result = mx.concatenate(pieces)
         mx.eval(result)
     return result
-
-
-@functools.cache
-def _workers() -> ThreadPoolExecutor:
-    """Threads that stay, since each has a stream; they are joined when the process ends."""
-    return ThreadPoolExecutor(device.processors(), thread_name_prefix="mlx_mm")
 
 
 def _piece(batch: dict[str, mx.array], start: int, end: int) -> dict[str, mx.array]:

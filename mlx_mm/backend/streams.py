@@ -5,26 +5,37 @@ thread of the system behind that can abort the process at its end. So whatever t
 `computing`, on streams that any thread may use, one after the other. Nothing is lost by taking turns: on a CPU each
 caller has all processors, on a GPU the turn ends when the work is submitted. It also keeps the numbers: OpenBLAS rounds
 by how many threads a product has, which is a setting of the process.
+
+Models are called by workers, threads that wait for the next call until the process ends: a thread that called a
+function of `mx.compile` takes the interpreter lock once more while it ends, and if the process ends then too, it aborts.
 """
 
 import contextlib
 import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager
+from queue import SimpleQueue
+from typing import TypeAlias, TypeVar
 
 import mlx.core as mx
 
 from mlx_mm.backend import device
 from mlx_mm.errors import InputError
 
+Result = TypeVar("Result")
+Streams: TypeAlias = AbstractContextManager[None]
+
 _QUEUE, _COMPUTING = threading.Lock(), threading.Lock()
 
 
 class _Thread(threading.local):
-    """computes: it has the turn. stream: its own, in a worker."""
+    """computes: it has the turn, or works for a thread that has. part: it is one of several that do.
+    stream: of a worker, for parts."""
 
-    computes = False
+    computes = part = False
     stream: mx.Stream | None = None
 
 
@@ -49,22 +60,22 @@ def computing() -> Iterator[None]:
     with contextlib.ExitStack() as turn:
         with _QUEUE:  # who waits holds it, so that who has just had the turn does not take it again
             turn.enter_context(_COMPUTING)
-        for where in _devices():
-            turn.enter_context(mx.stream(_stream(where)))
-        _thread.computes = True
-        try:
-            yield
-        finally:
-            _thread.computes = False
-
-
-@contextlib.contextmanager
-def working() -> Iterator[None]:
-    """Inside, a worker of a thread that has the turn computes on the CPU, on a stream of its own."""
-    if _thread.stream is None:
-        _thread.stream = mx.new_thread_unsafe_stream(mx.cpu)
-    with mx.stream(_thread.stream):
+        turn.enter_context(_shared())
         yield
+
+
+def compute(function: Callable[[], Result]) -> Result:
+    """function(), called by a worker in the turn of this thread."""
+    if _thread.computes:
+        return function()
+    with computing():
+        return _results([_submit(function, _shared)])[0]
+
+
+def compute_parts(functions: Sequence[Callable[[], Result]]) -> list[Result]:
+    """What each function returns, called on the CPU by as many workers as there are processors, each on a stream of
+    its own, in the turn of this thread. They take what is computed already, and compute what they return."""
+    return _results([_submit(function, _own) for function in functions])
 
 
 def finish() -> None:
@@ -81,9 +92,76 @@ def give_back_memory() -> None:
 
 def streams_of_others() -> list[mx.Stream] | list[mx.ThreadLocalStream]:
     """A stream for each processor but the first, which works on the stream of the caller. A worker is one of many."""
-    if _thread.stream is not None:
+    if _thread.part:
         return []
     return _shared_streams() if _thread.computes else _local_streams()
+
+
+@contextlib.contextmanager
+def _shared() -> Iterator[None]:
+    """Inside, the streams of all turns are this thread's."""
+    with contextlib.ExitStack() as entered:
+        for where in _devices():
+            entered.enter_context(mx.stream(_stream(where)))
+        _thread.computes = True
+        try:
+            yield
+        finally:
+            _thread.computes = False
+
+
+@contextlib.contextmanager
+def _own() -> Iterator[None]:
+    """Inside, a worker computes on a stream of its own."""
+    if _thread.stream is None:
+        _thread.stream = mx.new_thread_unsafe_stream(mx.cpu)
+    with mx.stream(_thread.stream):
+        _thread.computes = _thread.part = True
+        try:
+            yield
+        finally:
+            _thread.computes = _thread.part = False
+
+
+def _submit(function: Callable[[], Result], where: Callable[[], Streams]) -> Future[Result]:
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        if future.set_running_or_notify_cancel():
+            try:
+                with where():
+                    result = function()
+            except BaseException as error:  # whose it is sees it
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+    _tasks().put(run)
+    return future
+
+
+def _results(running: Sequence[Future[Result]]) -> list[Result]:
+    try:
+        wait(running)
+    finally:  # after an interruption, too, nothing may run when the turn ends
+        for future in running:
+            future.cancel()
+        wait(running)
+    return [future.result() for future in running]
+
+
+@functools.cache
+def _tasks() -> SimpleQueue[Callable[[], None]]:
+    """What workers are to do. They are started here."""
+    tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def work() -> None:
+        while True:
+            tasks.get()()  # a name would keep the task while the next one is waited for
+
+    for number in range(device.processors()):
+        threading.Thread(target=work, name=f"mlx_mm {number}", daemon=True).start()
+    return tasks
 
 
 def _devices() -> list[mx.DeviceType]:

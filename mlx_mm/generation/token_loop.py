@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as PythonGenerator
+from functools import partial
 from typing import cast
 
 import mlx.core as mx
 
-from mlx_mm.backend.streams import computing, give_back_memory
+from mlx_mm.backend.streams import compute, computing, give_back_memory
 from mlx_mm.generation.prompt_cache import StoredLayer
 from mlx_mm.generation.request import Request
 from mlx_mm.generation.sampling import LogitsProcessor, Sampler
@@ -37,6 +38,11 @@ def answer_tokens(
         left = mx.array(list(prompt))
         seen = left[:0]
 
+    def read(start: int, end: int) -> None:
+        run(left[start:end])
+        mx.eval([layer.state for layer in layers], seen)
+        give_back_memory()
+
     def run(ids: mx.array) -> mx.array:
         nonlocal seen
         logits = request(ids[None], cache=layers)
@@ -56,23 +62,17 @@ def answer_tokens(
     progress(0)
     for start in range(0, len(prompt) - 1, prefill_step_size):
         end = min(start + prefill_step_size, len(prompt) - 1)
-        with computing():
-            run(left[start:end])
-            mx.eval([layer.state for layer in layers], seen)
-            give_back_memory()
+        compute(partial(read, start, end))
         progress(end)
-    with computing():
-        token = submit(left[-1:])
+    token = compute(lambda: submit(left[-1:]))
     for count in range(max_tokens):
-        with computing():
-            following = submit(token)
+        following = compute(partial(submit, token))
         (found,) = cast(list[int], token.tolist())
         if count == 0:
             progress(len(prompt))
         yield found
         if count % TOKENS_PER_CLEARING == 0:
-            with computing():
-                give_back_memory()
+            compute(give_back_memory)
         token = following
 
 
