@@ -6,8 +6,8 @@ thread of the system behind that can abort the process at its end. So whatever t
 caller has all processors, on a GPU the turn ends when the work is submitted. It also keeps the numbers: OpenBLAS rounds
 by how many threads a product has, which is a setting of the process.
 
-Models are called by workers, threads that wait for the next call until the process ends: a thread that called a
-function of `mx.compile` takes the interpreter lock once more while it ends, and if the process ends then too, it aborts.
+Models are called by workers, threads that wait for the next call until the process ends: a thread that has called a
+function of `mx.compile` takes the interpreter's lock while it ends, and where the process ends just then, it aborts.
 """
 
 import contextlib
