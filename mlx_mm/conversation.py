@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import inspect
 import json
 import os
 import threading
@@ -152,10 +153,13 @@ class _Answer:
 
     def end(self) -> None:
         """Take no more pieces."""
-        if self._pieces.gi_running:
-            raise InputError("Another thread is taking the last answer of this conversation. " + ONE_AT_A_TIME)
-        unfinished = self._pieces.gi_frame is not None
-        self._pieces.close()
+        unfinished = inspect.getgeneratorstate(self._pieces) != inspect.GEN_CLOSED
+        try:
+            self._pieces.close()
+        except ValueError as error:
+            if inspect.getgeneratorstate(self._pieces) != inspect.GEN_RUNNING:
+                raise
+            raise InputError("Another thread is taking the last answer. " + ONE_AT_A_TIME) from error
         self._taken_away = unfinished and self._asker != threading.get_ident()
 
 
