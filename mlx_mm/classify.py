@@ -104,7 +104,7 @@ def classify(
 
 
 def _score(model: Encoder, vectors: Vectors, targets: Vectors) -> Vectors:
-    return compute(lambda: np.array(model.score(mx.array(unit_length(vectors)), mx.array(targets))))
+    return compute(lambda: np.array(model.score(mx.array(unit_length(vectors)), mx.array(targets))), model)
 
 
 def check_labels(model: Checked, labels: Sequence[str] | None, template: str | Sequence[str] | None = None) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import ParamSpec, TypeAlias, TypedDict
 
 import mlx.core as mx
+import numpy as np
 from tqdm import tqdm
 
 from mlx_mm.backend.memory import wired_memory
@@ -259,7 +260,10 @@ class _Job:
 
 def _run(job: _Job) -> Pieces:
     ids, cache, listener = job.ids, job.cache, job.listener
+    pixels = any(np.issubdtype(array.dtype, np.floating) for array in job.batch.values())
+    needed = job.model.modalities if pixels else ("text",)
     with computing():
+        mx.eval([list(job.model.modules_for(modality)) for modality in needed])  # for the workers
         request = job.model.request(job.batch)
         keys = request.token_keys()
         layers = job.begin(request, keys)

@@ -109,6 +109,24 @@ def test_loaded_lazily_in_one_thread_and_used_in_others(family: str, tiny_checkp
         assert [future.result() for future in futures] == [right] * 3
 
 
+@pytest.mark.parametrize("family", ["siglip2", "clap", "glm4v"])
+def test_weights_that_the_caller_changed(family: str, tiny_checkpoint: Callable[..., Path]) -> None:
+    """What is lazy on the caller's own stream is finished by the caller."""
+    model, processor = load(tiny_checkpoint(family))
+
+    def use() -> object:
+        if model.kind == "generator":
+            return generate(model, processor, "hello", images=PICTURES[:1], max_tokens=3).raw
+        item = SOUNDS[0] if "audio" in model.modalities else PICTURES[0]
+        return mlx_mm.encode_text(model, processor, "a").tobytes(), mlx_mm.classify(
+            model, processor, item, ["a", "b"], template="{}"
+        )
+
+    right = use()
+    model.apply(lambda array: array * 1)
+    assert use() == right
+
+
 SCRIPT = """
 import sys, threading
 sys.path.insert(0, {tests!r})

@@ -23,7 +23,7 @@ def run_in_parts(function: Features, batch: dict[str, mx.array], weights: object
     rows = _rows(batch)
     parts = min(rows, device.processors())
     if not device.on_cpu() or parts < 2:
-        return _run_whole(function, batch)
+        return _run_whole(function, batch, weights)
     return _run_pieces(function, batch, weights, [rows * part // parts for part in range(parts + 1)])
 
 
@@ -33,17 +33,17 @@ def run_row_by_row(function: Features, batch: dict[str, mx.array], weights: obje
     A GPU computes one batch, whose rows differ from those of another in their last digits.
     """
     if not device.on_cpu():
-        return _run_whole(function, batch)
+        return _run_whole(function, batch, weights)
     return _run_pieces(function, batch, weights, list(range(_rows(batch) + 1)))
 
 
-def _run_whole(function: Features, batch: dict[str, mx.array]) -> mx.array:
+def _run_whole(function: Features, batch: dict[str, mx.array], weights: object) -> mx.array:
     def run() -> mx.array:
         result = function(**batch)
         (mx.eval if device.on_cpu() else mx.async_eval)(result)
         return result
 
-    return streams.compute(run)
+    return streams.compute(run, (batch, weights))
 
 
 def _run_pieces(function: Features, batch: dict[str, mx.array], weights: object, bounds: list[int]) -> mx.array:

@@ -11,12 +11,12 @@ function of `mx.compile` takes the interpreter's lock while it ends, and where t
 """
 
 import contextlib
-import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
+from functools import cache, partial
 from queue import SimpleQueue
 from typing import TypeAlias, TypeVar
 
@@ -64,11 +64,16 @@ def computing() -> Iterator[None]:
         yield
 
 
-def compute(function: Callable[[], Result]) -> Result:
-    """function(), called by a worker in the turn of this thread."""
+def compute(function: Callable[[], Result], given: object = ()) -> Result:
+    """function(), called by a worker in the turn of this thread.
+
+    given: trees of arrays that it takes. They are evaluated first, here: what this thread began outside of a turn no
+    other can finish.
+    """
     if _thread.computes:
         return function()
     with computing():
+        mx.eval(given)
         return _results([_submit(function, _shared)])[0]
 
 
@@ -128,16 +133,21 @@ def _submit(function: Callable[[], Result], where: Callable[[], Streams]) -> Fut
 
     def run() -> None:
         if future.set_running_or_notify_cancel():
-            try:
+            with contextlib.ExitStack() as raised:
+                raised.push(partial(_hand_over, future))
                 with where():
                     result = function()
-            except BaseException as error:  # whose it is sees it
-                future.set_exception(error)
-            else:
                 future.set_result(result)
 
     _tasks().put(run)
     return future
+
+
+def _hand_over(future: Future[Result], _kind: object, error: BaseException | None, _trace: object) -> bool:
+    """An error goes to the thread that waits, and is none of the worker's."""
+    if error is not None:
+        future.set_exception(error)
+    return error is not None
 
 
 def _results(running: Sequence[Future[Result]]) -> list[Result]:
@@ -150,7 +160,7 @@ def _results(running: Sequence[Future[Result]]) -> list[Result]:
     return [future.result() for future in running]
 
 
-@functools.cache
+@cache
 def _tasks() -> SimpleQueue[Callable[[], None]]:
     """What workers are to do. They are started here."""
     tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -170,17 +180,17 @@ def _devices() -> list[mx.DeviceType]:
     return [mx.cpu] if default == mx.cpu else [mx.cpu, default]
 
 
-@functools.cache
+@cache
 def _stream(where: mx.DeviceType) -> mx.Stream:
     return mx.new_thread_unsafe_stream(mx.Device(where))
 
 
-@functools.cache
+@cache
 def _shared_streams() -> list[mx.Stream]:
     return [mx.new_thread_unsafe_stream(mx.cpu) for _ in range(device.processors() - 1)]
 
 
-@functools.cache
+@cache
 def _local_streams() -> list[mx.ThreadLocalStream]:
     return [mx.new_thread_local_stream(mx.cpu) for _ in range(device.processors() - 1)]
 
