@@ -6,13 +6,15 @@ thread of the system behind that can abort the process at its end. So whatever t
 caller has all processors, on a GPU the turn ends when the work is submitted. It also keeps the numbers: OpenBLAS rounds
 by how many threads a product has, which is a setting of the process.
 
-Models are called by workers, threads that wait for the next call until the process ends: a thread that has called a
-function of `mx.compile` takes the interpreter's lock while it ends, and where the process ends just then, it aborts.
+Models are called by workers, threads that stay: a thread that has called a function of `mx.compile` takes the
+interpreter's lock while it ends, and where the interpreter ends just then, the process aborts.
 """
 
+import atexit
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
@@ -28,14 +30,16 @@ from mlx_mm.errors import InputError
 Result = TypeVar("Result")
 Streams: TypeAlias = AbstractContextManager[None]
 
+SECONDS_TO_END = 1.0  # that a worker may take after its last line of Python
+
 _QUEUE, _COMPUTING = threading.Lock(), threading.Lock()
 
 
 class _Thread(threading.local):
-    """computes: it has the turn, or works for a thread that has. part: it is one of several that do.
-    stream: of a worker, for parts."""
+    """computes: it has the turn, or works for a thread that has. part: it is one of several that do. ends: it
+    is a worker that has done its last. stream: of a worker, for parts."""
 
-    computes = part = False
+    computes = part = ends = False
     stream: mx.Stream | None = None
 
 
@@ -162,16 +166,38 @@ def _results(running: Sequence[Future[Result]]) -> list[Result]:
 
 @cache
 def _tasks() -> SimpleQueue[Callable[[], None]]:
-    """What workers are to do. They are started here."""
+    """What workers are to do. They are started here, and end before the interpreter does."""
     tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
     def work() -> None:
-        while True:
+        while not _thread.ends:
             tasks.get()()  # a name would keep the task while the next one is waited for
 
-    for number in range(device.processors()):
-        threading.Thread(target=work, name=f"mlx_mm {number}", daemon=True).start()
+    workers = [
+        threading.Thread(target=work, name=f"mlx_mm {number}", daemon=True) for number in range(device.processors())
+    ]
+    for worker in workers:
+        worker.start()
+    atexit.register(_end, tasks, workers)
     return tasks
+
+
+def _end(tasks: SimpleQueue[Callable[[], None]], workers: Sequence[threading.Thread]) -> None:
+    """End the workers, and wait until the system has no such threads, which is after Python's own `join`."""
+    _tasks.cache_clear()  # whoever computes later has new ones
+    for _ in workers:
+        tasks.put(_leave)
+    for worker in workers:
+        worker.join()
+    last = time.monotonic() + SECONDS_TO_END
+    while any(os.path.exists(f"/proc/self/task/{worker.native_id}") for worker in workers) and time.monotonic() < last:
+        time.sleep(0.001)  # without the lock, which they take
+    if not os.path.exists("/proc/self/task"):
+        time.sleep(0.01)
+
+
+def _leave() -> None:
+    _thread.ends = True
 
 
 def _devices() -> list[mx.DeviceType]:
