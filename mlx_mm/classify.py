@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast, overload
 import mlx.core as mx
 import numpy as np
 
+from mlx_mm.backend.streams import compute
 from mlx_mm.embed import (
     Running,
     Vectors,
@@ -97,9 +98,13 @@ def classify(
             vectors = audio_vectors(model, processor, audio, running)
         else:
             vectors = image_vectors(model, processor, images, running)
-        scores = np.array(model.score(mx.array(unit_length(vectors)), mx.array(targets))) if len(vectors) else vectors
+        scores = _score(model, vectors, targets) if len(vectors) else vectors
     rows = [sorted(zip(names, row.tolist(), strict=True), key=lambda pair: -pair[1]) for row in scores]
     return rows[0] if single and rows else rows
+
+
+def _score(model: Encoder, vectors: Vectors, targets: Vectors) -> Vectors:
+    return compute(lambda: np.array(model.score(mx.array(unit_length(vectors)), mx.array(targets))), model)
 
 
 def check_labels(model: Checked, labels: Sequence[str] | None, template: str | Sequence[str] | None = None) -> None:

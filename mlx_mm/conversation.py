@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import inspect
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,9 @@ from mlx_mm.models.contracts import Model, Processor
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+ONE_AT_A_TIME = "Expected one question at a time; give each thread a Conversation, or wait for the last piece."
 
 
 class Conversation:
@@ -43,7 +48,8 @@ class Conversation:
         self._model, self._processor, self._tools = model, processor, tools
         self._max_kv_size, self._kv_bits = max_kv_size, kv_bits
         self._cache = PromptCache()
-        self._running: Pieces | None = None
+        self._running: _Answer | None = None
+        self._asking = threading.Lock()
 
     def ask(
         self, text: str | None, *, images: Images = (), videos: Videos = (), **options: Unpack[GenerateOptions]
@@ -53,16 +59,18 @@ class Conversation:
         options: those of `generate` that `GenerateOptions` lists. text: None answers the messages as they stand. An
         answer that is left or interrupted in the middle is kept as far as it came, by `close` of what is returned or
         the next question at the latest; where it had not come to words, the question is taken back with it, as after
-        an error. Raises what `stream_generate` does, and then too the conversation is as before.
+        an error. Raises what `stream_generate` does, and then too the conversation is as before. Any thread may take
+        pieces; InputError where another one asks meanwhile, for whichever of the two comes later.
         """
-        self.settle()
-        self._running = self._ask(text, images, videos, options)
-        return self._running
+        with self._asking:
+            self.settle()
+            self._running = _Answer(self._ask(text, images, videos, options))
+            return self._running.taken()
 
     def settle(self) -> None:
-        """End an answer that was left in the middle."""
+        """End an answer that was left in the middle; InputError while another thread takes a piece of it."""
         if self._running is not None:
-            self._running.close()
+            self._running.end()
             self._running = None
 
     def _ask(self, text: str | None, images: Images, videos: Videos, options: GenerateOptions) -> Pieces:
@@ -124,6 +132,35 @@ class Conversation:
         if "messages" not in about:
             raise InputError(f"{path} has no messages; expected a conversation that was saved. Name another file.")
         self.messages, self._cache = json.loads(about["messages"]), cache
+
+
+class _Answer:
+    """The pieces of an answer, which one thread may take at a time, and another may end."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self._pieces = pieces
+        self._asker = threading.get_ident()
+        self._taken_away = False
+
+    def taken(self) -> Pieces:
+        """The pieces; InputError where another thread ended them."""
+        try:
+            yield from self._pieces
+        finally:
+            self._pieces.close()
+        if self._taken_away:
+            raise InputError("Another thread has asked meanwhile, which ended this answer. " + ONE_AT_A_TIME)
+
+    def end(self) -> None:
+        """Take no more pieces."""
+        unfinished = inspect.getgeneratorstate(self._pieces) != inspect.GEN_CLOSED
+        try:
+            self._pieces.close()
+        except ValueError as error:
+            if inspect.getgeneratorstate(self._pieces) != inspect.GEN_RUNNING:
+                raise
+            raise InputError("Another thread is taking the last answer. " + ONE_AT_A_TIME) from error
+        self._taken_away = unfinished and self._asker != threading.get_ident()
 
 
 def _question(text: str, images: Images, videos: Videos) -> dict[str, object]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import mlx.core as mx
 from tqdm import tqdm
 
+from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import atomic, card, matching, reading
 from mlx_mm.checkpoint.padding import pad_to
 from mlx_mm.checkpoint.rows import Rows
@@ -86,15 +87,17 @@ def convert(
     atomic.check_folder(out, overwrite)
     opened = open_checkpoint(source, revision=revision)
     _check_source(opened, out, check)
-    job = _prepare(opened, scheme, recipe, asked, HALF)
+    with computing():
+        job = _prepare(opened, scheme, recipe, asked, HALF)
     with atomic.new_folder(out, overwrite) as new:
-        try:
-            size = _write(job, new, progress)
-        except OutOfRangeError:
-            for file in new.iterdir():
-                file.unlink()  # what is written anew needs its place on the disk
-            job = _prepare(opened, scheme, recipe, asked, WIDER_HALF)
-            size = _write(job, new, progress)
+        with computing():
+            try:
+                size = _write(job, new, progress)
+            except OutOfRangeError:
+                for file in new.iterdir():
+                    file.unlink()  # what is written anew needs its place on the disk
+                job = _prepare(opened, scheme, recipe, asked, WIDER_HALF)
+                size = _write(job, new, progress)
         cosines = cosines_to_source(opened.folder, new) if check else None
         report = _report(job, out, size, start, cosines)
         (new / "README.md").write_text(_card(job, report), "utf-8")

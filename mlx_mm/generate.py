@@ -11,14 +11,17 @@ from functools import partial
 from typing import ParamSpec, TypeAlias, TypedDict
 
 import mlx.core as mx
+import numpy as np
 from tqdm import tqdm
 
 from mlx_mm.backend.memory import wired_memory
+from mlx_mm.backend.streams import computing, finish
 from mlx_mm.errors import InputError, is_whole, whole_number
 from mlx_mm.generation.prompt_cache import PromptCache, StoredLayer
 from mlx_mm.generation.request import Request
 from mlx_mm.generation.response import Listener, ResponseDelta, ToolCall, scale_boxes
 from mlx_mm.generation.sampling import LogitsProcessor, make_processors, make_sampler, sampling_params
+from mlx_mm.generation.token_loop import answer_tokens
 from mlx_mm.models.contracts import Generator, Model, Processor
 from mlx_mm.models.modalities import no_words, unfit
 from mlx_mm.processing.batch import Batch
@@ -28,7 +31,7 @@ from mlx_mm.processing.video import VideoSource
 Prompt: TypeAlias = str | Sequence[Mapping[str, object]]
 Images: TypeAlias = ImageSource | Sequence[ImageSource]
 Videos: TypeAlias = VideoSource | Sequence[VideoSource]
-Steps: TypeAlias = PythonGenerator[tuple[mx.array, mx.array], None, None]
+Steps: TypeAlias = PythonGenerator[int, None, None]
 Parameters = ParamSpec("Parameters")
 CACHE_BITS = (4, 8)
 LEAST_KV_SIZE = 8
@@ -122,8 +125,6 @@ def stream_generate(
         raise no_words(model)
     if processor.kind != "chat":
         raise unfit("chats")
-    from mlx_lm.generate import generate_step
-
     max_tokens = whole_number("max_tokens", max_tokens)
     prefill_step_size = whole_number("prefill_step_size", prefill_step_size)
     if thinking_budget is not None:
@@ -167,13 +168,12 @@ def stream_generate(
             cache=cache,
             begin=partial(cache.begin, model, max_kv_size=max_kv_size, kv_bits=kv_bits),
             steps=partial(
-                generate_step,
+                answer_tokens,
                 max_tokens=_room(max_tokens, len(ids), defaults.context_length),
                 sampler=make_sampler(sampling, seed),
                 prefill_step_size=prefill_step_size,
                 kv_bits=kv_bits,
                 kv_group_size=defaults.kv_group_size or 0,
-                quantized_kv_start=0,
             ),
             processors=partial(make_processors, sampling, defaults.think_ids, thinking_budget, parser.reasoning_open),
             stop_ids=defaults.stop_ids,
@@ -241,7 +241,7 @@ def join(pieces: Iterable[Generation]) -> Generation:
 class _Job:
     """A prompt that is ready to run.
 
-    begin: makes the cache ready for a request and its keys. steps: mlx_lm's token loop over what is left of the prompt.
+    begin: makes the cache ready for a request and its keys. steps: the tokens after what is left of the prompt.
     processors: those for a prompt of which so many tokens are in the cache, and so many are new.
     """
 
@@ -259,31 +259,34 @@ class _Job:
 
 
 def _run(job: _Job) -> Pieces:
-    from mlx_lm.generate import generation_stream
-
-    request, ids, cache, listener = job.model.request(job.batch), job.ids, job.cache, job.listener
-    keys = request.token_keys()
-    layers = job.begin(request, keys)
-    start = len(cache)
+    ids, cache, listener = job.ids, job.cache, job.listener
+    pixels = any(np.issubdtype(array.dtype, np.floating) for array in job.batch.values())
+    needed = job.model.modalities if pixels else ("text",)
+    with computing():
+        mx.eval([list(job.model.modules_for(modality)) for modality in needed])  # for the workers
+        request = job.model.request(job.batch)
+        keys = request.token_keys()
+        layers = job.begin(request, keys)
+        start = len(cache)
+        processors = job.processors(ids[:start], len(ids) - start)
     bar = tqdm(total=len(ids) - start, desc="prompt", unit="token", leave=False, disable=not job.progress)
 
-    def advance(done: int, _total: int) -> None:
+    def advance(done: int) -> None:
         cache.keys[start:] = keys[start : start + done]
         bar.update(done - bar.n)
 
     steps = job.steps(
-        mx.array(ids[start:]),
+        ids[start:],
         request,
-        logits_processors=job.processors(ids[:start], len(ids) - start),
-        prompt_cache=layers,
-        prompt_progress_callback=advance,
+        layers,
+        processors=processors,
+        progress=advance,
     )
     clock = _Clock(len(ids), start)
     reason, called = "length", False
     try:
-        with wired_memory(generation_stream):
-            for found, _ in steps:
-                token = int(found)  # which it is already, whatever mlx_lm's annotation says
+        with wired_memory(finish):
+            for token in steps:
                 cache.keys.append(token)
                 clock.tick()
                 if clock.count == 1:

@@ -9,6 +9,7 @@ from typing import Literal
 import mlx.core as mx
 
 from mlx_mm.backend import device
+from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import hub, matching, reading
 from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import InputError
@@ -95,27 +96,31 @@ class OpenCheckpoint:
         device.prepare()
         if (name := Path(self.name).name) in KNOWN_PROBLEMS:
             warnings.warn(f"{name}: {KNOWN_PROBLEMS[name]}.", stacklevel=3)  # the caller of mlx_mm.load
-        model = self.model()
+        with computing():
+            model = self.model()
         self._fill(model, reading.Checkpoint(self.folder), dtype=target, lazy=lazy)
         return model, self.processor()
 
     def _fill(self, model: Model, checkpoint: reading.Checkpoint, *, dtype: mx.Dtype | None, lazy: bool) -> None:
         """Give the model the tensors of the files, strictly."""
-        tensors = checkpoint.arrays if checkpoint.is_mlx else model.sanitize(checkpoint.arrays)
-        arrays = {name: tensor.join() if isinstance(tensor, Rows) else tensor for name, tensor in tensors.items()}
         block = apply.read_block(self.values)
-        if block is not None:
-            apply.apply_block(model, block, arrays)
+        with computing():
+            tensors = checkpoint.arrays if checkpoint.is_mlx else model.sanitize(checkpoint.arrays)
+            arrays = {name: tensor.join() if isinstance(tensor, Rows) else tensor for name, tensor in tensors.items()}
+            if block is not None:
+                apply.apply_block(model, block, arrays)
         matching.check_match(matching.parameter_shapes(model), arrays, self.folder)
         if not lazy:
             for name, array in arrays.items():
-                matching.check_finite(name, array, self.folder)
-        model.load_weights([(name, _cast(model, name, array, dtype)) for name, array in arrays.items()])
-        if block is not None and device.dequantize_encoders() and model.kind != "generator":
-            apply.dequantize_linears(model, dtype or mx.float32)
-        model.eval()
-        if not lazy:
-            mx.eval(model.parameters())
+                with computing():  # a turn for each: other threads may be waiting for theirs
+                    matching.check_finite(name, array, self.folder)
+        with computing():
+            model.load_weights([(name, _cast(model, name, array, dtype)) for name, array in arrays.items()])
+            if block is not None and device.dequantize_encoders() and model.kind != "generator":
+                apply.dequantize_linears(model, dtype or mx.float32)
+            model.eval()
+            if not lazy:
+                mx.eval(model.parameters())
 
 
 def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype | None:

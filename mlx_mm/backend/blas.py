@@ -191,14 +191,15 @@ def usable_cpus() -> int:
 
 def products_agree() -> bool:
     """Small products of each type, plain and with a transposed operand, against NumPy."""
-    random = np.random.default_rng(0)
+    random, stream = np.random.default_rng(0), mx.new_thread_unsafe_stream(mx.cpu)  # this may be any thread
     left, right = random.standard_normal((2, 33, 18)), random.standard_normal((2, 18, 29))
     for dtype, tolerance in (("float32", 1e-4), ("float64", 1e-10), ("complex64", 1e-4)):
         a, b = ((x[0] + (1j * x[1] if dtype == "complex64" else 0)).astype(dtype) for x in (left, right))
-        with mx.stream(mx.cpu):
+        with mx.stream(stream):
             kind = getattr(mx, dtype)
             x, y, z = (mx.array(part, dtype=kind) for part in (a, b, np.ascontiguousarray(b.T)))
             products = (x @ y, x @ z.T, x.T @ x)
+            mx.eval(products)
         for product, expected in zip(products, (a @ b, a @ b, a.T @ a), strict=True):
             if not np.allclose(np.array(product), expected, rtol=0, atol=tolerance):
                 return False

@@ -1,12 +1,15 @@
 """A product with a layer's weights that stay quantised in memory, as those of large models do."""
 
-import functools
 import itertools
+from typing import TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_mm.backend import device
+from mlx_mm.backend.streams import streams_of_others
+
+Stream: TypeAlias = mx.Stream | mx.ThreadLocalStream
 
 # From so many rows on, turning the weights into floats and multiplying those is faster on a CPU than MLX's quantised
 # product there, a scalar loop (measured: 9 rows at a width of 4096, 3 at 768).
@@ -34,7 +37,7 @@ def linear(layer: nn.Module, x: mx.array) -> mx.array:
     return product + layer.bias if "bias" in layer else product
 
 
-def _multiply(layer: nn.QuantizedLinear, x: mx.array, rows: slice, stream: mx.ThreadLocalStream | None) -> mx.array:
+def _multiply(layer: nn.QuantizedLinear, x: mx.array, rows: slice, stream: Stream | None) -> mx.array:
     """x · weight[rows]ᵀ by MLX's quantised product."""
     return mx.quantized_matmul(
         x,
@@ -48,9 +51,7 @@ def _multiply(layer: nn.QuantizedLinear, x: mx.array, rows: slice, stream: mx.Th
     )
 
 
-def _multiply_floats(
-    layer: nn.QuantizedLinear, x: mx.array, rows: slice, stream: mx.ThreadLocalStream | None
-) -> mx.array:
+def _multiply_floats(layer: nn.QuantizedLinear, x: mx.array, rows: slice, stream: Stream | None) -> mx.array:
     """The same over floats, which are made when x is there and not for many layers ahead; their product has threads of
     its own."""
     (packed,) = mx.depends([layer.weight[rows]], [x])
@@ -64,9 +65,3 @@ def _multiply_floats(
         stream=stream,
     )
     return x @ weight.astype(x.dtype).T
-
-
-@functools.cache
-def streams_of_others() -> list[mx.ThreadLocalStream]:
-    """One for each processor but the first, which works on the stream of the caller."""
-    return [mx.new_thread_local_stream(mx.cpu) for _ in range(device.processors() - 1)]

@@ -5,7 +5,7 @@ import ctypes
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 
@@ -30,10 +30,10 @@ def keep_freed_memory() -> bool:
 
 
 @contextlib.contextmanager
-def wired_memory(stream: mx.Stream | mx.ThreadLocalStream) -> Iterator[None]:
+def wired_memory(finish: Callable[[], None]) -> Iterator[None]:
     """Inside, as much of the weights as Metal recommends stays in memory, as mlx_lm has it while it generates.
 
-    stream: what runs on it is finished before the limit is as it was.
+    finish: waits for what runs, before the limit is as it was.
     """
     if not mx.metal.is_available():
         yield
@@ -42,5 +42,5 @@ def wired_memory(stream: mx.Stream | mx.ThreadLocalStream) -> Iterator[None]:
     try:
         yield
     finally:
-        mx.synchronize(stream)
+        finish()
         mx.set_wired_limit(usual)

@@ -1,11 +1,12 @@
 """A batch in parts: on a CPU, its rows are divided among the processors."""
 
+import functools
+import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 
-from mlx_mm.backend import device
+from mlx_mm.backend import device, streams
 from mlx_mm.backend.blas import limited_threads
 
 Features = Callable[..., mx.array]  # arrays by name -> (B, D)
@@ -17,17 +18,12 @@ def run_in_parts(function: Features, batch: dict[str, mx.array], weights: object
     On a GPU it is on its way, so that the next batch can be prepared and submitted meanwhile.
     MLX computes on a CPU everything but matrix products on one thread, so each part gets a thread with a stream of its
     own, and its products one BLAS thread. The result is that of one call but for the last digits. weights: modules or
-    other trees of arrays that the function uses; they are evaluated first, because a thread cannot evaluate what
-    another one began.
+    other trees of arrays that the function uses; they are evaluated first, because only one thread may evaluate them.
     """
-    if not device.on_cpu():
-        return _submit(function, batch)
     rows = _rows(batch)
     parts = min(rows, device.processors())
-    if parts < 2:
-        result = function(**batch)
-        mx.eval(result)
-        return result
+    if not device.on_cpu() or parts < 2:
+        return _run_whole(function, batch, weights)
     return _run_pieces(function, batch, weights, [rows * part // parts for part in range(parts + 1)])
 
 
@@ -37,32 +33,35 @@ def run_row_by_row(function: Features, batch: dict[str, mx.array], weights: obje
     A GPU computes one batch, whose rows differ from those of another in their last digits.
     """
     if not device.on_cpu():
-        return _submit(function, batch)
+        return _run_whole(function, batch, weights)
     return _run_pieces(function, batch, weights, list(range(_rows(batch) + 1)))
 
 
-def _submit(function: Features, batch: dict[str, mx.array]) -> mx.array:
-    result = function(**batch)
-    mx.async_eval(result)
-    return result
+def _run_whole(function: Features, batch: dict[str, mx.array], weights: object) -> mx.array:
+    def run() -> mx.array:
+        result = function(**batch)
+        (mx.eval if device.on_cpu() else mx.async_eval)(result)
+        return result
+
+    return streams.compute(run, (batch, weights))
 
 
 def _run_pieces(function: Features, batch: dict[str, mx.array], weights: object, bounds: list[int]) -> mx.array:
     """The rows between two bounds at a time, in as many threads as there are processors."""
-    mx.eval(batch, weights)
 
     def run(start: int, end: int) -> mx.array:
-        try:
-            with mx.stream(mx.new_stream(mx.cpu)):  # another thread's stream cannot be used
-                result = function(**_piece(batch, start, end))
-                mx.eval(result)
-        finally:
-            mx.clear_streams()  # one that outlives its thread can abort the process when it ends
+        result = function(**_piece(batch, start, end))
+        mx.eval(result)
         return result
 
-    with limited_threads(1), ThreadPoolExecutor(device.processors()) as workers:
-        results = list(workers.map(run, bounds[:-1], bounds[1:]))
-    return mx.concatenate(results)
+    with streams.computing():
+        mx.eval(batch, weights)
+        streams.finish()  # a step of an answer may still run; its products have all threads
+        with limited_threads(1):
+            pieces = streams.compute_parts([functools.partial(run, *bound) for bound in itertools.pairwise(bounds)])
+        result = mx.concatenate(pieces)
+        mx.eval(result)
+    return result
 
 
 def _piece(batch: dict[str, mx.array], start: int, end: int) -> dict[str, mx.array]:

@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint.torch_file import TorchTensor, read_torch_file
 from mlx_mm.errors import WeightsError
 
@@ -99,7 +100,8 @@ class Checkpoint:
         self.is_mlx |= (header.pop("__metadata__", None) or {}).get("format") == "mlx"
         self.num_bytes += file.stat().st_size
         start = _data_start(file)
-        loaded: Any = mx.load(str(file))
+        with computing():
+            loaded: Any = mx.load(str(file))
         _check_new(file, self._lazy, loaded)
         for name, array in loaded.items():
             entry = header[name]

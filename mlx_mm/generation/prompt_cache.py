@@ -11,6 +11,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint.atomic import new_file
 from mlx_mm.errors import InputError
 from mlx_mm.generation.request import LayerCache, Request
@@ -103,7 +104,7 @@ class PromptCache:
             raise InputError("There is nothing in the cache yet; expected a prompt. Generate first, then save.")
         about = {f"about_{key}": text for key, text in (about or {}).items()}
         own = {"format": FORMAT, "model": fingerprint(self._model), "keys": json.dumps(self.keys)}
-        with new_file(path) as new:
+        with new_file(path) as new, computing():
             try:
                 save_prompt_cache(str(new), self.layers, own | {"kind": json.dumps(self._kind)} | about)
             except RuntimeError as error:  # which mlx raises for files
@@ -116,7 +117,8 @@ class PromptCache:
 
         path = _checked(path)
         try:
-            loaded: Any = mx.load(str(path), return_metadata=True)
+            with computing():
+                loaded: Any = mx.load(str(path), return_metadata=True)
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(f"{path} cannot be read ({error}); expected a prompt cache. Save it again.") from error
         metadata: dict[str, str] = loaded[1]
@@ -130,10 +132,11 @@ class PromptCache:
             )
         cache = cls()
         try:
-            cache.layers = load_prompt_cache(str(path))
+            with computing():
+                cache.layers = load_prompt_cache(str(path))
+                mx.eval([array for layer in cache.layers for array in _arrays(layer.state).values()])
             cache.keys = [int(key) for key in json.loads(metadata["0.keys"])]
             size, bits = json.loads(metadata["0.kind"])
-            mx.eval([array for layer in cache.layers for array in _arrays(layer.state).values()])
         except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is damaged ({error}); expected a prompt cache. Save it again.") from error
         if {layer.offset for layer in cache.layers} != {len(cache.keys)}:
@@ -146,8 +149,9 @@ class PromptCache:
 def fingerprint(model: HasParameters) -> str:
     """A digest of a model's tensors: names, shapes, dtypes and the first numbers of each."""
     tensors = sorted(_arrays(model.parameters()).items())
-    samples = [tensor.reshape(-1)[:SAMPLE].astype(mx.float32) for _, tensor in tensors]
-    mx.eval(samples)
+    with computing():
+        samples = [tensor.reshape(-1)[:SAMPLE].astype(mx.float32) for _, tensor in tensors]
+        mx.eval(samples)
     digest = hashlib.blake2b(digest_size=16)
     for (name, tensor), sample in zip(tensors, samples, strict=True):
         digest.update(f"{name} {tensor.shape} {tensor.dtype}".encode() + np.array(sample).tobytes())

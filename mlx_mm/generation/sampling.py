@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 
+from mlx_mm.backend.streams import computing
 from mlx_mm.errors import InputError, is_number, is_whole, whole_number
 from mlx_mm.generation.defaults import SamplingParams
 
@@ -65,7 +66,9 @@ def make_sampler(sampling: SamplingParams, seed: int | None) -> Sampler:
     if sampling.temperature == 0:
         sampler: Sampler = greedy_sampler
         return sampler
-    key = mx.random.key(seed) if seed is not None else mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
+    with computing():
+        key = mx.random.key(seed) if seed is not None else mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
+        mx.eval(key)
 
     def sample(logprobs: mx.array) -> mx.array:
         nonlocal key

@@ -9,6 +9,7 @@ import http.client
 import io
 import os
 import struct
+import threading
 import urllib.parse
 import urllib.request
 import zlib
@@ -57,6 +58,9 @@ _UPRIGHT = {
 }
 
 
+_LOCKS = [threading.Lock() for _ in range(61)]  # of Pillow images, which have no place for one of their own
+
+
 def as_images(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
     """One image or several as a list; InputError for none."""
     return as_list(images, "images", ONE_IMAGE)
@@ -76,7 +80,8 @@ def open_image(source: ImageSource, *, do_convert_rgb: bool = True) -> Image.Ima
     Raises MediaError for what cannot be read, including pictures above Pillow's MAX_IMAGE_PIXELS.
     """
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the Pillow image", do_convert_rgb)
+        with _LOCKS[id(source) // 16 % len(_LOCKS)]:  # it may be given twice, and its file can be read by one thread
+            return _to_rgb(source, "the Pillow image", do_convert_rgb)
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source), f"the array of shape {source.shape}", do_convert_rgb)
     if isinstance(source, (bytes, bytearray, memoryview)):

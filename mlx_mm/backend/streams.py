@@ -1,0 +1,237 @@
+"""Who computes: one thread at a time, on streams that belong to no thread.
+
+A stream of MLX belongs to the thread that made it: no other can finish what was begun on it, and on a CPU it leaves a
+thread of the system behind that can abort the process at its end. So whatever this package computes runs inside
+`computing`, on streams that any thread may use, one after the other. Nothing is lost by taking turns: on a CPU each
+caller has all processors, on a GPU the turn ends when the work is submitted. It also keeps the numbers: OpenBLAS rounds
+by how many threads a product has, which is a setting of the process.
+
+Models are called by workers, threads that stay: a thread that has called a function of `mx.compile` takes the
+interpreter's lock while it ends, and where the interpreter ends just then, the process aborts.
+"""
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager
+from functools import cache, partial
+from queue import SimpleQueue
+from typing import TypeAlias, TypeVar
+
+import mlx.core as mx
+
+from mlx_mm.backend import device
+from mlx_mm.errors import InputError
+
+Result = TypeVar("Result")
+Streams: TypeAlias = AbstractContextManager[None]
+
+SECONDS_TO_END = 1.0  # that a worker may take after its last line of Python
+
+_QUEUE, _COMPUTING = threading.Lock(), threading.Lock()
+
+
+class _Thread(threading.local):
+    """computes: it has the turn, or works for a thread that has. part: it is one of several that do. ends: it
+    is a worker that has done its last. stream: of a worker, for parts."""
+
+    computes = part = ends = False
+    stream: mx.Stream | None = None
+
+
+class _Process:
+    """forked: its parent had begun to compute."""
+
+    forked = False
+
+
+_thread = _Thread()
+
+
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """Inside, this thread and no other computes; it may be entered again. Leave nothing lazy behind for other threads
+    to evaluate outside of it. Raises InputError in a process that was forked from one that had computed.
+    """
+    _check_fork()
+    if _thread.computes:
+        yield
+        return
+    with contextlib.ExitStack() as turn:
+        with _QUEUE:  # who waits holds it, so that who has just had the turn does not take it again
+            turn.enter_context(_COMPUTING)
+        turn.enter_context(_shared())
+        yield
+
+
+def compute(function: Callable[[], Result], given: object = ()) -> Result:
+    """function(), called by a worker in the turn of this thread.
+
+    given: trees of arrays that it takes. They are evaluated first, here: what this thread began outside of a turn no
+    other can finish.
+    """
+    if _thread.computes:
+        return function()
+    with computing():
+        mx.eval(given)
+        return _results([_submit(function, _shared)])[0]
+
+
+def compute_parts(functions: Sequence[Callable[[], Result]]) -> list[Result]:
+    """What each function returns, called on the CPU by as many workers as there are processors, each on a stream of
+    its own, in the turn of this thread. They take what is computed already, and compute what they return."""
+    return _results([_submit(function, _own) for function in functions])
+
+
+def finish() -> None:
+    """Wait for all that was begun inside `computing`."""
+    for where in _devices():
+        mx.synchronize(_stream(where))
+
+
+def give_back_memory() -> None:
+    """Return to a GPU what MLX keeps of freed arrays. A CPU keeps nothing, and each thread that asks gets a stream."""
+    if not device.on_cpu():
+        mx.clear_cache()
+
+
+def streams_of_others() -> list[mx.Stream] | list[mx.ThreadLocalStream]:
+    """A stream for each processor but the first, which works on the stream of the caller. A worker is one of many."""
+    if _thread.part:
+        return []
+    return _shared_streams() if _thread.computes else _local_streams()
+
+
+@contextlib.contextmanager
+def _shared() -> Iterator[None]:
+    """Inside, the streams of all turns are this thread's."""
+    with contextlib.ExitStack() as entered:
+        for where in _devices():
+            entered.enter_context(mx.stream(_stream(where)))
+        _thread.computes = True
+        try:
+            yield
+        finally:
+            _thread.computes = False
+
+
+@contextlib.contextmanager
+def _own() -> Iterator[None]:
+    """Inside, a worker computes on a stream of its own."""
+    if _thread.stream is None:
+        _thread.stream = mx.new_thread_unsafe_stream(mx.cpu)
+    with mx.stream(_thread.stream):
+        _thread.computes = _thread.part = True
+        try:
+            yield
+        finally:
+            _thread.computes = _thread.part = False
+
+
+def _submit(function: Callable[[], Result], where: Callable[[], Streams]) -> Future[Result]:
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        if future.set_running_or_notify_cancel():
+            with contextlib.ExitStack() as raised:
+                raised.push(partial(_hand_over, future))
+                with where():
+                    result = function()
+                future.set_result(result)
+
+    _tasks().put(run)
+    return future
+
+
+def _hand_over(future: Future[Result], _kind: object, error: BaseException | None, _trace: object) -> bool:
+    """An error goes to the thread that waits, and is none of the worker's."""
+    if error is not None:
+        future.set_exception(error)
+    return error is not None
+
+
+def _results(running: Sequence[Future[Result]]) -> list[Result]:
+    try:
+        wait(running)
+    finally:  # after an interruption, too, nothing may run when the turn ends
+        for future in running:
+            future.cancel()
+        wait(running)
+    return [future.result() for future in running]
+
+
+@cache
+def _tasks() -> SimpleQueue[Callable[[], None]]:
+    """What workers are to do. They are started here, and end before the interpreter does."""
+    tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def work() -> None:
+        while not _thread.ends:
+            tasks.get()()  # a name would keep the task while the next one is waited for
+
+    workers = [
+        threading.Thread(target=work, name=f"mlx_mm {number}", daemon=True) for number in range(device.processors())
+    ]
+    for worker in workers:
+        worker.start()
+    atexit.register(_end, tasks, workers)
+    return tasks
+
+
+def _end(tasks: SimpleQueue[Callable[[], None]], workers: Sequence[threading.Thread]) -> None:
+    """End the workers, and wait until the system has no such threads, which is after Python's own `join`."""
+    _tasks.cache_clear()  # whoever computes later has new ones
+    for _ in workers:
+        tasks.put(_leave)
+    for worker in workers:
+        worker.join()
+    last = time.monotonic() + SECONDS_TO_END
+    while any(os.path.exists(f"/proc/self/task/{worker.native_id}") for worker in workers) and time.monotonic() < last:
+        time.sleep(0.001)  # without the lock, which they take
+    if not os.path.exists("/proc/self/task"):
+        time.sleep(0.01)
+
+
+def _leave() -> None:
+    _thread.ends = True
+
+
+def _devices() -> list[mx.DeviceType]:
+    """The last is where arrays are made by default."""
+    default = mx.default_device().type
+    return [mx.cpu] if default == mx.cpu else [mx.cpu, default]
+
+
+@cache
+def _stream(where: mx.DeviceType) -> mx.Stream:
+    return mx.new_thread_unsafe_stream(mx.Device(where))
+
+
+@cache
+def _shared_streams() -> list[mx.Stream]:
+    return [mx.new_thread_unsafe_stream(mx.cpu) for _ in range(device.processors() - 1)]
+
+
+@cache
+def _local_streams() -> list[mx.ThreadLocalStream]:
+    return [mx.new_thread_local_stream(mx.cpu) for _ in range(device.processors() - 1)]
+
+
+def _check_fork() -> None:
+    if _Process.forked:
+        raise InputError(
+            "This process was forked from one that had computed with MLX, whose threads do not come along; expected a "
+            'new one. Start it with multiprocessing\'s "spawn", or fork before the first model is loaded.'
+        )
+
+
+def _after_fork() -> None:
+    _Process.forked = _Process.forked or _stream.cache_info().currsize > 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
