@@ -71,10 +71,10 @@ def test_os_threads_stay_as_many(calls: dict[str, Callable[[], Any]]) -> None:
             future.result()
     assert wrong == []
     for _ in range(100):  # those that have ended are counted until the system has dropped them
-        if os_threads() <= before:
+        if os_threads() <= before + 2:
             break
         time.sleep(0.05)
-    assert os_threads() < before + 16  # a caller leaves none
+    assert os_threads() <= before + 2  # one that has ended may still be counted
 
 
 def test_pieces_may_be_taken_and_closed_by_any_thread(tmp_path: Path) -> None:
