@@ -25,6 +25,7 @@ from mlx_mm.models.contracts import Checked, Encoder, Model, Processor
 from mlx_mm.models.modalities import refuse_generators, require_modality
 from mlx_mm.processing.batch import as_items
 from mlx_mm.processing.read_ahead import OnError
+from mlx_mm.progress import Progress
 
 if TYPE_CHECKING:
     from mlx_mm.processing.audio import AudioSource
@@ -44,7 +45,7 @@ def classify(
     *,
     template: str | Sequence[str] | None = None,
     batch_size: int = 8,
-    progress: bool = False,
+    progress: Progress = False,
     on_error: OnError | None = None,
 ) -> Scores: ...
 
@@ -58,7 +59,7 @@ def classify(
     *,
     template: str | Sequence[str] | None = None,
     batch_size: int = 8,
-    progress: bool = False,
+    progress: Progress = False,
     on_error: OnError | None = None,
 ) -> list[Scores]: ...
 
@@ -71,7 +72,7 @@ def classify(
     *,
     template: str | Sequence[str] | None = None,
     batch_size: int = 8,
-    progress: bool = False,
+    progress: Progress = False,
     on_error: OnError | None = None,
 ) -> Scores | list[Scores]:
     """Score an image or a sound against labels: [(label, score), …], best first. A list gives a list of those.

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
-from tqdm import tqdm
 
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import atomic, card, matching, reading
@@ -22,6 +21,7 @@ from mlx_mm.errors import InputError, OutputError, WeightsError
 from mlx_mm.evaluate import cosines_to_source
 from mlx_mm.load import OpenCheckpoint, open_checkpoint, parse_dtype
 from mlx_mm.models.contracts import Model
+from mlx_mm.progress import Progress, progressing
 from mlx_mm.quantize.plan import LayerPlan, plan, to_block
 from mlx_mm.quantize.precision import HALF, WIDER_HALF, OutOfRangeError, choose_precision
 from mlx_mm.quantize.recipes import Recipe
@@ -66,7 +66,7 @@ def convert(
     revision: str | None = None,
     overwrite: bool = False,
     check: bool = False,
-    progress: bool = False,
+    progress: Progress = False,
 ) -> ConvertReport:
     """Convert a checkpoint to MLX weights in the new folder `out`.
 
@@ -77,7 +77,7 @@ def convert(
     recipe: a name of `quantize.recipes.RECIPES`, or {path pattern: {"bits", "group_size", "mode"} | False}; by default
     "all" layers of an encoder, and "text-only" of a model that answers in words.
     overwrite: replace a checkpoint that stands at `out`. check: compare vectors with the source afterwards and
-    write the result into the card. progress: show a bar on stderr.
+    write the result into the card. progress: show it on stderr, or a function that is called with (done, total).
     The folder appears complete or not at all. Raises MlxMmError's subclasses, OutputError for `out`.
     """
     start = time.perf_counter()
@@ -180,10 +180,10 @@ def _new_values(
     return values | ({"padded": padded} if padded else {})
 
 
-def _write(job: _Job, new: Path, progress: bool) -> int:
+def _write(job: _Job, new: Path, progress: Progress) -> int:
     """Weights, config and the files that are carried over; returns the bytes of the tensors."""
-    with tqdm(total=job.tensors.count, unit="", unit_scale=True, desc="converting", disable=not progress) as bar:
-        size = job.tensors.write(new, bar.update)
+    with progressing(progress, job.tensors.count, "converting", "number") as advance:
+        size = job.tensors.write(new, advance)
     _carry_files(job.source.folder, new)
     (new / "config.json").write_text(json.dumps(job.values, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return size

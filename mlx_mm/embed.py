@@ -12,7 +12,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from mlx_mm.backend.border import to_mlx, to_numpy
 from mlx_mm.backend.parts import run_in_parts, run_row_by_row
@@ -29,6 +28,7 @@ from mlx_mm.models.modalities import features_of, unfit
 from mlx_mm.processing.batch import Batch, as_items
 from mlx_mm.processing.chunks import by_size, grouped
 from mlx_mm.processing.read_ahead import OnError, read_ahead
+from mlx_mm.progress import Progress, progressing
 
 if TYPE_CHECKING:
     from mlx_mm.processing.audio import AudioSource
@@ -45,7 +45,7 @@ class Running:
     read, and how many numbers of each vector are kept. Raises InputError for numbers that cannot be used."""
 
     batch_size: int
-    progress: bool = False
+    progress: Progress = False
     on_error: OnError | None = None
     dim: int | None = None
 
@@ -66,14 +66,14 @@ def encode_text(
     max_length: int | None = None,
     truncate: bool = True,
     batch_size: int = 32,
-    progress: bool = False,
+    progress: Progress = False,
 ) -> Vectors:
     """One vector per text, float32 (N, D); one str gives (D,).
 
     task: what the vectors are for, in families that distinguish it. dim: keep the first `dim` numbers. normalize:
     scale to length 1, after cutting. max_length: of a text in tokens, by default the family's. truncate: longer texts
     are cut, and one UserWarning counts them at the end; False refuses them. batch_size: texts at a time; fewer, where
-    they are long. progress: show a bar on stderr.
+    they are long. progress: show it on stderr, or a function that is called with (done, total).
     Raises ModalityError without a text tower, InputError for texts or options that cannot be used.
     """
     features = features_of(model, "text")
@@ -112,7 +112,7 @@ def encode_image(
     normalize: bool = True,
     batch_size: int = 8,
     max_num_patches: int | None = None,
-    progress: bool = False,
+    progress: Progress = False,
     on_error: OnError | None = None,
 ) -> Vectors:
     """One vector per image, float32 (N, D), in the order given; one image gives (D,).
@@ -138,7 +138,7 @@ def encode_audio(
     normalize: bool = True,
     batch_size: int = 8,
     seed: int = 0,
-    progress: bool = False,
+    progress: Progress = False,
     on_error: OnError | None = None,
 ) -> Vectors:
     """One vector per sound, float32 (N, D), in the order given; one sound gives (D,).
@@ -205,12 +205,12 @@ def audio_vectors(
             _check_dim(running.dim, vectors)
             yield [(index, weight) for index, (_, weight) in chunk], vectors
 
-    with tqdm(disable=not running.progress, unit="window", desc="embedding") as bar:
+    with progressing(running.progress, None, "embedding", "window") as advance:
         for chunk, vectors in to_numpy(batches()):
             lengths = [np.linalg.norm(vector) for vector in vectors]
             for (index, weight), length, vector in zip(chunk, lengths, _cut(vectors, running.dim), strict=True):
                 heard.setdefault(index, []).append((weight, length, vector))
-            bar.update(len(chunk))
+            advance(len(chunk))
     return _stack([_average(heard[index]) for index in sorted(heard) if index not in broken])
 
 
@@ -232,7 +232,7 @@ def run_items(
     def skip(index: int, error: MediaError) -> None:
         if running.on_error is not None:
             running.on_error(index, error)
-        bar.update()
+        advance(1)
 
     def batches() -> Iterator[tuple[list[int], mx.array]]:
         ready = read_ahead(
@@ -248,10 +248,10 @@ def run_items(
                 _check_dim(running.dim, vectors)
                 yield [index for index, _ in chunk], vectors
 
-    with tqdm(total=count, disable=not running.progress, unit="item", desc="embedding") as bar:
+    with progressing(running.progress, count, "embedding", "item") as advance:
         for chunk, vectors in to_numpy(batches()):
             rows.update(zip(chunk, _cut(vectors, running.dim), strict=True))
-            bar.update(len(chunk))
+            advance(len(chunk))
     return _stack([rows[index] for index in sorted(rows)])
 
 

@@ -14,8 +14,12 @@
 A message says what was found, what was expected and what to do.
 """
 
+import contextlib
 import numbers
+from collections.abc import Iterator
 from typing import TypeGuard
+
+REASON_CHARACTERS = 300  # of what a library says
 
 
 class MlxMmError(Exception):
@@ -76,3 +80,28 @@ def whole_number(
         return int(value)
     expected = f"of {least} or more" if most is None else f"from {least} to {most}"
     raise InputError(f"{name} is {value!r}; expected a whole number {expected}. {advice}")
+
+
+@contextlib.contextmanager
+def foreign(kind: type[MlxMmError], found: str, advice: str) -> Iterator[None]:
+    """The outer net at a door for foreign files: inside, whatever a library makes of them is raised as `kind`.
+
+    The message is `found`, which names the item and what was done with it, the library's reason in brackets, then
+    `advice`: what was expected and what to do. Errors of this tree and interruptions pass; the panics of Rust
+    libraries, which are no `Exception`, do not.
+    """
+    try:
+        yield
+    except MlxMmError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise kind(f"{found} ({reason(error)}); {advice}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error of a library says, on one line that is not too long; of an error of the system, its own words."""
+    words = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    line = " ".join(words.encode("utf-8", "backslashreplace").decode().split())
+    return line if len(line) <= REASON_CHARACTERS else f"{line[:REASON_CHARACTERS]}…"

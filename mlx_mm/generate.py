@@ -6,13 +6,13 @@ import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Generator as PythonGenerator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ParamSpec, TypeAlias, TypedDict
 
 import mlx.core as mx
 import numpy as np
-from tqdm import tqdm
 
 from mlx_mm.backend.memory import wired_memory
 from mlx_mm.backend.streams import computing, finish
@@ -27,6 +27,7 @@ from mlx_mm.models.modalities import no_words, unfit
 from mlx_mm.processing.batch import Batch
 from mlx_mm.processing.image import ImageSource
 from mlx_mm.processing.video import VideoSource
+from mlx_mm.progress import Progress, progressing
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, object]]
 Images: TypeAlias = ImageSource | Sequence[ImageSource]
@@ -88,7 +89,7 @@ class GenerateOptions(TypedDict, total=False):
     prefill_step_size: int
     fps: float | None
     max_pixels: int | None
-    progress: bool
+    progress: Progress
 
 
 def stream_generate(
@@ -115,7 +116,7 @@ def stream_generate(
     fps: float | None = None,
     max_pixels: int | None = None,
     cache: PromptCache | None = None,
-    progress: bool = False,
+    progress: Progress = False,
 ) -> Pieces:
     """What `generate` gives, piece by piece: one for each token and one at the end; see `Generation`.
 
@@ -202,7 +203,7 @@ def _joined(stream: Callable[Parameters, Pieces]) -> Callable[Parameters, Genera
         max_kv_size: tokens that are kept in memory; older ones are forgotten. kv_bits: 4 or 8, for a smaller memory of
         them. prefill_step_size: tokens of a prompt at a time. fps: of frames without a rate. max_pixels: of an image,
         or of a frame. cache: tokens that the prompt shares with it are not run again, and it is brought up to date.
-        progress: show a bar on stderr while the prompt is read.
+        progress: show on stderr how much of the prompt is read, or a function that is called with (tokens, total).
         Raises ModalityError for a model that does not answer, InputError, MediaError.
         """
         return join(stream(*args, **options))
@@ -255,7 +256,7 @@ class _Job:
     stop_ids: frozenset[int]
     listener: Listener
     in_pixels: Callable[[list[list[float]]], list[list[float]]]
-    progress: bool
+    progress: Progress
 
 
 def _run(job: _Job) -> Pieces:
@@ -269,11 +270,14 @@ def _run(job: _Job) -> Pieces:
         layers = job.begin(request, keys)
         start = len(cache)
         processors = job.processors(ids[:start], len(ids) - start)
-    bar = tqdm(total=len(ids) - start, desc="prompt", unit="token", leave=False, disable=not job.progress)
+    reading, read = ExitStack(), 0
+    show = reading.enter_context(progressing(job.progress, len(ids) - start, "reading the prompt", "token"))
 
     def advance(done: int) -> None:
+        nonlocal read
         cache.keys[start:] = keys[start : start + done]
-        bar.update(done - bar.n)
+        show(done - read)
+        read = done
 
     steps = job.steps(
         ids[start:],
@@ -290,7 +294,7 @@ def _run(job: _Job) -> Pieces:
                 cache.keys.append(token)
                 clock.tick()
                 if clock.count == 1:
-                    bar.close()
+                    reading.close()
                 if token in job.stop_ids:
                     reason = "stop"
                     break
@@ -308,7 +312,7 @@ def _run(job: _Job) -> Pieces:
         yield replace(clock.piece(delta), finish_reason=reason, boxes=boxes, pixel_boxes=job.in_pixels(boxes))
     finally:  # also where the caller stops, or an interruption comes in the middle of a step
         steps.close()
-        bar.close()
+        reading.close()
         cache.cut(len(cache.keys))
 
 

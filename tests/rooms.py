@@ -17,6 +17,7 @@ DOCS = REPOSITORY / "docs"
 # Room -> its job. From the lowest up: a file imports from its own room and from those before it.
 ROOMS = {
     "errors": "what can go wrong, and checks for every room",
+    "progress": "how far long work is",
     "processing": "pictures, sounds, videos, texts, chats → NumPy",
     "backend": "the machine: device, threads, memory, BLAS",
     "checkpoint": "hub, folders, files of weights",

@@ -398,15 +398,27 @@ def test_max_num_patches(naflex: tuple[Any, Any], fixres: tuple[Any, Any]) -> No
         encode_image(model, processor, image, max_num_patches=0)
 
 
-def test_progress_bar_is_off_by_default(
-    naflex: tuple[Any, Any], pictures: list[Image.Image], capsys: pytest.CaptureFixture[str]
+def test_progress_is_off_by_default(
+    naflex: tuple[Any, Any],
+    pictures: list[Image.Image],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     encode_image(*naflex, pictures)
     assert capsys.readouterr() == ("", "")
     encode_image(*naflex, pictures, progress=True)
+    assert capsys.readouterr() == ("", "")  # no terminal, and not yet ten seconds
+    monkeypatch.setattr("mlx_mm.progress.SECONDS_BETWEEN_LINES", 0.0)
+    encode_image(*naflex, pictures, progress=True)
     out, err = capsys.readouterr()
     assert out == ""
-    assert f"{len(pictures)}/{len(pictures)}" in err
+    assert f"embedding: {len(pictures)} of {len(pictures)} items\n" in err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    encode_image(*naflex, pictures, progress=True)
+    assert f"{len(pictures)}.0/{len(pictures)}.0" in capsys.readouterr().err
+    seen: list[tuple[int, int | None]] = []
+    encode_image(*naflex, pictures, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (len(pictures), len(pictures))
 
 
 # --- pictures that cannot be read -------------------------------------------------------------------------------

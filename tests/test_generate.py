@@ -635,7 +635,10 @@ def test_model_without_a_head(tiny_checkpoint: Checkpoint) -> None:
         generate(*load(folder), "q")
 
 
-def test_progress_is_shown_where_asked_for(loaded: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_where_asked_for(
+    loaded: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlx_mm.progress.SECONDS_BETWEEN_LINES", 0.0)
     generate(*loaded, "q", max_tokens=2)
     assert capsys.readouterr().err == ""
     generate(*loaded, "q", max_tokens=2, progress=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mlx_mm.errors import ConfigError, is_number, is_whole
-from mlx_mm.processing.settings import read_json
+from mlx_mm.processing.files import read_json
 
 FILE = "generation_config.json"
 

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.processing.files import read_json
 from mlx_mm.processing.sandbox import RefusedError, Sandbox
-from mlx_mm.processing.settings import read_json
 
 Messages: TypeAlias = Sequence[Mapping[str, object]]  # in the OpenAI shape
 Tools: TypeAlias = Sequence[Mapping[str, object]]  # function schemas in the OpenAI shape

@@ -1,6 +1,5 @@
 """Image processor settings of a checkpoint: Hugging Face's JSON files and the values they may hold."""
 
-import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar
 
 from mlx_mm.errors import ConfigError, InputError, is_number, is_whole
+from mlx_mm.processing.files import read_json
 
 # Keys of transformers' image processor files that change no pixel here.
 _HARMLESS_KEYS = {
@@ -191,16 +191,3 @@ def refuse_options(options: Mapping[str, object], kind: str = "images") -> None:
     """Raise InputError where a call without inputs of a kind sets something about them."""
     if given := [key for key, value in options.items() if value is not None]:
         raise InputError(f"{given[0]} was given without {kind}, where it cannot act. Pass {kind}=, or leave it out.")
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """The object in a JSON file, {} where there is no such file; raises ConfigError for anything else."""
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); expected JSON. Download it again.") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}; expected a JSON object. Download it again.")
-    return values

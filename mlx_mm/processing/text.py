@@ -15,8 +15,8 @@ from tokenizers import normalizers
 
 from mlx_mm.errors import ConfigError, InputError, whole_number
 from mlx_mm.processing.batch import Batch, as_list
+from mlx_mm.processing.files import read_json
 from mlx_mm.processing.sentence_piece import SentencePiece
-from mlx_mm.processing.settings import read_json
 
 SENTENCEPIECE = "spiece.model"  # what SigLIP's own tokenizer class reads; its ids are the pieces' places in the file
 # The formats a tokenizer.json is made from; we read only the result.

@@ -31,7 +31,8 @@ from mlx_mm.processing.audio import (
     stream_audio,
 )
 from mlx_mm.processing.batch import Batch, collate, merge
-from mlx_mm.processing.settings import COUNT, Check, override, read_json, refuse_options
+from mlx_mm.processing.files import read_json
+from mlx_mm.processing.settings import COUNT, Check, override, refuse_options
 from mlx_mm.processing.text import (
     OnCut,
     Tokenizer,

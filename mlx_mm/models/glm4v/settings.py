@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 from mlx_mm.errors import ConfigError, InputError, is_number
 from mlx_mm.models.glm4v.config import ModelConfig, VisionConfig
 from mlx_mm.models.glm4v.pixels import smart_resize
+from mlx_mm.processing.files import read_json
 from mlx_mm.processing.settings import (
     CHECKS,
     COUNT,
@@ -17,7 +18,6 @@ from mlx_mm.processing.settings import (
     PixelSettings,
     override,
     read_image_settings,
-    read_json,
     refuse_unknown,
 )
 

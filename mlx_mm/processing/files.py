@@ -1,0 +1,59 @@
+"""Files that are opened by name: regular ones, within bounds, and as what they claim to hold."""
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from mlx_mm.errors import ConfigError, foreign
+
+MAX_JSON_BYTES = 256 << 20  # the largest tokenizer.json of a supported checkpoint has 33 MB
+
+
+def open_regular(path: str | os.PathLike[str], *, pipes: bool = False) -> BinaryIO:
+    """A regular file, opened for reading without ever waiting; OSError for anything else, such as a device.
+
+    pipes: take a pipe, too, and wait for its writer, which is right where the user named it.
+    """
+    waits = pipes and stat.S_ISFIFO(os.stat(path).st_mode)
+    flags = 0 if waits else getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(path, os.O_RDONLY | flags | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not (stat.S_ISREG(mode) or (pipes and stat.S_ISFIFO(mode))):
+            raise OSError(errno.EINVAL, f"it is {_kind(mode)}, no regular file", os.fspath(path))
+        if hasattr(os, "set_blocking"):
+            os.set_blocking(handle, True)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
+    """The contents of a regular file; OSError for another, and for more than `most` bytes."""
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", os.fspath(path))
+    return data
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The object in a JSON file, {} where there is no such file; raises ConfigError for anything else."""
+    if not os.path.lexists(path):
+        return {}
+    with foreign(ConfigError, f"{path} cannot be read", "expected a file with JSON in UTF-8. Download it again."):
+        values = json.loads(read_regular(path, MAX_JSON_BYTES).decode("utf-8-sig"))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}; expected a JSON object. Download it again.")
+    return values
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return kinds.get(stat.S_IFMT(mode), "something else")
