@@ -1,5 +1,6 @@
 """Files that are opened by name: regular ones, within bounds, and as what they claim to hold."""
 
+import contextlib
 import errno
 import json
 import os
@@ -18,20 +19,19 @@ def open_regular(path: str | os.PathLike[str], *, pipes: bool = False) -> Binary
     pipes: take a pipe, too, and wait for its writer, which is right where the user named it.
     """
     waits = pipes and stat.S_ISFIFO(os.stat(path).st_mode)
-    flags = 0 if waits else getattr(os, "O_NONBLOCK", 0)
-    handle = os.open(path, os.O_RDONLY | flags | getattr(os, "O_BINARY", 0))
-    try:
-        mode = os.fstat(handle).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    with contextlib.ExitStack() as kept:
+        file = kept.enter_context(open(path, "rb", opener=os.open if waits else _without_waiting))
+        mode = os.fstat(file.fileno()).st_mode
         if not (stat.S_ISREG(mode) or (pipes and stat.S_ISFIFO(mode))):
             raise OSError(errno.EINVAL, f"it is {_kind(mode)}, no regular file", os.fspath(path))
         if hasattr(os, "set_blocking"):
-            os.set_blocking(handle, True)
-        return os.fdopen(handle, "rb")
-    except BaseException:
-        os.close(handle)
-        raise
+            os.set_blocking(file.fileno(), True)
+        kept.pop_all()
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
