@@ -9,6 +9,7 @@ from typing import TypeAlias
 Progress: TypeAlias = bool | Callable[[int, int | None], None]  # called with what is done, and the total where known
 
 SECONDS_BETWEEN_LINES = 10.0  # where stderr is no terminal
+SCALED = 100_000  # from so many on, counts are shown as 1.23M
 
 
 @contextlib.contextmanager
@@ -40,7 +41,9 @@ def _counting(progress: Callable[[int, int | None], None], total: int | None) ->
 def _on_terminal(total: int | None, doing: str, unit: str) -> Iterator[Callable[[int], None]]:
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=doing, unit=unit, unit_scale=True, leave=False, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=total, desc=doing, unit=unit, unit_scale=(total or 0) >= SCALED, leave=False, dynamic_ncols=True
+    ) as bar:
         yield lambda count: bar.update(count) and None
 
 
