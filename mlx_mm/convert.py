@@ -14,13 +14,11 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_mm.backend.streams import computing
-from mlx_mm.checkpoint import atomic, card, matching, reading
+from mlx_mm.checkpoint import atomic, card, matching
 from mlx_mm.checkpoint.padding import pad_to
-from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import InputError, OutputError, WeightsError
 from mlx_mm.evaluate import cosines_to_source
 from mlx_mm.load import OpenCheckpoint, open_checkpoint, parse_dtype
-from mlx_mm.models.contracts import Model
 from mlx_mm.progress import Progress, progressing
 from mlx_mm.quantize.plan import LayerPlan, plan, to_block
 from mlx_mm.quantize.precision import HALF, WIDER_HALF, OutOfRangeError, choose_precision
@@ -134,10 +132,12 @@ def _prepare(
     half: mx.Dtype,
 ) -> _Job:
     """What is to be written; no weights are read. half: for a float32 source that is quantised."""
+    source, checkpoint = source.with_tensors()
     source, padded = _widen(source, scheme)
-    model, checkpoint = source.model(), reading.Checkpoint(source.folder)
+    model = source.model()
     shapes = matching.parameter_shapes(model)
-    arrays = _arrays(model, checkpoint)
+    arrays = source.arrange(model, checkpoint)
+    checkpoint.arrays.clear()  # so that a tensor can leave the memory once it is written
     parameters = sum(array.size for array in arrays.values())
     if padded:
         arrays = pad_to(arrays, shapes, model.padded_axes)
@@ -159,14 +159,6 @@ def _widen(source: OpenCheckpoint, scheme: QuantConfig | None) -> tuple[OpenChec
     config = source.family.config
     values, padded = config.widened(source.values, scheme.group_size)
     return dataclasses.replace(source, values=values, config=config.from_dict(values)), padded
-
-
-def _arrays(model: Model, checkpoint: reading.Checkpoint) -> dict[str, mx.array | Rows]:
-    """The tensors under the model's names."""
-    arrays: dict[str, mx.array | Rows] = {}
-    arrays.update(checkpoint.arrays if checkpoint.is_mlx else model.sanitize(checkpoint.arrays))
-    checkpoint.arrays.clear()  # so that a tensor can leave the memory once it is written
-    return arrays
 
 
 def _new_values(

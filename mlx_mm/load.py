@@ -1,7 +1,7 @@
 """From a folder or a hub id to a model and its processor."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -10,15 +10,16 @@ import mlx.core as mx
 
 from mlx_mm.backend import device
 from mlx_mm.backend.streams import computing
-from mlx_mm.checkpoint import hub, matching, reading
+from mlx_mm.checkpoint import hub, matching, reading, shards
 from mlx_mm.checkpoint.rows import Rows
-from mlx_mm.errors import InputError
+from mlx_mm.errors import ConfigError, InputError, ModelNotFoundError, WeightsError, foreign
 from mlx_mm.models import KNOWN_PROBLEMS, find_family
-from mlx_mm.models.config import FamilyConfig
+from mlx_mm.models.config import FamilyConfig, StoredSizes, check_sizes
 from mlx_mm.models.contracts import Modality, Model, Processor
 from mlx_mm.models.family import Family
 from mlx_mm.quantize import apply
 
+OF_ONE_CHECKPOINT = "Use the config.json and the weights of one and the same checkpoint."
 FLOATS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
@@ -46,12 +47,19 @@ def load(
 def open_checkpoint(path_or_repo: str | Path, *, revision: str | None = None) -> "OpenCheckpoint":
     """Find a checkpoint, download it where it is not there, and read its config.json; no weights are read.
 
-    Arguments as of `load`. Raises ModelNotFoundError, UnsupportedModelError, ConfigError.
+    The sizes in config.json are held against the names and shapes of the tensors, so that nothing is built which they
+    cannot fill. Arguments as of `load`. Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
-    folder = hub.resolve(path_or_repo, revision)
+    with foreign(ModelNotFoundError, f"{path_or_repo} cannot be opened", "expected a folder or a hub id."):
+        folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)
     family = find_family(values["model_type"])
-    return OpenCheckpoint(str(path_or_repo), folder, values, family, family.config.from_dict(values))
+    with foreign(ConfigError, f"{folder / 'config.json'} cannot be used", OF_ONE_CHECKPOINT):
+        config = family.config.from_dict(values)
+        family.architecture(values.get("architectures"))  # a class we do not run matters more than damaged weights
+        stored = shards.read_weight_files(folder).limits() if shards.has_weights(folder) else ()
+        check_sizes(config, StoredSizes(*stored))
+    return OpenCheckpoint(str(path_or_repo), folder, values, family, config)
 
 
 @dataclass(frozen=True)
@@ -69,11 +77,16 @@ class OpenCheckpoint:
 
     def model(self) -> Model:
         """A new model without its weights. Nothing is computed for it, and it takes next to no memory."""
-        return self.family.architecture(self.values.get("architectures"))(self.config)
+        build = self.family.architecture(self.values.get("architectures"))
+        with foreign(
+            ConfigError, f"{self.folder / 'config.json'} describes a model that cannot be built", OF_ONE_CHECKPOINT
+        ):
+            return build(self.config)
 
     def processor(self) -> Processor:
         """The processor, from the files in the folder."""
-        return self.family.processor(self.folder, self.config)
+        with foreign(ConfigError, f"The processor files in {self.folder} cannot be used", "Take the checkpoint's own."):
+            return self.family.processor(self.folder, self.config)
 
     @property
     def kind(self) -> Literal["encoder", "classifier", "generator"]:
@@ -96,20 +109,36 @@ class OpenCheckpoint:
         device.prepare()
         if (name := Path(self.name).name) in KNOWN_PROBLEMS:
             warnings.warn(f"{name}: {KNOWN_PROBLEMS[name]}.", stacklevel=3)  # the caller of mlx_mm.load
+        opened, checkpoint = self.with_tensors()
         with computing():
-            model = self.model()
-        self._fill(model, reading.Checkpoint(self.folder), dtype=target, lazy=lazy)
-        return model, self.processor()
+            model = opened.model()
+        with foreign(WeightsError, f"The weights in {self.folder} cannot be loaded", OF_ONE_CHECKPOINT):
+            opened._fill(model, checkpoint, dtype=target, lazy=lazy)
+        return model, opened.processor()
+
+    def with_tensors(self) -> tuple["OpenCheckpoint", reading.Checkpoint]:
+        """The tensors, and this checkpoint as they have it, where config.json says otherwise; see `settled`."""
+        checkpoint = reading.Checkpoint(self.folder)
+        config = self.family.config
+        with foreign(WeightsError, f"The tensors of {self.folder} cannot be read", OF_ONE_CHECKPOINT):
+            values = config.settled(self.values, checkpoint)
+        return replace(self, values=values, config=config.from_dict(values)), checkpoint
+
+    def arrange(self, model: Model, checkpoint: reading.Checkpoint) -> dict[str, mx.array | Rows]:
+        """The tensors of the files under the model's names and in its layout; those of shapes that do not fit may
+        keep other names."""
+        with foreign(WeightsError, f"The tensors of {self.folder} do not fit its config.json", OF_ONE_CHECKPOINT):
+            return dict(checkpoint.arrays if checkpoint.is_mlx else model.sanitize(checkpoint.arrays))
 
     def _fill(self, model: Model, checkpoint: reading.Checkpoint, *, dtype: mx.Dtype | None, lazy: bool) -> None:
         """Give the model the tensors of the files, strictly."""
         block = apply.read_block(self.values)
         with computing():
-            tensors = checkpoint.arrays if checkpoint.is_mlx else model.sanitize(checkpoint.arrays)
-            arrays = {name: tensor.join() if isinstance(tensor, Rows) else tensor for name, tensor in tensors.items()}
+            tensors = self.arrange(model, checkpoint)
             if block is not None:
-                apply.apply_block(model, block, arrays)
-        matching.check_match(matching.parameter_shapes(model), arrays, self.folder)
+                apply.apply_block(model, block, tensors)
+            matching.check_match(matching.parameter_shapes(model), tensors, self.folder)
+            arrays = {name: tensor.join() if isinstance(tensor, Rows) else tensor for name, tensor in tensors.items()}
         if not lazy:
             for name, array in arrays.items():
                 with computing():  # a turn for each: other threads may be waiting for theirs

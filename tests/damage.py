@@ -62,7 +62,13 @@ def write(name: str, text: str) -> Callable[[Path], None]:
 
 
 def index(value: Any) -> Callable[[Path], None]:
-    return lambda folder: write_json(folder / "model.safetensors.index.json", value)
+    """An index counts where there is no single file."""
+
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+        write_json(folder / "model.safetensors.index.json", value)
+
+    return spoil
 
 
 def put(weights: dict[str, np.ndarray], name: str, value: float) -> None:
@@ -177,7 +183,7 @@ DAMAGE = {
     "index leaves the folder": Damage(
         index({"weight_map": {"logit_scale": "../model.safetensors"}}), WeightsError, ("../model.safetensors",)
     ),
-    "empty index": Damage(index({"weight_map": {}}), WeightsError, ("missing",)),
+    "empty index": Damage(index({"weight_map": {}}), WeightsError, ("weight_map",)),
     "quantisation without scales": Damage(
         edit_config(lambda c: c.update(quantization={"bits": 4, "group_size": 64, "mode": "affine"})),
         WeightsError,

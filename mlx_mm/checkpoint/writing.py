@@ -10,7 +10,7 @@ from typing import BinaryIO
 import mlx.core as mx
 import numpy as np
 
-from mlx_mm.checkpoint.reading import DTYPES, INDEX, SINGLE
+from mlx_mm.checkpoint.shards import DTYPES, INDEX, SINGLE
 
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}

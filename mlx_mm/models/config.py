@@ -2,11 +2,23 @@
 
 import abc
 import dataclasses
-from typing import TypeVar
+from collections.abc import Collection
+from typing import Annotated, Protocol, TypeAlias, TypeGuard, TypeVar
 
 from mlx_mm.errors import ConfigError, is_number, is_whole
 
 Config = TypeVar("Config", bound="BaseConfig")
+# What a whole number counts, where it is not the length of some axis. Each layer has tensors of its own; a limit says
+# how many there may be of something that no tensor has an axis for, such as rotary positions.
+Layers: TypeAlias = Annotated[int, "layers"]
+Limit: TypeAlias = Annotated[int, "limit"]
+TokenId: TypeAlias = Annotated[int, "id"]
+FromZero: TypeAlias = Annotated[int, "0 or more"]
+MAX_COUNT = 2**31 - 1  # of an axis of an mlx array
+MAX_FLOAT = 3.4e38  # of float32
+MAX_STAGES = 100  # of numbers in a list, such as one for each stage of a tower
+MAX_LABELS = 1_000_000
+FEW_LAYERS, FEW_NUMBERS = 128, 1 << 24  # which are built in no time, whatever the weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,24 +55,89 @@ def _as_field(value: object, annotation: object) -> object:
 
 def _check_type(name: str, value: object, annotation: object) -> None:
     """Hold a value of JSON against the annotation of its field."""
-    if annotation == int | None:
-        if value is None:
-            return
-        annotation = int
+    for kind in (int, TokenId):
+        if annotation == kind | None:
+            if value is None:
+                return
+            annotation = kind
+    count = is_count(value), "a whole number above 0"
     kinds: dict[object, tuple[bool, str]] = {
-        int: (_is_count(value), "a whole number above 0"),
-        tuple[int, ...]: (isinstance(value, tuple) and all(map(_is_count, value)), "a list of whole numbers above 0"),
-        float: (is_number(value), "a number"),
+        int: count,
+        Layers: count,
+        Limit: count,
+        FromZero: (is_token_id(value), "a whole number of 0 or more"),
+        TokenId: (is_token_id(value), "the id of a token, a whole number of 0 or more"),
+        tuple[int, ...]: (
+            isinstance(value, tuple) and len(value) <= MAX_STAGES and all(map(is_count, value)),
+            "a short list of whole numbers above 0",
+        ),
+        float: (is_number(value) and 0 < value <= MAX_FLOAT, "a number above 0"),
         str: (isinstance(value, str), "text"),
         bool: (isinstance(value, bool), "true or false"),
     }
     fits, expected = kinds[annotation]
     if not fits:
-        raise ConfigError(f"config.json has {name} = {value!r}; expected {expected}.")
+        raise ConfigError(f"config.json has {name} = {shown(value)}; expected {expected}.")
 
 
-def _is_count(value: object) -> bool:
-    return is_whole(value) and value > 0
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a value of JSON can be a size or a number of things."""
+    return is_whole(value) and 0 < value <= MAX_COUNT
+
+
+def is_token_id(value: object) -> TypeGuard[int]:
+    """Whether a value of JSON can be the id of a token."""
+    return is_whole(value) and 0 <= value <= MAX_COUNT
+
+
+def shown(value: object) -> str:
+    """A value of JSON for a message, however long it is."""
+    return text if len(text := repr(value)) <= 200 else f"{text[:200]}…"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredSizes:
+    """What the tensors of a folder allow a config to ask for.
+
+    layers: so many tensors there are, and every layer has some. numbers: the most in one tensor.
+    """
+
+    layers: int = 0
+    numbers: int = 0
+
+
+def check_sizes(config: object, stored: StoredSizes) -> None:
+    """Raise ConfigError where a config, or one inside it, asks for more than the tensors beside it can have.
+
+    This is coarse, so that nothing is built without end: what takes next to no time and memory to build passes, and
+    must then have the very names and shapes of the tensors.
+    """
+    assert dataclasses.is_dataclass(config)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            check_sizes(value, stored)
+        elif field.type in (int, Layers, int | None, tuple[int, ...]) and value is not None:
+            asked = max(value, default=0) if isinstance(value, tuple) else value
+            if field.type == Layers:
+                most, found = max(stored.layers, FEW_LAYERS), f"{stored.layers:,} tensors in all"
+            else:
+                most, found = max(stored.numbers, FEW_NUMBERS), f"no tensor of more than {stored.numbers:,} numbers"
+            if asked > most:
+                raise ConfigError(
+                    f"config.json has {field.name} = {shown(value)}, and the weights beside it have {found}. "
+                    "Use the config.json and the weights of one and the same checkpoint."
+                )
+
+
+class Tensors(Protocol):
+    """The tensors of a folder, as `checkpoint.reading` has them."""
+
+    is_mlx: bool
+
+    @property
+    def names(self) -> Collection[str]: ...
+    def same(self, first: str, second: str) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +153,11 @@ class FamilyConfig(abc.ABC):
     def licence(self) -> str | None:
         """The licence under which all published checkpoints stand, where it restricts their use; otherwise None."""
         return None
+
+    @classmethod
+    def settled(cls, values: dict[str, object], tensors: "Tensors") -> dict[str, object]:
+        """config.json as the tensors have it, where it says otherwise and they are to be believed."""
+        return values
 
     @classmethod
     def complete(cls, values: dict[str, object]) -> dict[str, object]:
@@ -101,7 +183,7 @@ class TowerConfig(BaseConfig):
 
     hidden_size: int
     intermediate_size: int
-    num_hidden_layers: int
+    num_hidden_layers: Layers
     num_attention_heads: int
     hidden_act: str
     layer_norm_eps: float
@@ -151,12 +233,18 @@ def label_names(values: dict[str, object]) -> tuple[str, ...]:
     names = values.get("id2label")
     if names is None:
         count = values.get("num_labels", 2)
-        if not isinstance(count, int) or count < 1:
-            raise ConfigError(f"config.json has num_labels = {count!r}; expected a whole number above 0.")
+        if not is_whole(count) or not 0 < count <= MAX_LABELS:
+            raise ConfigError(
+                f"config.json has num_labels = {shown(count)}; expected a whole number above 0, {MAX_LABELS:,} at most."
+            )
         return tuple(f"LABEL_{i}" for i in range(count))
-    if not isinstance(names, dict) or sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+    if not isinstance(names, dict) or {*map(str, names)} != {*map(str, range(len(names)))}:
         raise ConfigError("config.json has an id2label that does not name every label from 0 on, each once.")
-    return tuple(str(names[key]) for key in sorted(names, key=int))
+    ordered = [names[str(i)] for i in range(len(names))]
+    for label in ordered:
+        if isinstance(label, list | dict) or label is None:
+            raise ConfigError(f"config.json has an id2label with {shown(label)} as a label; expected text.")
+    return tuple(map(str, ordered))
 
 
 def problem_type(values: dict[str, object]) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from mlx_mm.errors import UnsupportedModelError
-from mlx_mm.models.config import FamilyConfig
+from mlx_mm.models.config import FamilyConfig, shown
 from mlx_mm.models.contracts import Model, Processor
 
 Config = TypeVar("Config", bound=FamilyConfig)
@@ -32,10 +32,10 @@ class Family(Generic[Config]):
 
         UnsupportedModelError lists the known ones.
         """
-        wanted = names[0] if isinstance(names, list) and names else names or ""
+        wanted = "" if names is None or names == [] else names[0] if isinstance(names, list) else names
         if not isinstance(wanted, str) or wanted not in self.architectures:
             raise UnsupportedModelError(
-                f"config.json names the architecture {wanted!r}; {self.name} runs "
+                f"config.json names the architecture {shown(wanted)}; {self.name} runs "
                 f"{', '.join(sorted(name for name in self.architectures if name))}."
             )
         return self.architectures[wanted]

@@ -8,9 +8,10 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from mlx_mm.errors import ConfigError, foreign
+from mlx_mm.errors import ConfigError, MlxMmError, foreign
 
 MAX_JSON_BYTES = 256 << 20  # the largest tokenizer.json of a supported checkpoint has 33 MB
+MAX_DEPTH = 64  # of objects and lists within each other
 
 
 def open_regular(path: str | os.PathLike[str], *, pipes: bool = False) -> BinaryIO:
@@ -43,15 +44,32 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     return data
 
 
-def read_json(path: Path) -> dict[str, object]:
-    """The object in a JSON file, {} where there is no such file; raises ConfigError for anything else."""
+def read_json(path: Path, error: type[MlxMmError] = ConfigError) -> dict[str, object]:
+    """The object in a JSON file, {} where there is no such file; raises `error` for anything else.
+
+    What it gives can be written and shown again: it is not nested without end, and its texts are Unicode.
+    """
     if not os.path.lexists(path):
         return {}
-    with foreign(ConfigError, f"{path} cannot be read", "expected a file with JSON in UTF-8. Download it again."):
+    with foreign(error, f"{path} cannot be read", "expected a file with JSON in UTF-8. Download it again."):
         values = json.loads(read_regular(path, MAX_JSON_BYTES).decode("utf-8-sig"))
+        _check_values(values)
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds a {type(values).__name__}; expected a JSON object. Download it again.")
+        raise error(f"{path} holds a {type(values).__name__}; expected a JSON object. Download it again.")
     return values
+
+
+def _check_values(values: object) -> None:
+    """ValueError for values within each other without end, and for texts with half of a surrogate pair."""
+    level = [values]
+    for _ in range(MAX_DEPTH):
+        "".join(part for part in level if isinstance(part, str)).encode()
+        lists = [list(part) for part in level if isinstance(part, list | dict)]
+        lists += [list(part.values()) for part in level if isinstance(part, dict)]
+        if not lists:
+            return
+        level = [part for some in lists for part in some]
+    raise ValueError(f"values lie within each other more than {MAX_DEPTH} times")
 
 
 def _kind(mode: int) -> str:

@@ -7,7 +7,16 @@ the larger checkpoints hold only what differs from it.
 from dataclasses import dataclass
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.config import BaseConfig, FamilyConfig, TowerConfig, architecture, tower_sections, widen_mlps
+from mlx_mm.models.config import (
+    BaseConfig,
+    FamilyConfig,
+    Layers,
+    TokenId,
+    TowerConfig,
+    architecture,
+    tower_sections,
+    widen_mlps,
+)
 
 # Keys of the audio tower that are the same in every checkpoint; another value would ask for another computation.
 FIXED = {"patch_embed_input_channels": 1, "flatten_patch_embeds": True, "enable_patch_layer_norm": True}
@@ -20,14 +29,14 @@ class TextConfig(TowerConfig):
 
     hidden_size: int = 768
     intermediate_size: int = 3072
-    num_hidden_layers: int = 12
+    num_hidden_layers: Layers = 12
     num_attention_heads: int = 12
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12
     vocab_size: int = 50265
     type_vocab_size: int = 1
     max_position_embeddings: int = 514
-    pad_token_id: int = 1
+    pad_token_id: TokenId = 1
 
     def validate(self) -> None:
         super().validate()

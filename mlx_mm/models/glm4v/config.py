@@ -4,12 +4,27 @@ The three top-level types differ in nothing that is computed: whether the text m
 section, and how videos are labelled from the processor files.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from mlx_mm.errors import ConfigError, is_whole
-from mlx_mm.models.config import BaseConfig, FamilyConfig, round_up, widen_mlps
+from mlx_mm.errors import ConfigError
+from mlx_mm.models.config import (
+    BaseConfig,
+    FamilyConfig,
+    FromZero,
+    Layers,
+    Limit,
+    Tensors,
+    TokenId,
+    architecture,
+    is_count,
+    is_token_id,
+    round_up,
+    shown,
+    widen_mlps,
+)
 
 COMPLETE = "Use the complete config.json of the checkpoint."
 # transformers 5 nests the rotary keys, 4 has them beside the others; the first that is present counts.
@@ -50,7 +65,10 @@ class RopeConfig(BaseConfig):
 
 @dataclass(frozen=True)
 class MoeConfig(BaseConfig):
-    """Experts of the text model. The first `first_k_dense_replace` layers have an ordinary MLP."""
+    """The text model with experts. The first `first_k_dense_replace` layers have an ordinary MLP.
+
+    attention_bias: of queries, keys and values; in the dense model they have one whatever its config says.
+    """
 
     moe_intermediate_size: int
     n_routed_experts: int
@@ -58,9 +76,10 @@ class MoeConfig(BaseConfig):
     n_shared_experts: int = 1
     n_group: int = 1
     topk_group: int = 1
-    first_k_dense_replace: int = 1
+    first_k_dense_replace: FromZero = 1
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 1.0
+    attention_bias: bool = True
 
     def validate(self) -> None:
         groups, experts = self.n_group, self.n_routed_experts
@@ -79,13 +98,13 @@ class TextConfig(BaseConfig):
 
     hidden_size: int
     intermediate_size: int
-    num_hidden_layers: int
+    num_hidden_layers: Layers
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
     vocab_size: int
     rms_norm_eps: float
-    max_position_embeddings: int
+    max_position_embeddings: Limit
 
 
 @dataclass(frozen=True)
@@ -93,7 +112,7 @@ class VisionConfig(BaseConfig):
     """The vision tower. `out_hidden_size` is the width of its output and of the MLPs of its blocks,
     `intermediate_size` that of the last MLP, the merger's."""
 
-    depth: int
+    depth: Layers
     hidden_size: int
     num_heads: int
     out_hidden_size: int
@@ -138,10 +157,10 @@ class ModelConfig(FamilyConfig):
     vision_config: VisionConfig
     rope: RopeConfig
     moe: MoeConfig | None
-    image_token_id: int
-    video_token_id: int
+    image_token_id: TokenId
+    video_token_id: TokenId
     eos_token_ids: tuple[int, ...]
-    pad_token_id: int | None
+    pad_token_id: TokenId | None
     tie_word_embeddings: bool
 
     @classmethod
@@ -155,17 +174,42 @@ class ModelConfig(FamilyConfig):
             text_config=_read_text(text),
             vision_config=_read_vision(vision),
             rope=_read_rope(text),
-            moe=MoeConfig.from_dict(text) if text.get("n_routed_experts") else None,
+            moe=_read_moe(text),
             image_token_id=_token_id("image_token_id", values["image_token_id"]),
             video_token_id=_token_id("video_token_id", values["video_token_id"]),
             eos_token_ids=_as_ids(_beside("eos_token_id", text, values)),
             pad_token_id=None
             if (pad := _beside("pad_token_id", text, values)) is None
             else _token_id("pad_token_id", pad),
-            tie_word_embeddings=bool(values.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+            tie_word_embeddings=_ties(values, text),
         )
         _check_fit(config)
         return config
+
+    @classmethod
+    def settled(cls, values: dict[str, object], tensors: Tensors) -> dict[str, object]:
+        """A head of its own in the files counts, whatever config.json says, where it differs from the table of tokens.
+
+        In our layout nothing is left out of the files, so there it counts in any case.
+        """
+        if not cls.from_dict(values).tie_word_embeddings or architecture(values).endswith("Model"):
+            return values
+        head = next((name for name in tensors.names if name.endswith("lm_head.weight")), None)
+        table = next((name for name in tensors.names if name.endswith("language_model.embed_tokens.weight")), None)
+        table = table or next((name for name in tensors.names if name.endswith("model.embed_tokens.weight")), None)
+        if head is None or table is None:
+            return values
+        same = tensors.same(head, table)
+        if same and not tensors.is_mlx:
+            return values
+        if not same:
+            warnings.warn(
+                f"config.json says tie_word_embeddings, and {head} in the weights differs from {table}; "
+                "the weights' own head is used.",
+                stacklevel=2,
+            )
+        text = _section("text_config", values)
+        return values | {"tie_word_embeddings": False, "text_config": text | {"tie_word_embeddings": False}}
 
     @classmethod
     def complete(cls, values: Mapping[str, object]) -> dict[str, object]:
@@ -182,7 +226,6 @@ class ModelConfig(FamilyConfig):
         if config.moe is not None:
             missing = asdict(config.moe) | {
                 "head_dim": config.text_config.head_dim,
-                "attention_bias": True,
                 "use_qk_norm": False,
             }
         given = {key: value for key, value in text.items() if key not in missing or value is not None}
@@ -208,14 +251,38 @@ def _read_text(text: dict[str, Any]) -> TextConfig:
         )
     given = {key: value for key, value in text.items() if value is not None}
     if "head_dim" not in given and {"hidden_size", "num_attention_heads"} <= given.keys():
-        given["head_dim"] = given["hidden_size"] // given["num_attention_heads"]
+        given["head_dim"] = _quotient(given["hidden_size"], given["num_attention_heads"])
     return TextConfig.from_dict(given)
+
+
+def _quotient(size: object, parts: object) -> object:
+    """One number through another, where both are sizes; otherwise 1, for the wrong one is what an error should name."""
+    return int(size) // int(parts) if is_count(size) and is_count(parts) else 1
+
+
+def _read_moe(text: dict[str, Any]) -> MoeConfig | None:
+    """None without experts."""
+    given = {key: value for key, value in text.items() if value is not None}
+    return MoeConfig.from_dict(given) if given.get("n_routed_experts", 0) != 0 else None
+
+
+def _ties(values: Mapping[str, object], text: Mapping[str, object]) -> bool:
+    """Whether the head is the table of tokens. transformers before 5 has the key in the text section."""
+    found = [place.get("tie_word_embeddings") for place in (values, text)]
+    for value in found:
+        if value is not None and not isinstance(value, bool):
+            raise ConfigError(
+                f"config.json has tie_word_embeddings = {shown(value)}; expected true or false. {COMPLETE}"
+            )
+    return any(found)
 
 
 def _read_vision(vision: dict[str, Any]) -> VisionConfig:
     """The rotary base is nested in files of transformers 5 and left out before."""
     given = {key: value for key, value in vision.items() if value is not None and key != "rope_theta"}
     nested = given.get("rope_parameters") or {}
+    if not isinstance(nested, dict):
+        raise ConfigError(f"vision_config has rope_parameters {shown(nested)}; expected an object. {COMPLETE}")
     if (kind := nested.get("rope_type", "axial")) not in ("axial", "default"):
         raise ConfigError(f"vision_config has rope_type {kind!r}; expected 'axial', which turns by rows and columns.")
     return VisionConfig.from_dict(given | {key: nested[key] for key in ("rope_theta",) if key in nested})
@@ -239,8 +306,8 @@ def _section(key: str, values: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _token_id(key: str, value: object) -> int:
-    if not is_whole(value):
-        raise ConfigError(f"config.json has {key} = {value!r}; expected the id of a token. {COMPLETE}")
+    if not is_token_id(value):
+        raise ConfigError(f"config.json has {key} = {shown(value)}; expected the id of a token. {COMPLETE}")
     return value
 
 

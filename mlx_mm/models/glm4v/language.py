@@ -26,15 +26,15 @@ NORM_EPS = 1e-20  # keeps a sum of router weights from being 0, as in DeepSeek-V
 
 
 class Attention(nn.Module):
-    """Grouped heads; queries, keys and values have biases, the output has none."""
+    """Grouped heads; queries, keys and values may have biases, the output has none."""
 
-    def __init__(self, config: TextConfig):
+    def __init__(self, config: TextConfig, bias: bool):
         super().__init__()
         dims, head_dim = config.hidden_size, config.head_dim
         self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.q_proj = nn.Linear(dims, self.num_heads * head_dim)
-        self.k_proj = nn.Linear(dims, self.num_kv_heads * head_dim)
-        self.v_proj = nn.Linear(dims, self.num_kv_heads * head_dim)
+        self.q_proj = nn.Linear(dims, self.num_heads * head_dim, bias=bias)
+        self.k_proj = nn.Linear(dims, self.num_kv_heads * head_dim, bias=bias)
+        self.v_proj = nn.Linear(dims, self.num_kv_heads * head_dim, bias=bias)
         self.o_proj = nn.Linear(self.num_heads * head_dim, dims, bias=False)
 
     def __call__(
@@ -144,7 +144,7 @@ class Layer(nn.Module):
         super().__init__()
         text, moe = config.text_config, config.moe
         dims, eps = text.hidden_size, text.rms_norm_eps
-        self.self_attn = Attention(text)
+        self.self_attn = Attention(text, bias=moe is None or moe.attention_bias)
         self.input_layernorm = nn.RMSNorm(dims, eps)
         self.post_attention_layernorm = nn.RMSNorm(dims, eps)  # despite its name the one before the MLP
         self.sandwich = moe is None

@@ -9,7 +9,16 @@ import math
 from dataclasses import dataclass
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.config import BaseConfig, FamilyConfig, TowerConfig, tower_sections, widen_mlps
+from mlx_mm.models.config import (
+    BaseConfig,
+    FamilyConfig,
+    Layers,
+    Limit,
+    TokenId,
+    TowerConfig,
+    tower_sections,
+    widen_mlps,
+)
 
 TEXT_MODEL = "jinaai/jina-embeddings-v3"
 COMPLETE = "Use the complete config.json of the checkpoint."
@@ -36,14 +45,14 @@ class TextConfig(TowerConfig):
 
     hidden_size: int = 1024
     intermediate_size: int = 4096
-    num_hidden_layers: int = 24
+    num_hidden_layers: Layers = 24
     num_attention_heads: int = 16
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
     vocab_size: int = 250002
     type_vocab_size: int = 1
-    max_position_embeddings: int = 8194
-    pad_token_id: int = 1
+    max_position_embeddings: Limit = 8194
+    pad_token_id: TokenId = 1
     rotary_emb_base: float = 20000.0
 
     def validate(self) -> None:
@@ -78,12 +87,12 @@ class VisionConfig(BaseConfig):
     """
 
     width: int
-    layers: int
+    layers: Layers
     head_width: int
     image_size: int
     patch_size: int
     mlp_ratio: float
-    pt_hw_seq_len: int
+    pt_hw_seq_len: Limit
     intermediate_size: int
     layer_norm_eps: float = 1e-6
 

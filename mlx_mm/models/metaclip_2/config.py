@@ -9,6 +9,8 @@ from mlx_mm.errors import ConfigError
 from mlx_mm.models.config import (
     BaseConfig,
     FamilyConfig,
+    Layers,
+    TokenId,
     TowerConfig,
     architecture,
     label_names,
@@ -27,13 +29,13 @@ class TextConfig(TowerConfig):
 
     hidden_size: int = 512
     intermediate_size: int = 2048
-    num_hidden_layers: int = 12
+    num_hidden_layers: Layers = 12
     num_attention_heads: int = 8
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
     vocab_size: int = 49408
     max_position_embeddings: int = 77
-    eos_token_id: int | None = 49407
+    eos_token_id: TokenId | None = 49407
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class VisionConfig(TowerConfig):
 
     hidden_size: int = 768
     intermediate_size: int = 3072
-    num_hidden_layers: int = 12
+    num_hidden_layers: Layers = 12
     num_attention_heads: int = 12
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5

@@ -8,7 +8,15 @@ import math
 from dataclasses import dataclass
 
 from mlx_mm.errors import ConfigError
-from mlx_mm.models.config import FamilyConfig, TowerConfig, label_names, problem_type, tower_sections, widen_mlps
+from mlx_mm.models.config import (
+    FamilyConfig,
+    Layers,
+    TowerConfig,
+    label_names,
+    problem_type,
+    tower_sections,
+    widen_mlps,
+)
 
 
 @dataclass(frozen=True)
@@ -17,7 +25,7 @@ class EncoderConfig(TowerConfig):
 
     hidden_size: int = 768
     intermediate_size: int = 3072
-    num_hidden_layers: int = 12
+    num_hidden_layers: Layers = 12
     num_attention_heads: int = 12
     hidden_act: str = "gelu_pytorch_tanh"
     layer_norm_eps: float = 1e-6

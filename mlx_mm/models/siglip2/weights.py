@@ -36,7 +36,7 @@ def sanitize(config: ModelConfig, weights: Weights) -> dict[str, mx.array | Rows
     for name, weight in complete_names(weights, own, KNOWN).items():
         if name == PATCH_KERNEL and weight.ndim == 4:
             result[name] = kernel_matrix(weight)
-        elif name.startswith(PACKED) and weight.shape[0] % 3 == 0:
+        elif name.startswith(PACKED) and weight.ndim and weight.shape[0] % 3 == 0:
             part = name[len(PACKED) :]
             for letter, rows in zip("qkv", mx.split(weight, 3), strict=True):
                 result[f"vision_model.head.attention.{letter}_proj.{part}"] = rows
