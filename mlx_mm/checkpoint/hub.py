@@ -1,10 +1,12 @@
 """From a folder, a bundled name or a hub id to a local folder. The only file that knows huggingface_hub."""
 
-import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlx_mm.errors import ConfigError, ModelNotFoundError
+from mlx_mm.checkpoint.strangers import name_stranger, transformers_module
+from mlx_mm.errors import ConfigError, ModelNotFoundError, foreign
+from mlx_mm.processing.files import load_json
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 # Weights, settings, tokenizer, chat template, card
@@ -23,8 +25,9 @@ def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
     """The local folder of a checkpoint; downloads it from the hub if it is not there.
 
     path_or_repo: a folder, a bundled name, or a hub id "owner/name". revision: branch, tag or commit on the hub.
-    Where the main branch has no safetensors, those of the first pull request that offers them are taken, or else
-    PyTorch's files; from a `revision` only what it has itself.
+    Of a folder of sentence-transformers the model within it is meant. Where the main branch has no safetensors, those
+    of the first pull request that offers them are taken, or else PyTorch's files; from a `revision` only what it has
+    itself.
     huggingface_hub's settings (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, …) hold. Raises ModelNotFoundError.
     """
     if not str(path_or_repo):
@@ -37,7 +40,7 @@ def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
             raise ModelNotFoundError(
                 f"{path_or_repo} is a local folder and has no revision {revision!r}. Leave revision out."
             )
-        return folder
+        return folder / transformers_module(folder)
     if folder.exists():
         raise ModelNotFoundError(f"{folder} is a file; expected the folder of a checkpoint, or a hub id.")
     return _download(str(path_or_repo), revision)
@@ -81,9 +84,11 @@ def _snapshot(repo: str, revision: str | None) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 
     folder = _get(repo, revision, FILES)
+    if part := transformers_module(folder):
+        folder = _get(repo, revision, FILES, part)
     if _has(folder, SAFETENSORS):
         return folder
-    if revision is None and not _has(folder, TORCH):
+    if revision is None and not part and not _has(folder, TORCH):
         for reference in _pull_requests(repo, folder):
             try:
                 offered = _get(repo, reference, FILES)
@@ -91,13 +96,17 @@ def _snapshot(repo: str, revision: str | None) -> Path:
                 continue  # in the cache, but gone from the hub, or not whole
             if _has(offered, SAFETENSORS):
                 return offered
-    return _get(repo, revision, [pattern for pattern in FILES if pattern != "*.safetensors"] + TORCH)
+    return _get(repo, revision, [pattern for pattern in FILES if pattern != "*.safetensors"] + TORCH, part)
 
 
-def _get(repo: str, revision: str | None, patterns: list[str]) -> Path:
+def _get(repo: str, revision: str | None, patterns: list[str], part: str = "") -> Path:
+    """Files of a repository, or of one folder in it."""
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=NESTED))
+    if part:
+        patterns = [f"{part}/{pattern}" for pattern in patterns]
+    nested = [f"{part}/{pattern}" for pattern in NESTED] if part else NESTED
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=nested)) / part
 
 
 def _has(folder: Path, patterns: list[str]) -> bool:
@@ -127,14 +136,18 @@ def _pull_requests(repo: str, folder: Path) -> Iterator[str]:
 
 
 def read_config(folder: Path) -> dict[str, object]:
-    """The `config.json` of a checkpoint folder. Raises ModelNotFoundError or ConfigError."""
+    """The `config.json` of a checkpoint folder. Raises ModelNotFoundError or ConfigError, and UnsupportedModelError
+    for a folder of another kind of model, which it names."""
     path = folder / "config.json"
-    if not path.is_file():
-        raise ModelNotFoundError(f"{folder} has no config.json; expected the folder of a checkpoint.")
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}). Download it again.") from error
-    if not isinstance(config, dict) or "model_type" not in config:
+    with foreign(ModelNotFoundError, f"{folder} cannot be read", "expected the folder of a checkpoint."):
+        names = os.listdir(folder)
+        there = path.name in names and not path.is_dir()
+        parts = [name for name in sorted(names) if (folder / name / path.name).is_file()]
+    config = load_json(path) if there else None
+    if isinstance(config, dict) and "model_type" in config:
+        return config
+    name_stranger(folder, names)
+    if there:
         raise ConfigError(f"{path} has no model_type; expected the config.json of a Hugging Face checkpoint.")
-    return config
+    hint = f" Perhaps {folder / parts[0]} is meant, which has one." if parts else ""
+    raise ModelNotFoundError(f"{folder} has no config.json; expected the folder of a checkpoint.{hint}")

@@ -45,17 +45,26 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def read_json(path: Path, error: type[MlxMmError] = ConfigError) -> dict[str, object]:
-    """The object in a JSON file, {} where there is no such file; raises `error` for anything else.
-
-    What it gives can be written and shown again: it is not nested without end, and its texts are Unicode.
-    """
+    """The object in a JSON file, {} where there is no such file; raises `error` for anything else."""
     if not os.path.lexists(path):
         return {}
-    with foreign(error, f"{path} cannot be read", "expected a file with JSON in UTF-8. Download it again."):
-        values = json.loads(read_regular(path, MAX_JSON_BYTES).decode("utf-8-sig"))
-        _check_values(values)
+    values = load_json(path, error)
     if not isinstance(values, dict):
         raise error(f"{path} holds a {type(values).__name__}; expected a JSON object. Download it again.")
+    return values
+
+
+def load_json(path: Path, error: type[MlxMmError] = ConfigError) -> object:
+    """What a JSON file holds; raises `error` where it is not there or not JSON.
+
+    It can be written and shown again: values do not lie within each other without end, and all texts are Unicode.
+    """
+    advice = "expected a file with JSON in UTF-8. Download it again."
+    with foreign(error, f"{path} cannot be read", advice):
+        data = read_regular(path, MAX_JSON_BYTES)
+    with foreign(error, f"{path} cannot be read: it is not JSON", advice):
+        values: object = json.loads(data.decode("utf-8-sig"))
+        _check_values(values)
     return values
 
 
