@@ -20,6 +20,7 @@ from mlx_mm.models.family import Family
 from mlx_mm.quantize import apply
 
 OF_ONE_CHECKPOINT = "Use the config.json and the weights of one and the same checkpoint."
+HALF_MOST = 65504  # of float16
 FLOATS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
@@ -142,7 +143,12 @@ class OpenCheckpoint:
         if not lazy:
             for name, array in arrays.items():
                 with computing():  # a turn for each: other threads may be waiting for theirs
-                    matching.check_finite(name, array, self.folder)
+                    largest = matching.check_numbers(name, array, self.folder)
+                if dtype is not None and dtype == mx.float16 and largest > HALF_MOST:
+                    raise InputError(
+                        f"dtype is float16, and {name} of {self.folder} has numbers up to {largest:.3g}; expected "
+                        "a dtype that holds them. Pass bfloat16 or float32, or leave it out."
+                    )
         with computing():
             model.load_weights([(name, _cast(model, name, array, dtype)) for name, array in arrays.items()])
             if block is not None and device.dequantize_encoders() and model.kind != "generator":

@@ -1,5 +1,6 @@
 """Whether the tensors of a folder are those of its model."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -8,6 +9,8 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_mm.errors import WeightsError
+
+LARGEST = 2.0**63  # the square of a larger number is infinite in float32, and so are products and norms
 
 
 class HasShape(Protocol):
@@ -50,8 +53,36 @@ def parameter_shapes(model: HasParameters) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in leaves.items()}
 
 
-def check_finite(name: str, array: mx.array, where: Path) -> None:
-    """Raise WeightsError where a float tensor holds NaN or infinity."""
-    # 0·x is 0 for every finite x and NaN for the others, and summing zeros cannot overflow.
-    if mx.issubdtype(array.dtype, mx.floating) and mx.isnan((array * 0).sum()).item():
+def check_finite(name: str, array: mx.array, where: Path) -> float:
+    """The largest magnitude of a float tensor, 0 of another; WeightsError where it holds NaN or infinity."""
+    if not mx.issubdtype(array.dtype, mx.floating) or array.size == 0:
+        return 0.0
+    ends: mx.array = mx.maximum(array.max(), -array.min()).astype(mx.float32)  # NaN comes through
+    largest = float(ends.item())  # type: ignore[arg-type]
+    if not math.isfinite(largest):
         raise WeightsError(f"{where} holds NaN or infinite numbers in {name}. Download the file again.")
+    return largest
+
+
+def check_numbers(name: str, array: mx.array, where: Path) -> float:
+    """The same, and WeightsError for numbers that no model can compute with."""
+    largest = check_finite(name, array, where)
+    if largest > LARGEST:
+        raise WeightsError(
+            f"{where} holds numbers up to {largest:.3g} in {name}, whose squares float32 does not have; expected the "
+            "weights of a trained model. Download the file again."
+        )
+    return largest
+
+
+def check_trained(largest: Mapping[str, float], where: Path) -> None:
+    """WeightsError where most matrices are zeros, as a download leaves them that was cut short; one may be.
+
+    largest: the largest magnitude of each matrix, by name.
+    """
+    zeros = [name for name, size in largest.items() if size == 0]
+    if 2 * len(zeros) > len(largest):
+        raise WeightsError(
+            f"{where} holds nothing but zeros in {len(zeros)} of {len(largest)} matrices: "
+            f"{', '.join(zeros[:10])}{', …' if len(zeros) > 10 else ''}. Download the files again."
+        )

@@ -3,7 +3,7 @@
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
@@ -31,6 +31,7 @@ class Tensors:
     shapes: dict[str, tuple[int, ...]]
     plans: list[LayerPlan]
     precision: Precision
+    largest: dict[str, float] = field(default_factory=dict, init=False)  # of the matrices that were written
 
     @property
     def count(self) -> int:
@@ -56,6 +57,7 @@ class Tensors:
                 else:
                     self._write_quantised(writer, name.removesuffix("weight"), scheme)
                 on_written(size)
+            matching.check_trained(self.largest, self.folder)
             return writer.finish()
 
     def _sizes(self, schemes: dict[str, QuantConfig]) -> writing.Sizes:
@@ -87,14 +89,17 @@ class Tensors:
     def _blocks(self, name: str, bits: int | None) -> Iterator[mx.array]:
         """The blocks of a tensor, checked and cast. No name holds one here while it is written, nor its whole."""
         array = self.arrays.pop(name)
-        dtype = self.precision.of(array.dtype, array.size)
+        dtype, largest = self.precision.of(array.dtype, array.size), 0.0
+        is_matrix = mx.issubdtype(array.dtype, mx.floating) and array.ndim > 1
         waiting = deque(array.blocks if isinstance(array, Rows) else (array,))
         del array
         while waiting:
             for block in self.checkpoint.blocks(waiting.popleft()):
-                matching.check_finite(name, block, self.folder)
+                largest = max(largest, matching.check_numbers(name, block, self.folder))
                 self.precision.check(name, block, bits)
                 yield block.astype(dtype)
+        if is_matrix:
+            self.largest[name] = largest
 
 
 def _check_space(folder: Path, sizes: writing.Sizes) -> None:
