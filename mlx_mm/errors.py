@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 REASON_CHARACTERS = 300  # of what a library says
+SHOWN_CHARACTERS = 200  # of a value
 
 
 class MlxMmError(Exception):
@@ -98,6 +99,12 @@ def foreign(kind: type[MlxMmError], found: str, advice: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise kind(f"{found} ({reason(error)}); {advice}") from error
+
+
+def shown(value: object) -> str:
+    """A value for a message, as Python writes it, not too long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
 def reason(error: BaseException) -> str:

@@ -87,7 +87,12 @@ class OpenCheckpoint:
     def processor(self) -> Processor:
         """The processor, from the files in the folder."""
         with foreign(ConfigError, f"The processor files in {self.folder} cannot be used", "Take the checkpoint's own."):
-            return self.family.processor(self.folder, self.config)
+            try:
+                return self.family.processor(self.folder, self.config)
+            except ConfigError as error:
+                if str(self.folder) in str(error):
+                    raise
+                raise ConfigError(f"The processor files in {self.folder} do not fit: {error}") from error
 
     @property
     def kind(self) -> Literal["encoder", "classifier", "generator"]:

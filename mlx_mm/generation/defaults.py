@@ -1,13 +1,23 @@
 """How answers end, and how tokens are chosen where nobody says."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from mlx_mm.errors import ConfigError, is_number, is_whole
+from mlx_mm.errors import ConfigError, is_number, is_whole, shown
 from mlx_mm.processing.files import read_json
 
 FILE = "generation_config.json"
+MAX_ID = 2**31 - 1
+# Option -> its range, both ends included
+RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0, 100),
+    "top_p": (0, 1),
+    "top_k": (0, math.inf),
+    "min_p": (0, 1),
+    "repetition_penalty": (0, 100),
+}
 
 
 @dataclass(frozen=True)
@@ -47,9 +57,12 @@ def _sampling(values: Mapping[str, object], folder: Path) -> SamplingParams:
     """As transformers reads it: do_sample False is greedy whatever else is there, True samples at 1.0 if need be."""
     found = {f.name: values[f.name] for f in fields(SamplingParams) if values.get(f.name) is not None}
     for name, value in found.items():
-        if not is_number(value) or value < 0 or (name == "top_k" and not is_whole(value)):
+        low, high = RANGES[name]
+        fits = is_number(value) and low <= value <= high and (name != "top_k" or is_whole(value))
+        if not fits or (name == "repetition_penalty" and value == 0):
             raise ConfigError(
-                f"{folder / FILE} has {name} {value!r}; expected a number. Take the checkpoint's own file."
+                f"{folder / FILE} has {name} {shown(value)}; expected a number from {low} to {high}. "
+                "Take the checkpoint's own file."
             )
     if values.get("do_sample") is True:
         found = {"temperature": 1.0, **found}
@@ -60,9 +73,9 @@ def _sampling(values: Mapping[str, object], folder: Path) -> SamplingParams:
 
 def _stop_ids(value: object, folder: Path) -> frozenset[int]:
     ids = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(map(is_whole, ids)):
+    if not all(is_whole(token) and -1 <= token <= MAX_ID for token in ids):
         raise ConfigError(
-            f"{folder / FILE} has eos_token_id {value!r}; expected a token id or a list of them. Take the checkpoint's "
-            "own file."
+            f"{folder / FILE} has eos_token_id {shown(value)}; expected a token id or a list of them. Take the "
+            "checkpoint's own file."
         )
     return frozenset(ids)

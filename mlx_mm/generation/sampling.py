@@ -1,6 +1,5 @@
 """How a token is chosen: mlx_lm's filters in the order that checkpoints' settings are made for, with a seed."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -8,21 +7,14 @@ import mlx.core as mx
 
 from mlx_mm.backend.streams import computing
 from mlx_mm.errors import InputError, is_number, is_whole, whole_number
-from mlx_mm.generation.defaults import SamplingParams
+from mlx_mm.generation.defaults import RANGES, SamplingParams
 
 Sampler = Callable[[mx.array], mx.array]
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 ALL = 2**30  # tokens that a repetition penalty looks back on: all of them
 BEGINNING = 2  # tokens of an answer among which it can open its reasoning; a space may come before
 FILTERS = ("top_k", "top_p", "min_p")
-# Option -> its range; the first end is excluded for those of which 0 would mean nothing
-RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0, 100),
-    "top_p": (0, 1),
-    "top_k": (0, math.inf),
-    "min_p": (0, 1),
-    "repetition_penalty": (0, 100),
-}
+# Those of which 0 would mean nothing
 POSITIVE = ("top_p", "repetition_penalty")
 
 

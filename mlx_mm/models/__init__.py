@@ -2,7 +2,7 @@
 
 import importlib
 
-from mlx_mm.errors import UnsupportedModelError
+from mlx_mm.errors import UnsupportedModelError, shown
 from mlx_mm.models.config import FamilyConfig
 from mlx_mm.models.family import Family
 
@@ -40,7 +40,7 @@ def find_family(model_type: object) -> Family[FamilyConfig]:
     """The family that runs `model_type`; UnsupportedModelError lists the known ones."""
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise UnsupportedModelError(
-            f"config.json has model_type {model_type!r}; mlx_mm runs {', '.join(sorted(MODEL_TYPES))}."
+            f"config.json has model_type {shown(model_type)}; mlx_mm runs {', '.join(sorted(MODEL_TYPES))}."
         )
     family: Family[FamilyConfig] = importlib.import_module(f"mlx_mm.models.{MODEL_TYPES[model_type]}.family").FAMILY
     return family

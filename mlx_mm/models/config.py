@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Annotated, Protocol, TypeAlias, TypeGuard, TypeVar
 
-from mlx_mm.errors import ConfigError, is_number, is_whole
+from mlx_mm.errors import ConfigError, is_number, is_whole, shown
 
 Config = TypeVar("Config", bound="BaseConfig")
 # What a whole number counts, where it is not the length of some axis. Each layer has tensors of its own; a limit says
@@ -88,11 +88,6 @@ def is_count(value: object) -> TypeGuard[int]:
 def is_token_id(value: object) -> TypeGuard[int]:
     """Whether a value of JSON can be the id of a token."""
     return is_whole(value) and 0 <= value <= MAX_COUNT
-
-
-def shown(value: object) -> str:
-    """A value of JSON for a message, however long it is."""
-    return text if len(text := repr(value)) <= 200 else f"{text[:200]}…"
 
 
 @dataclasses.dataclass(frozen=True)

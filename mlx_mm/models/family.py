@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from mlx_mm.errors import UnsupportedModelError
-from mlx_mm.models.config import FamilyConfig, shown
+from mlx_mm.errors import UnsupportedModelError, shown
+from mlx_mm.models.config import FamilyConfig
 from mlx_mm.models.contracts import Model, Processor
 
 Config = TypeVar("Config", bound=FamilyConfig)

@@ -1,13 +1,12 @@
 """Image processor settings of a checkpoint: Hugging Face's JSON files and the values they may hold."""
 
-import math
+import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar
 
-from mlx_mm.errors import ConfigError, InputError, is_number, is_whole
+from mlx_mm.errors import ConfigError, InputError, is_number, is_whole, shown
 from mlx_mm.processing.files import read_json
 
 # Keys of transformers' image processor files that change no pixel here.
@@ -24,6 +23,9 @@ _HARMLESS_KEYS = {
     "processor_class",
     "return_tensors",
 }
+MAX_COUNT, MAX_FLOAT = 2**31 - 1, 3.4e38  # of an axis of an mlx array, of float32
+# Of pictures as a model gets them: eight times the largest that any checkpoint asks for, and 200 MB
+MAX_SIDE = 4096
 # Keys that act only while a switch is on; a switch that is on must be known itself.
 _SWITCHED_KEYS = {"crop_size": "do_center_crop", "pad_size": "do_pad"}
 
@@ -94,8 +96,8 @@ def refuse_unknown(values: Mapping[str, object], known: Collection[str], where: 
         unused = key in _SWITCHED_KEYS and not values.get(_SWITCHED_KEYS[key])
         if key not in known and key not in _HARMLESS_KEYS and not off and not unused:
             raise ConfigError(
-                f"{where} has {key}: {value!r}; expected only settings of this family. Remove the key if it changes "
-                "nothing; otherwise the checkpoint cannot be run."
+                f"{where} has {key}: {shown(value)}; expected only settings of this family. Remove the key if it "
+                "changes nothing; otherwise the checkpoint cannot be run."
             )
 
 
@@ -112,7 +114,7 @@ def sides(value: object) -> tuple[int, int] | None:
     """{"height": H, "width": W}, or one number for both -> (height, width)."""
     if not isinstance(value, dict):
         value = {"height": value, "width": value}
-    height, width = _count(value.get("height")), _count(value.get("width"))
+    height, width = (_count(value.get(key), MAX_SIDE) for key in ("height", "width"))
     return (height, width) if height and width and len(value) == 2 else None
 
 
@@ -120,11 +122,16 @@ def sides_or_edge(value: object) -> tuple[int, int] | int | None:
     """{"height": H, "width": W} -> (height, width); {"shortest_edge": E} or a number -> E."""
     if isinstance(value, dict) and list(value) != ["shortest_edge"]:
         return sides(value)
-    return _count(value["shortest_edge"] if isinstance(value, dict) else value)
+    return _count(value["shortest_edge"] if isinstance(value, dict) else value, MAX_SIDE)
 
 
-def _count(value: object) -> int | None:
-    return int(value) if is_whole(value) and value >= 1 else None
+def _count(value: object, most: int = MAX_COUNT) -> int | None:
+    return int(value) if is_whole(value) and 1 <= value <= most else None
+
+
+def count_up_to(most: int) -> Check:
+    """A whole number from 1 to `most`."""
+    return functools.partial(_count, most=most), f"a whole number from 1 to {most:,}"
 
 
 def _filter(value: object) -> int | None:
@@ -132,12 +139,12 @@ def _filter(value: object) -> int | None:
 
 
 def _factor(value: object) -> float | None:
-    return float(value) if is_number(value) and math.isfinite(value) else None
+    return float(value) if is_number(value) and abs(value) <= MAX_FLOAT else None
 
 
 def _channels(value: object) -> tuple[float, ...] | None:
     values = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
-    fits = len(values) == 3 and all(isinstance(part, Real) and math.isfinite(part) for part in values)
+    fits = len(values) == 3 and all(is_number(part) and abs(part) <= MAX_FLOAT for part in values)
     return values if fits else None
 
 
@@ -150,8 +157,11 @@ def _switch(value: object) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-SIDES: Check = sides, '{"height": H, "width": W} or one whole number, at least 1'
-SIDES_OR_EDGE: Check = sides_or_edge, '{"height": H, "width": W}, {"shortest_edge": E} or one whole number, at least 1'
+SIDES: Check = sides, '{"height": H, "width": W} or one whole number, from 1 to 4096'
+SIDES_OR_EDGE: Check = (
+    sides_or_edge,
+    '{"height": H, "width": W}, {"shortest_edge": E} or one whole number, from 1 to 4096',
+)
 COUNT: tuple[Callable[[object], int | None], str] = _count, "a whole number of at least 1"
 CHECKS: dict[str, Check] = {
     "size": SIDES,
@@ -179,11 +189,13 @@ def override(
         if value is None:
             continue
         if key not in known:
-            raise error(f"{key} is {value!r}, but this model has no {key}; it has {', '.join(known)}. Leave it out.")
+            raise error(
+                f"{key} is {shown(value)}, but this model has no {key}; it has {', '.join(known)}. Leave it out."
+            )
         check, expected = checks.get(key, SWITCH)
         values[key] = check(value)
         if values[key] is None:
-            raise error(f"{key} is {value!r}; expected {expected}. Correct it, or leave it out for the default.")
+            raise error(f"{key} is {shown(value)}; expected {expected}. Correct it, or leave it out for the default.")
     return replace(settings, **values)
 
 

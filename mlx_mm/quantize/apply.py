@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map_with_path
 
-from mlx_mm.errors import ConfigError, QuantizationError, WeightsError
+from mlx_mm.errors import ConfigError, QuantizationError, WeightsError, shown
 from mlx_mm.quantize.scheme import READ_MODES, check_known
 
 
@@ -24,7 +24,7 @@ def read_block(values: Mapping[str, object]) -> dict[str, object] | None:
     if block is None:
         return None
     if not isinstance(block, dict):
-        raise ConfigError(f"config.json has quantization = {block!r}; expected bits, group_size and mode.")
+        raise ConfigError(f"config.json has quantization = {shown(block)}; expected bits, group_size and mode.")
     return block
 
 
@@ -80,6 +80,11 @@ def _settings(path: str, width: int, block: Mapping[str, object]) -> dict[str, o
     """bits, group_size and mode of one layer, checked."""
     default, own = default_settings(block), block.get(path)
     settings = dict(default)
+    if not isinstance(own, Mapping | bool | None):
+        raise QuantizationError(
+            f"config.json says of {path} that it is quantised with {shown(own)}; expected bits, group_size and mode. "
+            "Use the config.json that belongs to the weights."
+        )
     if isinstance(own, Mapping) and any(key in own for key in default):
         # A layer's own block without a mode means MLX's default, whatever that of the others is.
         settings |= {"mode": "affine"} | {key: own[key] for key in default if key in own}

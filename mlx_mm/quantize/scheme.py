@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import mlx.core as mx
 
 from mlx_mm.checkpoint.writing import Sizes
-from mlx_mm.errors import QuantizationError
+from mlx_mm.errors import QuantizationError, shown
 
 Modes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]  # mode -> bits, group sizes
 
@@ -51,8 +51,8 @@ def check_known(values: Mapping[str, object], modes: Modes) -> None:
     """Raise QuantizationError unless `modes` has these mode, bits and group_size."""
     mode = values["mode"]
     if not isinstance(mode, str) or mode not in modes:
-        raise QuantizationError(f"mode is {mode!r}; expected one of {', '.join(modes)}.")
+        raise QuantizationError(f"mode is {shown(mode)}; expected one of {', '.join(modes)}.")
     for name, known in zip(("bits", "group_size"), modes[mode], strict=True):
         value = values[name]
         if not isinstance(value, int) or isinstance(value, bool) or value not in known:
-            raise QuantizationError(f"{name} is {value!r}; {mode} takes {', '.join(map(str, known))}.")
+            raise QuantizationError(f"{name} is {shown(value)}; {mode} takes {', '.join(map(str, known))}.")

@@ -6,7 +6,7 @@ the larger checkpoints hold only what differs from it.
 
 from dataclasses import dataclass
 
-from mlx_mm.errors import ConfigError
+from mlx_mm.errors import ConfigError, shown
 from mlx_mm.models.config import (
     BaseConfig,
     FamilyConfig,
@@ -76,7 +76,9 @@ class AudioConfig(BaseConfig):
         """As BaseConfig; also refuses what no checkpoint has and what would be computed in another way."""
         for key, expected in FIXED.items():
             if values.get(key, expected) != expected:
-                raise ConfigError(f"config.json has {key} = {values[key]!r}; expected {expected!r}. {COMPLETE}")
+                raise ConfigError(
+                    f"config.json has {key} = {shown(values[key])}; expected {shown(expected)}. {COMPLETE}"
+                )
         if values.get("fusion_type") == "channel_map":
             raise ConfigError(
                 "config.json has fusion_type 'channel_map', for which transformers builds layers that it cannot run; "

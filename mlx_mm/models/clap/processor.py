@@ -7,7 +7,6 @@ stretches; `windows` all of it, one stretch after the other. The filters belong 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,7 +31,7 @@ from mlx_mm.processing.audio import (
 )
 from mlx_mm.processing.batch import Batch, collate, merge
 from mlx_mm.processing.files import read_json
-from mlx_mm.processing.settings import COUNT, Check, override, refuse_options
+from mlx_mm.processing.settings import Check, count_up_to, override, refuse_options
 from mlx_mm.processing.text import (
     OnCut,
     Tokenizer,
@@ -99,8 +98,8 @@ class AudioOptions(TypedDict, total=False):
     frequency_max: float | None
 
 
-def _amount(value: object) -> float | None:
-    return value if is_number(value) and 0 <= value < math.inf else None
+def _amount(value: object, most: float = 1e9) -> float | None:
+    return value if is_number(value) and 0 <= value <= most else None
 
 
 def _one_of(*names: str) -> Check:
@@ -108,11 +107,11 @@ def _one_of(*names: str) -> Check:
 
 
 AUDIO_CHECKS: dict[str, Check] = {
-    "feature_size": COUNT,
-    "sampling_rate": COUNT,
-    "hop_length": COUNT,
-    "max_length_s": (lambda value: _amount(value) or None, "a number of seconds above 0"),
-    "fft_window_size": COUNT,
+    "feature_size": count_up_to(1024),
+    "sampling_rate": count_up_to(192_000),
+    "hop_length": count_up_to(1 << 20),
+    "max_length_s": (lambda value: _amount(value, 600) or None, "a number of seconds above 0, at most 600"),
+    "fft_window_size": count_up_to(1 << 16),
     "frequency_min": (_amount, "a number of Hz, at least 0"),
     "frequency_max": (_amount, "a number of Hz, at least 0"),
     "truncation": _one_of("rand_trunc", "fusion"),

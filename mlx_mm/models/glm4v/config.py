@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from mlx_mm.errors import ConfigError
+from mlx_mm.errors import ConfigError, shown
 from mlx_mm.models.config import (
     BaseConfig,
     FamilyConfig,
@@ -22,7 +22,6 @@ from mlx_mm.models.config import (
     is_count,
     is_token_id,
     round_up,
-    shown,
     widen_mlps,
 )
 

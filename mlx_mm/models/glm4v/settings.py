@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-from mlx_mm.errors import ConfigError, InputError, is_number
+from mlx_mm.errors import ConfigError, InputError, is_number, shown
 from mlx_mm.models.glm4v.config import ModelConfig, VisionConfig
 from mlx_mm.models.glm4v.pixels import smart_resize
 from mlx_mm.processing.files import read_json
@@ -16,6 +16,7 @@ from mlx_mm.processing.settings import (
     COUNT,
     Check,
     PixelSettings,
+    count_up_to,
     override,
     read_image_settings,
     refuse_unknown,
@@ -81,7 +82,7 @@ def _budget(value: Any) -> tuple[int, int] | None:
     if not isinstance(value, dict) or value.keys() != {"shortest_edge", "longest_edge"}:
         return None
     least, most = (COUNT[0](value[key]) for key in ("shortest_edge", "longest_edge"))
-    return (least, most) if least and most and least <= most else None
+    return (least, most) if least and most and least <= most and least <= VIDEO_BUDGET[1] else None
 
 
 def _positive(value: object) -> float | None:
@@ -93,7 +94,7 @@ VISUAL_CHECKS: dict[str, Check] = CHECKS | {
     "size": (_budget, '{"shortest_edge": LEAST, "longest_edge": MOST}, both pixels of all frames, or max_pixels'),
     "temporal_patch_size": COUNT,
     "merge_size": COUNT,
-    "min_pixels": COUNT,
+    "min_pixels": count_up_to(VIDEO_BUDGET[1]),  # to which small pictures are made larger
     "max_pixels": COUNT,
 }
 _SAMPLING_CHECKS: dict[str, Check] = {"fps": _POSITIVE, "max_duration": _POSITIVE}
@@ -140,8 +141,9 @@ def _read_rules(folder: Path, config: ModelConfig, videos: Mapping[str, Any]) ->
     names = {"Glm46VProcessor": True, "Glm4vProcessor": False, None: config.rope.rope_theta > _LATER_THETA}
     if name not in names:
         raise ConfigError(
-            f"The processor files in {folder} name the class {name!r}; expected Glm46VProcessor or Glm4vProcessor, "
-            "which decide how the frames of a video are labelled. Take them from the checkpoint's hub repository."
+            f"The processor files in {folder} name the class {shown(name)}; expected Glm46VProcessor or "
+            "Glm4vProcessor, which decide how the frames of a video are labelled. Take them from the checkpoint's hub "
+            "repository."
         )
     samplers = {"Glm46VVideoProcessor": True, "Glm4vVideoProcessor": False}
     return FrameSampling(

@@ -8,7 +8,7 @@ transformers 5.23, JinaEmbeddingsV3Config). The checkpoint's own `hf_model_confi
 import math
 from dataclasses import dataclass
 
-from mlx_mm.errors import ConfigError
+from mlx_mm.errors import ConfigError, shown
 from mlx_mm.models.config import (
     BaseConfig,
     FamilyConfig,
@@ -186,8 +186,8 @@ def _check_fixed(section: str, values: dict[str, object], fixed: dict[str, objec
     for key, expected in fixed.items():
         if values.get(key, expected) != expected:
             raise ConfigError(
-                f"{section} has {key} = {values[key]!r}; expected {expected!r}, as in the published checkpoint. "
-                f"{COMPLETE}"
+                f"{section} has {key} = {shown(values[key])}; expected {shown(expected)}, as in the published "
+                f"checkpoint. {COMPLETE}"
             )
 
 
@@ -195,7 +195,7 @@ def _with_changes(section: dict[str, object]) -> dict[str, object]:
     """The text section, and under it what it changes in the configuration of jina-embeddings-v3."""
     changes = section.get("hf_model_config_kwargs") or {}
     if not isinstance(changes, dict):
-        raise ConfigError(f"text_config has hf_model_config_kwargs {changes!r}; expected an object. {COMPLETE}")
+        raise ConfigError(f"text_config has hf_model_config_kwargs {shown(changes)}; expected an object. {COMPLETE}")
     return changes | section
 
 
@@ -207,8 +207,8 @@ def _read_lora(text: dict[str, object]) -> tuple[LoraConfig | None, int]:
     chosen = text.get("default_lora_task") or (names[0] if isinstance(names, list) else None)
     if not isinstance(names, list) or chosen not in names:
         raise ConfigError(
-            f"text_config has lora_adaptations {names!r} and default_lora_task {chosen!r}; expected a list that has "
-            f"this task. {COMPLETE}"
+            f"text_config has lora_adaptations {shown(names)} and default_lora_task {shown(chosen)}; expected a list "
+            f"that has this task. {COMPLETE}"
         )
     return LoraConfig.from_dict(text), names.index(chosen)
 
@@ -217,10 +217,12 @@ def _read_instructions(text: dict[str, object]) -> tuple[dict[str, str], str | N
     instructions = text.get("task_instructions") or {}
     default = text.get("default_instruction_task")
     if not isinstance(instructions, dict) or not all(isinstance(value, str) for value in instructions.values()):
-        raise ConfigError(f"text_config has task_instructions {instructions!r}; expected a text for each. {COMPLETE}")
+        raise ConfigError(
+            f"text_config has task_instructions {shown(instructions)}; expected a text for each. {COMPLETE}"
+        )
     if default is not None and (not isinstance(default, str) or default not in instructions):
         raise ConfigError(
-            f"text_config has default_instruction_task {default!r}; expected null or one of {list(instructions)}. "
+            f"text_config has default_instruction_task {shown(default)}; expected null or one of {list(instructions)}. "
             f"{COMPLETE}"
         )
     return instructions, default
