@@ -142,6 +142,7 @@ def _prepare(
     if padded:
         arrays = pad_to(arrays, shapes, model.padded_axes)
     matching.check_match(shapes, arrays, source.folder)
+    matching.check_kinds(model, arrays, source.folder)
     if recipe is None and scheme is not None and model.kind == "generator":
         recipe = "text-only"
     plans = plan(model, scheme, recipe)

@@ -144,6 +144,7 @@ class OpenCheckpoint:
             if block is not None:
                 apply.apply_block(model, block, tensors)
             matching.check_match(matching.parameter_shapes(model), tensors, self.folder)
+            matching.check_kinds(model, tensors, self.folder)
             arrays = {name: tensor.join() if isinstance(tensor, Rows) else tensor for name, tensor in tensors.items()}
         if not lazy:
             for name, array in arrays.items():

@@ -20,6 +20,13 @@ class HasShape(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
+class HasType(Protocol):
+    """An array, or what will become one."""
+
+    @property
+    def dtype(self) -> mx.Dtype: ...
+
+
 def check_match(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, HasShape], where: Path) -> None:
     """Raise one WeightsError that names missing, unexpected and misshapen tensors; the first ten of each kind."""
     missing = [name for name in expected if name not in found]
@@ -51,6 +58,22 @@ def parameter_shapes(model: HasParameters) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all parameters of an mlx module."""
     leaves = dict(tree_flatten(model.parameters()))
     return {name: array.shape for name, array in leaves.items()}
+
+
+def check_kinds(model: HasParameters, found: Mapping[str, HasType], where: Path) -> None:
+    """Raise WeightsError where a tensor holds whole numbers in the place of others, or the other way round."""
+    for name, array in dict(tree_flatten(model.parameters())).items():
+        floating = mx.issubdtype(array.dtype, mx.floating)
+        fits = mx.issubdtype(found[name].dtype, mx.floating) if floating else found[name].dtype == array.dtype
+        if not fits:
+            raise WeightsError(
+                f"{where} stores {name} as {_type_name(found[name])}; expected {_type_name(array)}. "
+                "Use the config.json and the weights of one and the same checkpoint."
+            )
+
+
+def _type_name(array: HasType) -> str:
+    return str(array.dtype).removeprefix("mlx.core.")
 
 
 def check_finite(name: str, array: mx.array, where: Path) -> float:
