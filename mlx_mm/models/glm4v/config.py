@@ -266,8 +266,10 @@ def _read_moe(text: dict[str, Any]) -> MoeConfig | None:
 
 
 def _ties(values: Mapping[str, object], text: Mapping[str, object]) -> bool:
-    """Whether the head is the table of tokens. transformers before 5 has the key in the text section."""
-    found = [place.get("tie_word_embeddings") for place in (values, text)]
+    """Whether the head is the table of tokens. Files of transformers 4 may have the key in the text section, which
+    5.23 reads of its two older types alone."""
+    places = (values,) if values.get("model_type") == "glm46v" else (values, text)
+    found = [place.get("tie_word_embeddings") for place in places]
     for value in found:
         if value is not None and not isinstance(value, bool):
             raise ConfigError(
