@@ -39,11 +39,8 @@ def staged(parent: Path) -> Iterator[Path]:
         (folder / NEW).mkdir()
         yield folder
     finally:
-        # In a thread of its own, which no signal interrupts, and for which the interpreter waits.
         try:
-            clearing = threading.Thread(target=_clear, args=(folder,))
-            clearing.start()
-            clearing.join()
+            _clear_undisturbed(folder)
         finally:
             os.close(lock)
 
@@ -55,15 +52,15 @@ def sweep(parent: Path) -> None:
         lock = _take(folder)
         if lock is not None:
             try:
+                begun = (folder / NEW).exists()  # else a run has just made it, or has just ended well
                 back += _clear(folder)
-                removed += not folder.exists()
+                removed += begun and not folder.exists()
             finally:
                 os.close(lock)
-    for path in back:
-        warnings.warn(f"{path} is back: a run that was killed had set it aside.", stacklevel=2)
-    if removed:
-        whose = "a run that was killed" if removed == 1 else f"{removed} runs that were killed"
-        warnings.warn(f"removed what {whose} had left in {parent}.", stacklevel=2)
+    if removed or back:
+        whose = "a run that was killed" if removed < 2 else f"{removed} runs that were killed"
+        again = "".join(f"; {path.name}, which was set aside, is back" for path in back)
+        warnings.warn(f"Removed what {whose} had left in {parent}{again}.", stacklevel=2)
 
 
 def put_back(path: Path) -> None:
@@ -126,6 +123,23 @@ def _take(folder: Path) -> int | None:
         os.close(lock)
         return None
     return lock
+
+
+def _clear_undisturbed(folder: Path) -> None:
+    """`_clear` in a thread of its own, which no signal interrupts, and for which the interpreter waits at its end.
+
+    It is waited for by an event: an interrupted `join` takes the thread for ended (python/cpython issue 90882).
+    """
+    done = threading.Event()
+
+    def clear() -> None:
+        try:
+            _clear(folder)
+        finally:
+            done.set()
+
+    threading.Thread(target=clear).start()
+    done.wait()
 
 
 def _clear(folder: Path) -> list[Path]:
