@@ -17,10 +17,11 @@ import os
 import shutil
 import stat
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+from mlx_mm.checkpoint import undisturbed
 
 PREFIX = ".mlx_mm-"
 LOCK, NEW, OLD = "lock", "new", "old"
@@ -34,15 +35,21 @@ def staged(parent: Path) -> Iterator[Path]:
     place if nothing is there. Raises OSError where none can be made.
     """
     sweep(parent)
-    folder, lock = _make(parent)
+    undisturbed.Section.held = True
     try:
+        folder, lock = _make(parent)
+    except OSError:
+        undisturbed.end()
+        raise
+    try:
+        undisturbed.end()
         (folder / NEW).mkdir()
         yield folder
     finally:
-        try:
-            _clear_undisturbed(folder)
-        finally:
-            os.close(lock)
+        undisturbed.Section.held = True
+        _clear(folder)
+        os.close(lock)
+        undisturbed.end()
 
 
 def sweep(parent: Path) -> None:
@@ -123,23 +130,6 @@ def _take(folder: Path) -> int | None:
         os.close(lock)
         return None
     return lock
-
-
-def _clear_undisturbed(folder: Path) -> None:
-    """`_clear` in a thread of its own, which no signal interrupts, and for which the interpreter waits at its end.
-
-    It is waited for by an event: an interrupted `join` takes the thread for ended (python/cpython issue 90882).
-    """
-    done = threading.Event()
-
-    def clear() -> None:
-        try:
-            _clear(folder)
-        finally:
-            done.set()
-
-    threading.Thread(target=clear).start()
-    done.wait()
 
 
 def _clear(folder: Path) -> list[Path]:

@@ -1,16 +1,19 @@
-"""Signals that end a run from outside: they unwind it as Ctrl-C does, so that nothing half-written is left."""
+"""Signals that end a run: each unwinds it as Ctrl-C does, so that nothing half-written is left."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from types import FrameType
 
-ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+from mlx_mm.checkpoint.undisturbed import Section, disturb
+
+ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 class Terminated(BaseException):
-    """A signal of `ENDING` came. status: of the process, as shells report it."""
+    """SIGTERM or SIGHUP came. status: of the process, as shells report it."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -19,36 +22,34 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def unwinding(*, last: bool) -> Iterator[None]:
-    """Inside, the signals of `ENDING` raise `Terminated`, unless they are ignored already, as under `nohup`.
+    """Inside, SIGINT raises KeyboardInterrupt, and SIGTERM and SIGHUP raise `Terminated`, outside of held sections.
 
-    The first one counts: from then on these and Ctrl-C are ignored, so that nothing interrupts what unwinds. last: the
-    process ends with the block, so that they are ignored after it, too; else all is as before.
-    Python hands signals to the main thread; in another, nothing changes.
+    It begins and ends with one: nothing is raised before `undisturbed.end()`, nor after `Section.held = True`.
+    A signal that is ignored already, as by `nohup`, stays so. last: the process ends with the block, and signals do
+    nothing more; else all is as before. Python hands signals to the main thread; in another, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
-    for number in ENDING:
-        if before[number] == signal.SIG_DFL:
-            signal.signal(number, _end)
+    before = {number: signal.getsignal(number) for number in ENDING}
+    Section.held = True
+    for number, handler in before.items():
+        if handler in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _handle)
     try:
         yield
     finally:
-        if last:
-            ignore()
-        else:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        Section.held = True
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if last else handler)
+        Section.held, Section.waiting = False, None
 
 
-def ignore() -> None:
-    """From now on the process ends by itself."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, *ENDING):
-            signal.signal(number, signal.SIG_IGN)
+def _handle(number: int, _frame: FrameType | None) -> None:
+    disturb(partial(_raise, number))
 
 
-def _end(number: int, _frame: FrameType | None) -> None:
-    ignore()
+def _raise(number: int) -> None:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise Terminated(number)

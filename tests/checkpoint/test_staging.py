@@ -9,6 +9,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from mlx_mm.checkpoint import atomic, exchange, hub, staging
+from mlx_mm.checkpoint import atomic, exchange, hub, undisturbed
 from mlx_mm.checkpoint.atomic import check_file, new_file, new_folder
 from mlx_mm.checkpoint.staging import LOCK, NEW, OLD, PREFIX, put_back, sweep
 from mlx_mm.errors import ModelNotFoundError, OutputError
@@ -168,23 +169,28 @@ def test_where_there_are_no_locks_nothing_is_removed(tmp_path: Path, monkeypatch
     assert left(tmp_path) == [f"{PREFIX}left", "a"]
 
 
-def test_an_interruption_while_it_clears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second Ctrl-C comes while the first one is answered."""
-    release, rmtree = threading.Event(), staging.shutil.rmtree
+@pytest.mark.parametrize("error", [OSError(errno.EROFS, "Read-only file system"), None])
+def test_signals_wait_for_what_is_made_and_cleared(
+    error: OSError | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    usual = tempfile.mkdtemp
 
-    def slow(folder: Path, **options: bool) -> None:
-        if not release.is_set():
-            threading.Timer(0.05, release.set).start()
-            signal.raise_signal(signal.SIGINT)  # is handled by the main thread
-        release.wait()
-        rmtree(folder, **options)
+    def make(**options: Any) -> str:
+        undisturbed.disturb(lambda: called.append("after"))
+        assert called == []
+        if error is not None:
+            raise error
+        return usual(**options)
 
-    monkeypatch.setattr(staging.shutil, "rmtree", slow)
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "out", False):
-        raise ZeroDivisionError
-    for thread in set(threading.enumerate()) - {threading.current_thread()}:
-        thread.join()
-    assert left(tmp_path) == []
+    monkeypatch.setattr(tempfile, "mkdtemp", make)
+    if error is None:
+        write(tmp_path / "a")
+    else:
+        with pytest.raises(OutputError):
+            write(tmp_path / "a")
+    assert called == ["after"]
+    assert not undisturbed.Section.held
 
 
 # --- one step or two ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from command_line import Run, environment, process
 
+from mlx_mm.checkpoint.undisturbed import Section, end
 from mlx_mm.cli import main
 from mlx_mm.cli.signals import Terminated, unwinding
 
@@ -94,8 +95,8 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     status, lines = ended_by([signal.SIGHUP, signal.SIGTERM], ["--version"], tmp_path, ignoring=True)
     assert (status, lines) == (0, [])
     code = "import os, signal\nfrom mlx_mm.cli.signals import unwinding\n"
-    code += "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-    code += "with unwinding(last=True):\n    os.kill(os.getpid(), signal.SIGHUP)\nprint('went on')"
+    code += "from mlx_mm.checkpoint.undisturbed import end\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    code += "with unwinding(last=True):\n    end()\n    os.kill(os.getpid(), signal.SIGHUP)\nprint('went on')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
     assert run.stdout == "went on\n"
 
@@ -106,9 +107,34 @@ def test_handlers_are_as_before_where_the_process_goes_on() -> None:
     with pytest.raises(SystemExit):
         main(["info", "no-such-model-here"])
     with pytest.raises(Terminated) as ended, unwinding(last=False):
-        os.kill(os.getpid(), signal.SIGTERM)
+        terminate()
     assert ended.value.status == 143
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+def terminate() -> None:
+    end()
+    signal.raise_signal(signal.SIGTERM)
+    pytest.fail("went on")
+
+
+def test_a_held_section_is_not_cut_short() -> None:
+    done = []
+
+    def work() -> None:
+        signal.raise_signal(signal.SIGTERM)  # waits for `end`
+        done.append("held before")
+        with pytest.raises(Terminated):
+            end()
+        Section.held = True
+        signal.raise_signal(signal.SIGINT)
+        done.append("held")
+        end()
+
+    with pytest.raises(KeyboardInterrupt), unwinding(last=False):
+        work()
+    assert done == ["held before", "held"]
+    assert Section.held is False
 
 
 def test_another_thread_runs_commands_too(run: Run) -> None:
