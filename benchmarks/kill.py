@@ -313,6 +313,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def run_all(args: argparse.Namespace) -> int:
     """Send all signals and print the table; 1 where anything is wrong."""
     start = time.monotonic()
+    for number in SIGNALS[:3]:  # whatever `nohup` or a shell's & have made of them
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     place = Path(tempfile.mkdtemp(prefix="mlx_mm-kill-"))
     read, write = os.pipe()
     pids = []
