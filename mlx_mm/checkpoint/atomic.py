@@ -72,8 +72,8 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
             new.mkdir()
         try:
             yield new
-            _take_over(_stat(out), new)
             _settle(new)
+            _take_over(_stat(out), new)
             _place(new, real, staging / OLD / real.name, overwrite)
             _settle_names(real.parent)
         except OSError as error:
@@ -97,8 +97,8 @@ def new_file(path: Path) -> Iterator[Path]:
     with _beside(path) as new:
         try:
             yield new
-            _take_over(_stat(path), new)
             _settle(new)
+            _take_over(_stat(path), new)
             new.replace(_real(path))
             _settle_names(_real(path).parent)
         except OSError as error:
