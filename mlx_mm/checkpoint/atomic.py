@@ -7,6 +7,7 @@ the old or the new. docs/writing.md says what holds of modes, links and runs tha
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,7 @@ def check_folder(out: Path, overwrite: bool) -> None:
     real = _real(out)
     if _current_folder().is_relative_to(real):
         raise OutputError(f"{out} is the current folder, or holds it, and cannot be replaced. Name a new folder.")
-    if os.path.ismount(real):
+    if _is_mount_point(real):
         raise OutputError(f"{out} is a mount point and cannot be replaced. Name a new folder in it.")
     if not os.access(real, os.R_OK | os.W_OK | os.X_OK):
         raise OutputError(f"{out} may not be read or written by you. Choose another name, or change its mode.")
@@ -185,6 +186,16 @@ def _settle_names(folder: Path) -> None:
 def _real(path: Path) -> Path:
     """Where a path leads, through all links."""
     return Path(os.path.realpath(path))
+
+
+def _is_mount_point(folder: Path) -> bool:
+    """Also one that shows another folder of the same disk, which `os.path.ismount` does not see."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()  # Linux: man 5 proc_pid_mountinfo
+    except OSError:
+        lines = []
+    places = {re.sub(rb"\\(\d{3})", lambda octal: bytes([int(octal[1], 8)]), line.split()[4]) for line in lines}
+    return os.path.ismount(folder) or os.fsencode(folder) in places
 
 
 def _current_folder() -> Path:
