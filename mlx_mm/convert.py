@@ -16,13 +16,13 @@ import mlx.core as mx
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import atomic, card, matching
 from mlx_mm.checkpoint.padding import pad_to
-from mlx_mm.errors import InputError, OutputError, WeightsError
-from mlx_mm.evaluate import cosines_to_source
+from mlx_mm.errors import InputError, OutputError, WeightsError, is_whole
+from mlx_mm.evaluate import cosines_between, vectors_of
 from mlx_mm.load import OpenCheckpoint, open_checkpoint, parse_dtype
-from mlx_mm.progress import Progress, progressing
+from mlx_mm.progress import Progress, check_progress, progressing
 from mlx_mm.quantize.plan import LayerPlan, plan, to_block
 from mlx_mm.quantize.precision import HALF, WIDER_HALF, OutOfRangeError, choose_precision
-from mlx_mm.quantize.recipes import Recipe
+from mlx_mm.quantize.recipes import Recipe, check_recipe
 from mlx_mm.quantize.scheme import QuantConfig
 from mlx_mm.quantize.writing import Tensors
 
@@ -76,19 +76,19 @@ def convert(
     "all" layers of an encoder, and "text-only" of a model that answers in words.
     overwrite: replace a checkpoint that stands at `out`. check: compare vectors with the source afterwards and
     write the result into the card. progress: show it on stderr, or a function that is called with (done, total).
-    The folder appears complete or not at all. Raises MlxMmError's subclasses, OutputError for `out`.
+    The folder appears complete or not at all, and whether it can is found out first. Raises MlxMmError's subclasses,
+    OutputError for `out`.
     """
     start = time.perf_counter()
-    scheme = None if bits is None else QuantConfig(bits, group_size, mode)
-    asked = parse_dtype(dtype)
-    out = Path(out).expanduser()
-    atomic.check_folder(out, overwrite)
-    opened = open_checkpoint(source, revision=revision)
-    _check_source(opened, out, check)
-    with computing():
-        job = _prepare(opened, scheme, recipe, asked, HALF)
+    scheme, asked = _scheme(bits, group_size, mode), parse_dtype(dtype)
+    _check_arguments(source, recipe, {"overwrite": overwrite, "check": check}, progress)
+    out = atomic.as_name(out)
     with atomic.new_folder(out, overwrite) as new:
+        opened = open_checkpoint(source, revision=revision)
+        _check_source(opened, out, check)
+        theirs = vectors_of(opened.folder) if check else None
         with computing():
+            job = _prepare(opened, scheme, recipe, asked, HALF)
             try:
                 size = _write(job, new, progress)
             except OutOfRangeError:
@@ -96,7 +96,7 @@ def convert(
                     file.unlink()  # what is written anew needs its place on the disk
                 job = _prepare(opened, scheme, recipe, asked, WIDER_HALF)
                 size = _write(job, new, progress)
-        cosines = cosines_to_source(opened.folder, new) if check else None
+        cosines = None if theirs is None else cosines_between(vectors_of(new), theirs)
         report = _report(job, out, size, start, cosines)
         (new / "README.md").write_text(_card(job, report), "utf-8")
     return report
@@ -112,6 +112,34 @@ class _Job:
     scheme: QuantConfig | None
     parameters: int
     padded: dict[str, list[int]]
+
+
+def _scheme(bits: int | None, group_size: int, mode: str) -> QuantConfig | None:
+    """How layers are quantised; what is wrong is said also where none is, so that no argument is passed over."""
+    scheme = QuantConfig(_as_int(4 if bits is None else bits), _as_int(group_size), mode)
+    return None if bits is None else scheme
+
+
+def _as_int(value: int) -> int:
+    return int(value) if is_whole(value) else value  # NumPy's, which JSON does not take
+
+
+def _check_arguments(
+    source: str | Path,
+    recipe: str | Recipe | None,
+    switches: dict[str, bool],
+    progress: Progress,
+) -> None:
+    """Raise InputError or QuantizationError for what is wrong whatever the checkpoint."""
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(
+            f"The source is {source!r}; expected a folder, a bundled name or a hub id. Give a str or a Path."
+        )
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name} is {value!r}; expected True or False. Leave it out.")
+    check_progress(progress)
+    check_recipe(recipe)
 
 
 def _check_source(source: OpenCheckpoint, out: Path, check: bool) -> None:
@@ -203,9 +231,8 @@ def _card(job: _Job, report: ConvertReport) -> str:
     base = source.folder.resolve().name if Path(source.name).expanduser().is_dir() else source.name
     how = "without quantisation" if scheme is None else f"to {scheme.bits} bit, group size {scheme.group_size}"
     sizes = report.source_bytes, report.bytes
-    return card.write_card(
-        report.out.name, base, source.folder, how, sizes, report.cosines, default_licence=source.config.licence
-    )
+    name, base = (" ".join(os.fsencode(each).decode("utf-8", "replace").split()) for each in (report.out.name, base))
+    return card.write_card(name, base, source.folder, how, sizes, report.cosines, default_licence=source.config.licence)
 
 
 def _carry_files(source: Path, new: Path) -> None:
@@ -213,4 +240,3 @@ def _carry_files(source: Path, new: Path) -> None:
     for path in sorted({path for pattern in CARRIED for path in source.glob(pattern)} - skipped):
         if path.is_file():
             shutil.copyfile(path, new / path.name)
-            os.chmod(new / path.name, 0o644)

@@ -2,26 +2,30 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from mlx_mm.checkpoint import hub
 from mlx_mm.embed import encode_audio, encode_image, encode_text
 from mlx_mm.load import load
 from mlx_mm.models.contracts import Modality
 
+Vectors: TypeAlias = dict[Modality, npt.NDArray[np.float32]]  # unit vectors (N, D) of each kind of input
 
-def cosines_to_source(source: Path, converted: Path) -> dict[str, tuple[float, float]]:
-    """Mean and lowest cosine per modality, over the bundled pictures, their names and some synthetic sounds."""
-    ours, theirs = _vectors(converted), _vectors(source)
-    result = {}
+
+def cosines_between(ours: Vectors, theirs: Vectors) -> dict[str, tuple[float, float]]:
+    """Mean and lowest cosine per modality."""
+    result: dict[str, tuple[float, float]] = {}
     for kind, vectors in ours.items():
         cosines = (vectors * theirs[kind]).sum(axis=-1)
         result[kind] = float(cosines.mean()), float(cosines.min())
     return result
 
 
-def _vectors(folder: Path) -> dict[str, np.ndarray]:
+def vectors_of(folder: Path) -> Vectors:
+    """Of the bundled pictures, their names and some synthetic sounds, as far as the checkpoint takes them."""
     model, processor = load(folder)
     pictures = sorted((hub.BUNDLED / "pictures").glob("*.png"))
     names = [path.stem.replace("_", " ") for path in pictures]

@@ -6,10 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
+from mlx_mm.errors import InputError
+
 Progress: TypeAlias = bool | Callable[[int, int | None], None]  # called with what is done, and the total where known
 
 SECONDS_BETWEEN_LINES = 10.0  # where stderr is no terminal
 SCALED = 100_000  # from so many on, counts are shown as 1.23M
+
+
+def check_progress(progress: Progress) -> None:
+    """Raise InputError for what is neither a switch nor a function."""
+    if not isinstance(progress, bool) and not callable(progress):
+        raise InputError(f"progress is {progress!r}; expected True, False or a function (done, total). Leave it out.")
 
 
 @contextlib.contextmanager
@@ -19,6 +27,7 @@ def progressing(progress: Progress, total: int | None, doing: str, unit: str) ->
     progress: False for silence, True for stderr, or what is called with (done, total), in the thread that works; an
     error that it raises ends the work. doing: one word, such as "embedding". unit: of what is counted, such as "item".
     """
+    check_progress(progress)
     if callable(progress):
         yield _counting(progress, total)
     elif progress and sys.stderr is not None:

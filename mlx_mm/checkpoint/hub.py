@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlx_mm.checkpoint import staging
 from mlx_mm.checkpoint.strangers import name_stranger, transformers_module
 from mlx_mm.errors import ConfigError, ModelNotFoundError, foreign
 from mlx_mm.processing.files import load_json
@@ -33,6 +34,7 @@ def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
     if not str(path_or_repo):
         raise ModelNotFoundError("The name of the model is empty; expected a folder or a hub id.")
     folder = Path(path_or_repo).expanduser()
+    staging.put_back(folder)
     if not folder.is_dir() and str(path_or_repo) in bundled_names():
         folder = BUNDLED / str(path_or_repo)
     if folder.is_dir():

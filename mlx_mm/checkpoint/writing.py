@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -68,10 +67,7 @@ class ShardWriter:
         return total
 
     def _finish_file(self) -> None:
-        """Close the shard, on the disk and not only in the system's memory: a power cut must not leave it empty."""
         if self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
 

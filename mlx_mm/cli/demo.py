@@ -93,10 +93,12 @@ def run_demo(sheet: Path) -> Demo:
     """Run everything and write the contact sheet (PNG) to `sheet`. Raises OutputError."""
     from mlx_mm import classify, convert, encode_image, encode_text, load
     from mlx_mm.checkpoint import hub
+    from mlx_mm.checkpoint.atomic import check_file
     from mlx_mm.cli.contact_sheet import draw_sheet
 
     if sheet.suffix.lower() != ".png" or not sheet.resolve().parent.is_dir():
         raise OutputError(f"{sheet} cannot be the contact sheet; expected a .png file in a folder that exists.")
+    check_file(sheet)
     plan = json.loads((hub.BUNDLED / "demo.json").read_text("utf-8"))
     folder = cache_folder() / f"{DEFAULT_MODEL}-{BITS}bit"
     report = convert(DEFAULT_MODEL, folder, bits=BITS, overwrite=True)

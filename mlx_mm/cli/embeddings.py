@@ -1,6 +1,7 @@
 """Embeddings with their ids, written as .npz, .jsonl or .parquet."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mlx_mm.checkpoint.atomic import new_file
+from mlx_mm.checkpoint.atomic import check_file, new_file
 from mlx_mm.errors import OutputError
 
 Embeddings: TypeAlias = npt.NDArray[np.float32]  # (N, D)
@@ -19,11 +20,14 @@ Embeddings: TypeAlias = npt.NDArray[np.float32]  # (N, D)
 def check_output(path: Path) -> None:
     """Raise OutputError, before any work, where `write_embeddings` could not write `path`."""
     if path.suffix.lower() not in WRITERS:
-        raise OutputError(f"{path} ends in {path.suffix or 'nothing'!r}; expected one of {', '.join(WRITERS)}.")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; expected the name of a file.")
-    if not path.resolve().parent.is_dir():
-        raise OutputError(f"There is no folder {path.resolve().parent}. Create it first.")
+        raise OutputError(
+            f"{path} ends in {path.suffix or 'nothing'!r}; expected one of {', '.join(WRITERS)}. "
+            "Without -o, JSON lines go to stdout."
+        )
+    parent = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(parent):
+        raise OutputError(f"There is no folder {parent}. Create it first.")
+    check_file(path)
     if path.suffix.lower() == ".parquet":
         _pyarrow()
 

@@ -6,8 +6,10 @@ import os
 import sys
 
 from mlx_mm import __version__
+from mlx_mm.checkpoint import undisturbed
 from mlx_mm.cli import chat, classify, convert, demo, embed, generate, info
 from mlx_mm.cli.notes import warnings_as_notes
+from mlx_mm.cli.signals import Terminated, unwinding
 from mlx_mm.errors import MlxMmError
 
 COMMANDS = {
@@ -24,7 +26,29 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; the exit status is 0, 1 for an error the user can mend, 2 for wrong usage."""
+    """Run the command line; the exit status is 0, 1 for an error the user can mend, 2 for wrong usage, 128 and the
+    number of a signal that ended it.
+
+    argv: the words after the name; None for those of this process, which ends with them.
+    """
+    with unwinding(last=argv is None):
+        try:
+            undisturbed.end()
+            status = _run(argv)
+            undisturbed.Section.held = True
+        except KeyboardInterrupt:
+            undisturbed.Section.held = True
+            print("interrupted; nothing half-written was kept", file=sys.stderr)
+            status = INTERRUPTED
+        except Terminated as ended:
+            undisturbed.Section.held = True
+            print("terminated; nothing half-written was kept", file=sys.stderr)
+            status = ended.status
+    sys.exit(status)
+
+
+def _run(argv: list[str] | None) -> int:
+    """The exit status of a command that is not interrupted."""
     args = build_parser().parse_args(argv)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -36,13 +60,10 @@ def main(argv: list[str] | None = None) -> None:
     except MlxMmError as error:
         print(f"error: {error}", file=sys.stderr)
         status = ERROR
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-written was kept", file=sys.stderr)
-        status = INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = ERROR
-    sys.exit(status)
+    return status
 
 
 def build_parser() -> argparse.ArgumentParser:

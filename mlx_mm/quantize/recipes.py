@@ -53,17 +53,22 @@ RECIPES: Mapping[str, Callable[[Planned], Recipe]] = {
 
 def find_recipe(recipe: str | Recipe | None, model: Planned) -> Recipe:
     """A recipe's patterns, of a named one those for this model; QuantizationError for what is no recipe."""
+    check_recipe(recipe)
     if recipe is None:
         return {}
-    if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise QuantizationError(f"There is no recipe {recipe!r}; expected one of {', '.join(RECIPES)}, or a dict.")
-        return RECIPES[recipe](model)
+    return RECIPES[recipe](model) if isinstance(recipe, str) else recipe
+
+
+def check_recipe(recipe: str | Recipe | None) -> None:
+    """Raise QuantizationError for what is no recipe, whatever the model."""
+    if isinstance(recipe, str) and recipe not in RECIPES:
+        raise QuantizationError(f"There is no recipe {recipe!r}; expected one of {', '.join(RECIPES)}, or a dict.")
+    if recipe is None or isinstance(recipe, str):
+        return
     if not isinstance(recipe, Mapping):
         raise QuantizationError(f"The recipe is {recipe!r}; expected a name, or a dict of path patterns.")
     if strangers := [pattern for pattern in recipe if not isinstance(pattern, str)]:
         raise QuantizationError(f"The recipe has the pattern {strangers[0]!r}; expected text such as '*.fc1'.")
-    return recipe
 
 
 def apply_rule(pattern: str, rule: Rule, default: QuantConfig) -> QuantConfig | None:

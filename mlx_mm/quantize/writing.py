@@ -107,6 +107,6 @@ def _check_space(folder: Path, sizes: writing.Sizes) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
-            f"The converted model needs {needed / 1e9:.2f} GB and {folder.parent} has {free / 1e9:.2f} GB free. "
+            f"The converted model needs {needed / 1e6:,.1f} MB, and the disk for it has {free / 1e6:,.1f} MB free. "
             "Free some space, or write to another disk."
         )

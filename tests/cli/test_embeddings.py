@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,65 @@ def test_a_folder_that_may_not_be_written(vectors: np.ndarray) -> None:
         pytest.skip("this system has no /proc")
     with pytest.raises(OutputError, match=r"Writing /proc/self/v\.npz failed: .*Nothing was kept"):
         embeddings.write_embeddings(folder / "v.npz", IDS, vectors, "m")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_mode_umask_and_link_hold(tmp_path: Path, vectors: np.ndarray, ending: str) -> None:
+    needs(ending)
+    path, link, new = (tmp_path / f"{name}{ending}" for name in ("real", "link", "new"))
+    path.touch()
+    path.chmod(0o640)
+    link.symlink_to(path.name)
+    before = os.umask(0o077)
+    try:
+        embeddings.write_embeddings(link, IDS, vectors, "m")
+        embeddings.write_embeddings(new, IDS, vectors, "m")
+    finally:
+        os.umask(before)
+    assert (path.stat().st_mode & 0o777, new.stat().st_mode & 0o777) == (0o640, 0o600)
+    assert os.readlink(link) == path.name
+    assert read(path)[0] == IDS
+    assert sorted(os.listdir(tmp_path)) == sorted([path.name, link.name, new.name])
+
+
+def test_a_link_to_a_file_of_another_ending(tmp_path: Path, vectors: np.ndarray) -> None:
+    """The name that was given decides what is written."""
+    (tmp_path / "v.npz").symlink_to("blob")
+    embeddings.write_embeddings(tmp_path / "v.npz", IDS, vectors, "m")
+    assert read(tmp_path / "v.npz")[0] == IDS
+    assert sorted(os.listdir(tmp_path)) == ["blob", "v.npz"]
+
+
+@pytest.mark.parametrize("name", ["pipe.npz", "to-pipe.jsonl", "to-null.jsonl", "x" * 252 + ".npz", "loop.npz"])
+def test_what_cannot_be_written_is_found_first(name: str, tmp_path: Path, vectors: np.ndarray) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    for link, target in (("to-pipe.jsonl", "pipe.npz"), ("to-null.jsonl", "/dev/null"), ("loop.npz", "loop.npz")):
+        (tmp_path / link).symlink_to(target)
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(OutputError):
+        embeddings.check_output(tmp_path / name)
+    with pytest.raises(OutputError):
+        embeddings.write_embeddings(tmp_path / name, IDS, vectors, "m")
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/null", "/dev/fd/1"])
+def test_devices_have_no_ending(name: str) -> None:
+    with pytest.raises(OutputError, match=r"Without -o, JSON lines go to stdout\.$"):
+        embeddings.check_output(Path(name))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_limit_of_the_system(tmp_path: Path, ending: str) -> None:
+    """As a full disk, in the middle of a file and at its end, where what is buffered is written."""
+    needs(ending)
+    for count in (1, 100, 400):
+        many = np.ones((count, 64), np.float32)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            with pytest.raises(OutputError, match=r"File too large.*Nothing was kept"):
+                embeddings.write_embeddings(tmp_path / f"v{ending}", ["x"] * count, many, "m")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert os.listdir(tmp_path) == []
