@@ -90,14 +90,14 @@ def convert(
     with computing():
         job = _prepare(opened, scheme, recipe, asked, HALF)
     with atomic.new_folder(out, overwrite) as new:
-        with computing():
-            try:
-                size = _write(job, new, progress)
-            except OutOfRangeError:
-                for file in new.iterdir():
-                    file.unlink()  # what is written anew needs its place on the disk
+        try:
+            size = _write(job, new, progress)
+        except OutOfRangeError:
+            for file in new.iterdir():
+                file.unlink()  # what is written anew needs its place on the disk
+            with computing():
                 job = _prepare(opened, scheme, recipe, asked, WIDER_HALF)
-                size = _write(job, new, progress)
+            size = _write(job, new, progress)
         cosines = cosines_to_source(opened.folder, new) if check else None
         report = _report(job, out, size, start, cosines)
         (new / "README.md").write_text(_card(job, report), "utf-8")

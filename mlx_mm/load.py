@@ -69,7 +69,8 @@ class OpenCheckpoint:
 
     def model(self) -> Model:
         """A new model without its weights. Nothing is computed for it, and it takes next to no memory."""
-        return self.family.architecture(self.values.get("architectures"))(self.config)
+        with computing():
+            return self.family.architecture(self.values.get("architectures"))(self.config)
 
     def processor(self) -> Processor:
         """The processor, from the files in the folder."""
@@ -96,8 +97,7 @@ class OpenCheckpoint:
         device.prepare()
         if (name := Path(self.name).name) in KNOWN_PROBLEMS:
             warnings.warn(f"{name}: {KNOWN_PROBLEMS[name]}.", stacklevel=3)  # the caller of mlx_mm.load
-        with computing():
-            model = self.model()
+        model = self.model()
         self._fill(model, reading.Checkpoint(self.folder), dtype=target, lazy=lazy)
         return model, self.processor()
 

@@ -6,8 +6,11 @@ thread of the system behind that can abort the process at its end. So whatever t
 caller has all processors, on a GPU the turn ends when the work is submitted. It also keeps the numbers: OpenBLAS rounds
 by how many threads a product has, which is a setting of the process.
 
-Models are called by workers, threads that stay: a thread that has called a function of `mx.compile` takes the
-interpreter's lock while it ends, and where the interpreter ends just then, the process aborts.
+Models are called by workers, threads that stay.
+
+MLX keeps random numbers and compiled functions for each thread, which take the interpreter's lock when the thread ends.
+That is after Python's own `join`, and a thread that wants the lock while the interpreter ends aborts the process. So
+before that nobody gets a turn any more, and threads that have ended are waited for; see `_end`.
 """
 
 import atexit
@@ -20,7 +23,7 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from queue import SimpleQueue
-from typing import TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import mlx.core as mx
 
@@ -30,23 +33,29 @@ from mlx_mm.errors import InputError
 Result = TypeVar("Result")
 Streams: TypeAlias = AbstractContextManager[None]
 
-SECONDS_TO_END = 1.0  # that a worker may take after its last line of Python
+SECONDS_TO_FINISH = 10.0  # that the interpreter waits at its end for what still computes
+SECONDS_TO_END = 1.0  # that a thread may take after its last line of Python
+MANY = 256  # callers, of whom those that have ended are then forgotten
 
 _QUEUE, _COMPUTING = threading.Lock(), threading.Lock()
 
 
 class _Thread(threading.local):
     """computes: it has the turn, or works for a thread that has. part: it is one of several that do. ends: it
-    is a worker that has done its last. stream: of a worker, for parts."""
+    is a worker that has done its last. noted: it is among the callers. stream: of a worker, for parts."""
 
-    computes = part = ends = False
+    computes = part = ends = noted = False
     stream: mx.Stream | None = None
 
 
 class _Process:
-    """forked: its parent had begun to compute."""
+    """forked: its parent had begun to compute. callers: the system's numbers of threads that have had a turn, and may
+    be about to end. workers: all that were started. last: holds the turn in which the interpreter ends."""
 
     forked = False
+    callers: ClassVar[set[int]] = set()
+    workers: ClassVar[list[threading.Thread]] = []
+    last = contextlib.ExitStack()
 
 
 _thread = _Thread()
@@ -64,6 +73,8 @@ def computing() -> Iterator[None]:
     with contextlib.ExitStack() as turn:
         with _QUEUE:  # who waits holds it, so that who has just had the turn does not take it again
             turn.enter_context(_COMPUTING)
+        if not _thread.noted:
+            _note_caller()
         turn.enter_context(_shared())
         yield
 
@@ -173,27 +184,54 @@ def _tasks() -> SimpleQueue[Callable[[], None]]:
         while not _thread.ends:
             tasks.get()()  # a name would keep the task while the next one is waited for
 
-    workers = [
-        threading.Thread(target=work, name=f"mlx_mm {number}", daemon=True) for number in range(device.processors())
-    ]
-    for worker in workers:
+    for number in range(device.processors()):
+        worker = threading.Thread(target=work, name=f"mlx_mm {number}", daemon=True)
         worker.start()
-    atexit.register(_end, tasks, workers)
+        _Process.workers.append(worker)
     return tasks
 
 
-def _end(tasks: SimpleQueue[Callable[[], None]], workers: Sequence[threading.Thread]) -> None:
-    """End the workers, and wait until the system has no such threads, which is after Python's own `join`."""
-    _tasks.cache_clear()  # whoever computes later has new ones
+def _note_caller() -> None:
+    """Remember this thread, which has the turn."""
+    _register_end()
+    if len(_Process.callers) >= MANY:
+        _Process.callers.intersection_update([*filter(_is_there, _Process.callers)])
+    _Process.callers.add(threading.get_native_id())
+    _thread.noted = True
+
+
+@cache
+def _register_end() -> None:
+    atexit.register(_end)
+
+
+def _end() -> None:
+    """Take the turn for good, end the workers, and wait until the system has no thread of those that have ended."""
+    if _Process.forked:
+        return
+    last = time.monotonic() + SECONDS_TO_FINISH
+    if _QUEUE.acquire(timeout=SECONDS_TO_FINISH):
+        if _COMPUTING.acquire(timeout=max(0.0, last - time.monotonic())):
+            _Process.last.enter_context(_shared())  # for what else this thread does at exit
+        _QUEUE.release()
+    workers = list(_Process.workers)
     for _ in workers:
-        tasks.put(_leave)
+        _tasks().put(_leave)
     for worker in workers:
-        worker.join()
+        worker.join(max(0.0, last - time.monotonic()))
+    _tasks.cache_clear()  # whoever computes later has new ones
+    running = {thread.native_id for thread in threading.enumerate()}
+    ended = _Process.callers.union(worker.native_id or 0 for worker in workers) - running
     last = time.monotonic() + SECONDS_TO_END
-    while any(os.path.exists(f"/proc/self/task/{worker.native_id}") for worker in workers) and time.monotonic() < last:
+    while any(map(_is_there, ended)) and time.monotonic() < last:
         time.sleep(0.001)  # without the lock, which they take
-    if not os.path.exists("/proc/self/task"):
+    if ended and not os.path.exists("/proc/self/task"):
         time.sleep(0.01)
+
+
+def _is_there(thread: int) -> bool:
+    """Whether the system has such a thread; False on systems that do not tell."""
+    return os.path.exists(f"/proc/self/task/{thread}")
 
 
 def _leave() -> None:

@@ -1,6 +1,8 @@
 """How a token is chosen: mlx_lm's filters in the order that checkpoints' settings are made for, with a seed."""
 
+import itertools
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -67,7 +69,7 @@ def make_sampler(sampling: SamplingParams, seed: int | None) -> Sampler:
         sampler: Sampler = greedy_sampler
         return sampler
     with computing():
-        key = mx.random.key(seed) if seed is not None else mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
+        key = mx.random.key(seed) if seed is not None else _own_key()
         mx.eval(key)
 
     def sample(logprobs: mx.array) -> mx.array:
@@ -84,6 +86,24 @@ def make_sampler(sampling: SamplingParams, seed: int | None) -> Sampler:
         return mx.random.categorical(scaled, key=own)
 
     return sample
+
+
+class _Thread(threading.local):
+    """number: of this thread among those that draw, 0 for the main one."""
+
+    def __init__(self) -> None:
+        self.number = 0 if threading.current_thread() is threading.main_thread() else next(_NUMBERS)
+
+
+_NUMBERS = itertools.count(1)
+_thread = _Thread()
+
+
+def _own_key() -> mx.array:
+    """A key from mlx's generator. Each thread has one, and all begin alike: without its number, every new thread would
+    give the same answer."""
+    drawn = mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
+    return mx.bitwise_xor(drawn, mx.array([_thread.number, 0], mx.uint32))
 
 
 def make_processors(
