@@ -9,7 +9,7 @@ from typing import Literal
 import mlx.core as mx
 
 from mlx_mm.backend import device
-from mlx_mm.backend.streams import computing
+from mlx_mm.backend.streams import compute, computing
 from mlx_mm.checkpoint import hub, matching, reading
 from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import InputError
@@ -50,7 +50,7 @@ def open_checkpoint(path_or_repo: str | Path, *, revision: str | None = None) ->
     """
     folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)
-    family = find_family(values["model_type"])
+    family = compute(lambda: find_family(values["model_type"]))  # mlx_lm, if it is imported, begins to draw numbers
     return OpenCheckpoint(str(path_or_repo), folder, values, family, family.config.from_dict(values))
 
 
@@ -69,8 +69,7 @@ class OpenCheckpoint:
 
     def model(self) -> Model:
         """A new model without its weights. Nothing is computed for it, and it takes next to no memory."""
-        with computing():
-            return self.family.architecture(self.values.get("architectures"))(self.config)
+        return compute(lambda: self.family.architecture(self.values.get("architectures"))(self.config))
 
     def processor(self) -> Processor:
         """The processor, from the files in the folder."""

@@ -6,11 +6,10 @@ thread of the system behind that can abort the process at its end. So whatever t
 caller has all processors, on a GPU the turn ends when the work is submitted. It also keeps the numbers: OpenBLAS rounds
 by how many threads a product has, which is a setting of the process.
 
-Models are called by workers, threads that stay.
-
-MLX keeps random numbers and compiled functions for each thread, which take the interpreter's lock when the thread ends.
-That is after Python's own `join`, and a thread that wants the lock while the interpreter ends aborts the process. So
-before that nobody gets a turn any more, and threads that have ended are waited for; see `_end`.
+Models are made and called by workers, threads that stay: what MLX keeps for each thread of random numbers and compiled
+functions takes the interpreter's lock when that thread ends, which is after Python's own `join`, or when the
+interpreter ends and stops it. Then it aborts the process. So at the end nobody gets a turn any more, and threads that
+have ended are waited for; see `_end`.
 """
 
 import atexit
@@ -41,18 +40,20 @@ _QUEUE, _COMPUTING = threading.Lock(), threading.Lock()
 
 
 class _Thread(threading.local):
-    """computes: it has the turn, or works for a thread that has. part: it is one of several that do. ends: it
-    is a worker that has done its last. noted: it is among the callers. stream: of a worker, for parts."""
+    """computes: it has the turn, or works for a thread that has. part: it is one of several that do. works: it does
+    what it is asked for itself, as a worker. ends: it is one that has done its last. noted: it is among the callers.
+    stream: of a worker, for parts."""
 
-    computes = part = ends = noted = False
+    computes = part = works = ends = noted = False
     stream: mx.Stream | None = None
 
 
 class _Process:
     """forked: its parent had begun to compute. callers: the system's numbers of threads that have had a turn, and may
-    be about to end. workers: all that were started. last: holds the turn in which the interpreter ends."""
+    be about to end. tasks: what the workers are to do. last: holds the turn in which the interpreter ends."""
 
     forked = False
+    tasks: ClassVar[SimpleQueue[Callable[[], None]]] = SimpleQueue()
     callers: ClassVar[set[int]] = set()
     workers: ClassVar[list[threading.Thread]] = []
     last = contextlib.ExitStack()
@@ -80,21 +81,23 @@ def computing() -> Iterator[None]:
 
 
 def compute(function: Callable[[], Result], given: object = ()) -> Result:
-    """function(), called by a worker in the turn of this thread.
+    """function(), called by a worker in a turn of this thread.
 
     given: trees of arrays that it takes. They are evaluated first, here: what this thread began outside of a turn no
     other can finish.
     """
-    if _thread.computes:
+    if _thread.works:
         return function()
     with computing():
         mx.eval(given)
+        _hire(1)
         return _results([_submit(function, _shared)])[0]
 
 
 def compute_parts(functions: Sequence[Callable[[], Result]]) -> list[Result]:
     """What each function returns, called on the CPU by as many workers as there are processors, each on a stream of
     its own, in the turn of this thread. They take what is computed already, and compute what they return."""
+    _hire(device.processors())
     return _results([_submit(function, _own) for function in functions])
 
 
@@ -154,7 +157,7 @@ def _submit(function: Callable[[], Result], where: Callable[[], Streams]) -> Fut
                     result = function()
                 future.set_result(result)
 
-    _tasks().put(run)
+    _Process.tasks.put(run)
     return future
 
 
@@ -175,20 +178,18 @@ def _results(running: Sequence[Future[Result]]) -> list[Result]:
     return [future.result() for future in running]
 
 
-@cache
-def _tasks() -> SimpleQueue[Callable[[], None]]:
-    """What workers are to do. They are started here, and end before the interpreter does."""
-    tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
-
-    def work() -> None:
-        while not _thread.ends:
-            tasks.get()()  # a name would keep the task while the next one is waited for
-
-    for number in range(device.processors()):
-        worker = threading.Thread(target=work, name=f"mlx_mm {number}", daemon=True)
+def _hire(count: int) -> None:
+    """Have so many workers at least. They end before the interpreter does."""
+    for number in range(len(_Process.workers), count):
+        worker = threading.Thread(target=_work, name=f"mlx_mm {number}", daemon=True)
         worker.start()
         _Process.workers.append(worker)
-    return tasks
+
+
+def _work() -> None:
+    _thread.works = True
+    while not _thread.ends:
+        _Process.tasks.get()()  # a name would keep the task while the next one is waited for
 
 
 def _note_caller() -> None:
@@ -212,14 +213,15 @@ def _end() -> None:
     last = time.monotonic() + SECONDS_TO_FINISH
     if _QUEUE.acquire(timeout=SECONDS_TO_FINISH):
         if _COMPUTING.acquire(timeout=max(0.0, last - time.monotonic())):
-            _Process.last.enter_context(_shared())  # for what else this thread does at exit
+            _Process.last.enter_context(_shared())  # for what else this thread does at exit, without workers
+            _thread.works = True
         _QUEUE.release()
     workers = list(_Process.workers)
     for _ in workers:
-        _tasks().put(_leave)
+        _Process.tasks.put(_leave)
     for worker in workers:
         worker.join(max(0.0, last - time.monotonic()))
-    _tasks.cache_clear()  # whoever computes later has new ones
+    _Process.workers.clear()  # whoever computes parts later has new ones
     running = {thread.native_id for thread in threading.enumerate()}
     ended = _Process.callers.union(worker.native_id or 0 for worker in workers) - running
     last = time.monotonic() + SECONDS_TO_END

@@ -1,7 +1,7 @@
 """How a token is chosen: mlx_lm's filters in the order that checkpoints' settings are made for, with a seed."""
 
-import itertools
 import math
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -59,7 +59,8 @@ def make_sampler(sampling: SamplingParams, seed: int | None) -> Sampler:
     """Log-probabilities (1, V) -> tokens (1,).
 
     As in transformers, temperature comes first, then top_k, top_p and min_p; the filters are mlx_lm's. seed: the same
-    one gives the same tokens, and mlx's global generator is not touched; None: one number is drawn from that.
+    one gives the same tokens, and mlx's global generator is not touched; None: one number is drawn, in the main thread
+    from that.
     """
     from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, greedy_sampler
 
@@ -88,22 +89,12 @@ def make_sampler(sampling: SamplingParams, seed: int | None) -> Sampler:
     return sample
 
 
-class _Thread(threading.local):
-    """number: of this thread among those that draw, 0 for the main one."""
-
-    def __init__(self) -> None:
-        self.number = 0 if threading.current_thread() is threading.main_thread() else next(_NUMBERS)
-
-
-_NUMBERS = itertools.count(1)
-_thread = _Thread()
-
-
 def _own_key() -> mx.array:
-    """A key from mlx's generator. Each thread has one, and all begin alike: without its number, every new thread would
-    give the same answer."""
-    drawn = mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
-    return mx.bitwise_xor(drawn, mx.array([_thread.number, 0], mx.uint32))
+    """A key of the main thread from mlx's generator. Those of other threads all begin alike, and abort a process that
+    ends before them; so there the system draws."""
+    if threading.current_thread() is threading.main_thread():
+        return mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
+    return mx.random.key(int.from_bytes(os.urandom(8), "little"))
 
 
 def make_processors(
