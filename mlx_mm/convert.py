@@ -89,13 +89,14 @@ def convert(
         theirs = vectors_of(opened.folder) if check else None
         with computing():
             job = _prepare(opened, scheme, recipe, asked, HALF)
-            try:
-                size = _write(job, new, progress)
-            except OutOfRangeError:
-                for file in new.iterdir():
-                    file.unlink()  # what is written anew needs its place on the disk
+        try:
+            size = _write(job, new, progress)
+        except OutOfRangeError:
+            for file in new.iterdir():
+                file.unlink()  # what is written anew needs its place on the disk
+            with computing():
                 job = _prepare(opened, scheme, recipe, asked, WIDER_HALF)
-                size = _write(job, new, progress)
+            size = _write(job, new, progress)
         cosines = None if theirs is None else cosines_between(vectors_of(new), theirs)
         report = _report(job, out, size, start, cosines)
         (new / "README.md").write_text(_card(job, report), "utf-8")

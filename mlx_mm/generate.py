@@ -260,6 +260,11 @@ class _Job:
 
 
 def _run(job: _Job) -> Pieces:
+    with job.cache.taken():
+        yield from _answer(job)
+
+
+def _answer(job: _Job) -> Pieces:
     ids, cache, listener = job.ids, job.cache, job.listener
     pixels = any(np.issubdtype(array.dtype, np.floating) for array in job.batch.values())
     needed = job.model.modalities if pixels else ("text",)
@@ -310,10 +315,9 @@ def _run(job: _Job) -> Pieces:
         reason = "tool_calls" if called and reason == "stop" else reason
         boxes = listener.boxes()
         yield replace(clock.piece(delta), finish_reason=reason, boxes=boxes, pixel_boxes=job.in_pixels(boxes))
-    finally:  # also where the caller stops, or an interruption comes in the middle of a step
+    finally:
         steps.close()
         reading.close()
-        cache.cut(len(cache.keys))
 
 
 class _Clock:

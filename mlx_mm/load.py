@@ -9,7 +9,7 @@ from typing import Literal
 import mlx.core as mx
 
 from mlx_mm.backend import device
-from mlx_mm.backend.streams import computing
+from mlx_mm.backend.streams import compute, computing
 from mlx_mm.checkpoint import hub, matching, reading, shards
 from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import ConfigError, InputError, ModelNotFoundError, WeightsError, foreign
@@ -54,7 +54,7 @@ def open_checkpoint(path_or_repo: str | Path, *, revision: str | None = None) ->
     with foreign(ModelNotFoundError, f"{path_or_repo} cannot be opened", "expected a folder or a hub id."):
         folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)
-    family = find_family(values["model_type"])
+    family = compute(lambda: find_family(values["model_type"]))  # mlx_lm, if it is imported, begins to draw numbers
     with foreign(ConfigError, f"{folder / 'config.json'} cannot be used", OF_ONE_CHECKPOINT):
         config = family.config.from_dict(values)
         family.architecture(values.get("architectures"))  # a class we do not run matters more than damaged weights
@@ -82,7 +82,7 @@ class OpenCheckpoint:
         with foreign(
             ConfigError, f"{self.folder / 'config.json'} describes a model that cannot be built", OF_ONE_CHECKPOINT
         ):
-            return build(self.config)
+            return compute(lambda: build(self.config))
 
     def processor(self) -> Processor:
         """The processor, from the files in the folder."""
@@ -116,8 +116,7 @@ class OpenCheckpoint:
         if (name := Path(self.name).name) in KNOWN_PROBLEMS:
             warnings.warn(f"{name}: {KNOWN_PROBLEMS[name]}.", stacklevel=3)  # the caller of mlx_mm.load
         opened, checkpoint = self.with_tensors()
-        with computing():
-            model = opened.model()
+        model = opened.model()
         with foreign(WeightsError, f"The weights in {self.folder} cannot be loaded", OF_ONE_CHECKPOINT):
             opened._fill(model, checkpoint, dtype=target, lazy=lazy)
         return model, opened.processor()

@@ -6,8 +6,10 @@ thread of the system behind that can abort the process at its end. So whatever t
 caller has all processors, on a GPU the turn ends when the work is submitted. It also keeps the numbers: OpenBLAS rounds
 by how many threads a product has, which is a setting of the process.
 
-Models are called by workers, threads that stay: a thread that has called a function of `mx.compile` takes the
-interpreter's lock while it ends, and where the interpreter ends just then, the process aborts.
+Models are made and called by workers, threads that stay: what MLX keeps for each thread of random numbers and compiled
+functions takes the interpreter's lock when that thread ends, which is after Python's own `join`, or when the
+interpreter ends and stops it. Then it aborts the process. So at the end nobody gets a turn any more, and threads that
+have ended are waited for; see `_end`.
 """
 
 import atexit
@@ -20,7 +22,7 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from queue import SimpleQueue
-from typing import TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import mlx.core as mx
 
@@ -30,23 +32,31 @@ from mlx_mm.errors import InputError
 Result = TypeVar("Result")
 Streams: TypeAlias = AbstractContextManager[None]
 
-SECONDS_TO_END = 1.0  # that a worker may take after its last line of Python
+SECONDS_TO_FINISH = 10.0  # that the interpreter waits at its end for what still computes
+SECONDS_TO_END = 1.0  # that a thread may take after its last line of Python
+MANY = 256  # callers, of whom those that have ended are then forgotten
 
 _QUEUE, _COMPUTING = threading.Lock(), threading.Lock()
 
 
 class _Thread(threading.local):
-    """computes: it has the turn, or works for a thread that has. part: it is one of several that do. ends: it
-    is a worker that has done its last. stream: of a worker, for parts."""
+    """computes: it has the turn, or works for a thread that has. part: it is one of several that do. works: it does
+    what it is asked for itself, as a worker. ends: it is one that has done its last. noted: it is among the callers.
+    stream: of a worker, for parts."""
 
-    computes = part = ends = False
+    computes = part = works = ends = noted = False
     stream: mx.Stream | None = None
 
 
 class _Process:
-    """forked: its parent had begun to compute."""
+    """forked: its parent had begun to compute. callers: the system's numbers of threads that have had a turn, and may
+    be about to end. tasks: what the workers are to do. last: holds the turn in which the interpreter ends."""
 
     forked = False
+    tasks: ClassVar[SimpleQueue[Callable[[], None]]] = SimpleQueue()
+    callers: ClassVar[set[int]] = set()
+    workers: ClassVar[list[threading.Thread]] = []
+    last = contextlib.ExitStack()
 
 
 _thread = _Thread()
@@ -64,26 +74,30 @@ def computing() -> Iterator[None]:
     with contextlib.ExitStack() as turn:
         with _QUEUE:  # who waits holds it, so that who has just had the turn does not take it again
             turn.enter_context(_COMPUTING)
+        if not _thread.noted:
+            _note_caller()
         turn.enter_context(_shared())
         yield
 
 
 def compute(function: Callable[[], Result], given: object = ()) -> Result:
-    """function(), called by a worker in the turn of this thread.
+    """function(), called by a worker in a turn of this thread.
 
     given: trees of arrays that it takes. They are evaluated first, here: what this thread began outside of a turn no
     other can finish.
     """
-    if _thread.computes:
+    if _thread.works:
         return function()
     with computing():
         mx.eval(given)
+        _hire(1)
         return _results([_submit(function, _shared)])[0]
 
 
 def compute_parts(functions: Sequence[Callable[[], Result]]) -> list[Result]:
     """What each function returns, called on the CPU by as many workers as there are processors, each on a stream of
     its own, in the turn of this thread. They take what is computed already, and compute what they return."""
+    _hire(device.processors())
     return _results([_submit(function, _own) for function in functions])
 
 
@@ -143,7 +157,7 @@ def _submit(function: Callable[[], Result], where: Callable[[], Streams]) -> Fut
                     result = function()
                 future.set_result(result)
 
-    _tasks().put(run)
+    _Process.tasks.put(run)
     return future
 
 
@@ -164,36 +178,62 @@ def _results(running: Sequence[Future[Result]]) -> list[Result]:
     return [future.result() for future in running]
 
 
-@cache
-def _tasks() -> SimpleQueue[Callable[[], None]]:
-    """What workers are to do. They are started here, and end before the interpreter does."""
-    tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
-
-    def work() -> None:
-        while not _thread.ends:
-            tasks.get()()  # a name would keep the task while the next one is waited for
-
-    workers = [
-        threading.Thread(target=work, name=f"mlx_mm {number}", daemon=True) for number in range(device.processors())
-    ]
-    for worker in workers:
+def _hire(count: int) -> None:
+    """Have so many workers at least. They end before the interpreter does."""
+    for number in range(len(_Process.workers), count):
+        worker = threading.Thread(target=_work, name=f"mlx_mm {number}", daemon=True)
         worker.start()
-    atexit.register(_end, tasks, workers)
-    return tasks
+        _Process.workers.append(worker)
 
 
-def _end(tasks: SimpleQueue[Callable[[], None]], workers: Sequence[threading.Thread]) -> None:
-    """End the workers, and wait until the system has no such threads, which is after Python's own `join`."""
-    _tasks.cache_clear()  # whoever computes later has new ones
+def _work() -> None:
+    _thread.works = True
+    while not _thread.ends:
+        _Process.tasks.get()()  # a name would keep the task while the next one is waited for
+
+
+def _note_caller() -> None:
+    """Remember this thread, which has the turn."""
+    _register_end()
+    if len(_Process.callers) >= MANY:
+        _Process.callers.intersection_update([*filter(_is_there, _Process.callers)])
+    _Process.callers.add(threading.get_native_id())
+    _thread.noted = True
+
+
+@cache
+def _register_end() -> None:
+    atexit.register(_end)
+
+
+def _end() -> None:
+    """Take the turn for good, end the workers, and wait until the system has no thread of those that have ended."""
+    if _Process.forked:
+        return
+    last = time.monotonic() + SECONDS_TO_FINISH
+    if _QUEUE.acquire(timeout=SECONDS_TO_FINISH):
+        if _COMPUTING.acquire(timeout=max(0.0, last - time.monotonic())):
+            _Process.last.enter_context(_shared())  # for what else this thread does at exit, without workers
+            _thread.works = True
+        _QUEUE.release()
+    workers = list(_Process.workers)
     for _ in workers:
-        tasks.put(_leave)
+        _Process.tasks.put(_leave)
     for worker in workers:
-        worker.join()
+        worker.join(max(0.0, last - time.monotonic()))
+    _Process.workers.clear()  # whoever computes parts later has new ones
+    running = {thread.native_id for thread in threading.enumerate()}
+    ended = _Process.callers.union(worker.native_id or 0 for worker in workers) - running
     last = time.monotonic() + SECONDS_TO_END
-    while any(os.path.exists(f"/proc/self/task/{worker.native_id}") for worker in workers) and time.monotonic() < last:
+    while any(map(_is_there, ended)) and time.monotonic() < last:
         time.sleep(0.001)  # without the lock, which they take
-    if not os.path.exists("/proc/self/task"):
+    if ended and not os.path.exists("/proc/self/task"):
         time.sleep(0.01)
+
+
+def _is_there(thread: int) -> bool:
+    """Whether the system has such a thread; False on systems that do not tell."""
+    return os.path.exists(f"/proc/self/task/{thread}")
 
 
 def _leave() -> None:

@@ -1,8 +1,10 @@
 """What a model has computed of a prompt, kept for the next one that begins alike, in memory or in a file."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -20,6 +22,7 @@ FORMAT = "mlx_mm prompt cache 1"
 ENDING = ".safetensors"
 LAYERS = ("KVCache", "QuantizedKVCache", "RotatingKVCache")
 SAMPLE = 8  # numbers of each tensor by which two checkpoints are told apart
+_TAKING = threading.Lock()
 
 
 class HasParameters(Protocol):
@@ -43,8 +46,8 @@ class PromptCache:
     """Keys and values of the tokens of one prompt, for one model. An empty one may be passed to any generation.
 
     keys: one number for each token that is in it, see `Request.token_keys`. What a prompt shares with it from the
-    beginning is not computed again. Without the model it was made with, or with other limits, it begins anew.
-    layers: mlx_lm's caches.
+    beginning is not computed again. Without the model it was made with, or with other limits, it begins anew. It
+    serves one answer at a time. layers: mlx_lm's caches.
     """
 
     def __init__(self) -> None:
@@ -52,9 +55,29 @@ class PromptCache:
         self.layers: list[StoredLayer] = []
         self._kind: tuple[int | None, int | None] = (None, None)
         self._model: HasParameters | None = None
+        self._taken = False
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Inside, it serves one answer, and afterwards has what came of it; InputError where another has it."""
+        with _TAKING:
+            self._check_free()
+            self._taken = True
+        try:
+            yield
+        finally:  # also where the caller stops, or an interruption comes in the middle of a step
+            self.cut(len(self.keys))
+            self._taken = False
+
+    def _check_free(self) -> None:
+        if self._taken:
+            raise InputError(
+                "The prompt cache is in use by an answer that is not complete; expected one answer at a time. Take all "
+                "of its pieces, close it, or give each its own cache."
+            )
 
     def begin(
         self,
@@ -95,11 +118,13 @@ class PromptCache:
     def save(self, path: str | Path, *, about: Mapping[str, str] | None = None) -> None:
         """Write it to a file, which is replaced once the new one is complete. about: texts to keep beside it.
 
-        Raises InputError for an empty cache and another ending than .safetensors, OutputError where writing fails.
+        Raises InputError for an empty cache, one in use, and another ending than .safetensors, OutputError where
+        writing fails.
         """
         from mlx_lm.models.cache import save_prompt_cache
 
         path = _checked(path)
+        self._check_free()
         if not self.keys or self._model is None:
             raise InputError("There is nothing in the cache yet; expected a prompt. Generate first, then save.")
         about = {f"about_{key}": text for key, text in (about or {}).items()}

@@ -1,5 +1,7 @@
 """How a token is chosen: mlx_lm's filters in the order that checkpoints' settings are made for, with a seed."""
 
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -49,7 +51,8 @@ def make_sampler(sampling: SamplingParams, seed: int | None) -> Sampler:
     """Log-probabilities (1, V) -> tokens (1,).
 
     As in transformers, temperature comes first, then top_k, top_p and min_p; the filters are mlx_lm's. seed: the same
-    one gives the same tokens, and mlx's global generator is not touched; None: one number is drawn from that.
+    one gives the same tokens, and mlx's global generator is not touched; None: one number is drawn, in the main thread
+    from that.
     """
     from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, greedy_sampler
 
@@ -59,7 +62,7 @@ def make_sampler(sampling: SamplingParams, seed: int | None) -> Sampler:
         sampler: Sampler = greedy_sampler
         return sampler
     with computing():
-        key = mx.random.key(seed) if seed is not None else mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
+        key = mx.random.key(seed) if seed is not None else _own_key()
         mx.eval(key)
 
     def sample(logprobs: mx.array) -> mx.array:
@@ -76,6 +79,14 @@ def make_sampler(sampling: SamplingParams, seed: int | None) -> Sampler:
         return mx.random.categorical(scaled, key=own)
 
     return sample
+
+
+def _own_key() -> mx.array:
+    """A key of the main thread from mlx's generator. Those of other threads all begin alike, and abort a process that
+    ends before them; so there the system draws."""
+    if threading.current_thread() is threading.main_thread():
+        return mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
+    return mx.random.key(int.from_bytes(os.urandom(8), "little"))
 
 
 def make_processors(

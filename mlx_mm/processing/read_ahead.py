@@ -1,9 +1,11 @@
 """Inputs that are prepared in threads while others are computed: in order, and within bounds."""
 
+import contextlib
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from mlx_mm.errors import MediaError
@@ -16,8 +18,11 @@ MAX_ITEMS_AHEAD = 8  # of one input, made before somebody takes one
 POLL_SECONDS = 0.1
 
 
+@dataclass(frozen=True)
 class _End:
-    """The last item of every input."""
+    """The last item of every input. error: what ended it early."""
+
+    error: BaseException | None
 
 
 def read_ahead(
@@ -34,35 +39,55 @@ def read_ahead(
     errors are. When the caller stops early, the threads stop too.
     """
     stop = threading.Event()
+    tasks: queue.SimpleQueue[tuple[int, queue.Queue[Item | _End]] | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        while (task := tasks.get()) is not None:
+            if not stop.is_set():
+                run(*task)
 
     def run(index: int, items: "queue.Queue[Item | _End]") -> None:
-        try:
+        def end(_kind: object, error: BaseException | None, _trace: object) -> bool:
+            _put(items, _End(error), stop)
+            return True  # whose it is raises it
+
+        with contextlib.ExitStack() as ended:
+            ended.push(end)
             for item in make(index):
                 _put(items, item, stop)
                 if stop.is_set():
                     return
-        finally:
-            _put(items, _End(), stop)
 
-    running: list[tuple[queue.Queue[Item | _End], Future[None]]] = []
-    pool = ThreadPoolExecutor(WORKER_THREADS)
+    # Not those of concurrent.futures, which take nothing more once the main thread has come to its end.
+    workers = [
+        threading.Thread(target=work, name=f"mlx_mm reads {number}", daemon=True)
+        for number in range(min(count, WORKER_THREADS))
+    ]
+    running: deque[queue.Queue[Item | _End]] = deque()
     try:
+        for worker in workers:
+            worker.start()
         for index in range(count):
             for ahead in range(index + len(running), min(count, index + inputs_ahead)):
-                begun: queue.Queue[Item | _End] = queue.Queue(MAX_ITEMS_AHEAD)
-                running.append((begun, pool.submit(run, ahead, begun)))
-            items, future = running.pop(0)
+                running.append(queue.Queue(MAX_ITEMS_AHEAD))
+                tasks.put((ahead, running[-1]))
+            items = running.popleft()
             while not isinstance(item := items.get(), _End):
                 yield index, item
             try:
-                future.result()
+                if item.error is not None:
+                    raise item.error
             except MediaError as error:
                 if on_error is None:
                     raise
                 on_error(index, error)
     finally:
         stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        for _ in workers:
+            tasks.put(None)
+        for worker in workers:
+            if worker.ident is not None:  # it was started
+                worker.join()
 
 
 def _put(items: "queue.Queue[Item]", item: Item, stop: threading.Event) -> None:

@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map_with_path
 
+from mlx_mm.backend.streams import compute
 from mlx_mm.errors import ConfigError, QuantizationError, WeightsError, shown
 from mlx_mm.quantize.scheme import READ_MODES, check_known
 
@@ -99,4 +100,9 @@ def _settings(path: str, width: int, block: Mapping[str, object]) -> dict[str, o
 
 
 def _replace_layers(model: Layers, replace: Callable[[str, nn.Module], nn.Module]) -> None:
-    model.update_modules(tree_map_with_path(replace, model.leaf_modules(), is_leaf=nn.Module.is_module))
+    """New layers begin with random numbers, which a worker draws."""
+
+    def make() -> None:
+        model.update_modules(tree_map_with_path(replace, model.leaf_modules(), is_leaf=nn.Module.is_module))
+
+    compute(make)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import matching, writing
 from mlx_mm.checkpoint.reading import Checkpoint
 from mlx_mm.checkpoint.rows import Rows
@@ -52,10 +53,11 @@ class Tensors:
             for name in self.shapes:
                 size = self.arrays[name].size
                 scheme = schemes.get(name)
-                if scheme is None:
-                    writer.write(name, self._blocks(name, None))
-                else:
-                    self._write_quantised(writer, name.removesuffix("weight"), scheme)
+                with computing():  # a turn for each: other threads may be waiting for theirs
+                    if scheme is None:
+                        writer.write(name, self._blocks(name, None))
+                    else:
+                        self._write_quantised(writer, name.removesuffix("weight"), scheme)
                 on_written(size)
             matching.check_trained(self.largest, self.folder)
             return writer.finish()
