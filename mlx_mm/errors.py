@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 REASON_CHARACTERS = 300  # of what a library says
+SHOWN_CHARACTERS = 100  # of a value that somebody gave
 
 
 class MlxMmError(Exception):
@@ -79,7 +80,16 @@ def whole_number(
     if is_whole(value) and least <= value and (most is None or value <= most):
         return int(value)
     expected = f"of {least} or more" if most is None else f"from {least} to {most}"
-    raise InputError(f"{name} is {value!r}; expected a whole number {expected}. {advice}")
+    raise InputError(f"{name} is {shown(value)}; expected a whole number {expected}. {advice}")
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: on one line that is not too long, whatever it is."""
+    try:
+        line = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # of whole numbers with thousands of digits, and of lists in lists in lists
+        return f"a {type(value).__name__} that is too long to show"
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}… ({type(value).__name__})"
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -13,7 +14,7 @@ from mlx.utils import tree_flatten
 
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint.atomic import new_file
-from mlx_mm.errors import InputError
+from mlx_mm.errors import InputError, shown
 from mlx_mm.generation.request import LayerCache, Request
 
 FORMAT = "mlx_mm prompt cache 1"
@@ -172,6 +173,8 @@ def _arrays(tree: object) -> dict[str, mx.array]:
 
 
 def _checked(path: str | Path) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"{shown(path)} is given as a file; expected the path of a prompt cache. Pass a str or Path.")
     if Path(path).suffix != ENDING:
         raise InputError(f"{path} is the name of a prompt cache; expected one that ends in {ENDING}. Change it.")
     return Path(path)
