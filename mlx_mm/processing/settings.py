@@ -1,13 +1,13 @@
 """Image processor settings of a checkpoint: Hugging Face's JSON files and the values they may hold."""
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar
 
-from mlx_mm.errors import ConfigError, InputError, is_number, is_whole
+import numpy as np
+
+from mlx_mm.errors import ConfigError, InputError, is_number, is_whole, shown
 from mlx_mm.processing.files import read_json
 
 # Keys of transformers' image processor files that change no pixel here.
@@ -26,6 +26,9 @@ _HARMLESS_KEYS = {
 }
 # Keys that act only while a switch is on; a switch that is on must be known itself.
 _SWITCHED_KEYS = {"crop_size": "do_center_crop", "pad_size": "do_pad"}
+
+
+MOST = 2**31 - 1  # of counts and factors; above it are slips, and no size of arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +127,7 @@ def sides_or_edge(value: object) -> tuple[int, int] | int | None:
 
 
 def _count(value: object) -> int | None:
-    return int(value) if is_whole(value) and value >= 1 else None
+    return int(value) if is_whole(value) and 1 <= value <= MOST else None
 
 
 def _filter(value: object) -> int | None:
@@ -132,12 +135,13 @@ def _filter(value: object) -> int | None:
 
 
 def _factor(value: object) -> float | None:
-    return float(value) if is_number(value) and math.isfinite(value) else None
+    return float(value) if is_number(value) and -MOST <= value <= MOST else None
 
 
 def _channels(value: object) -> tuple[float, ...] | None:
+    value = value.tolist() if isinstance(value, np.ndarray) else value
     values = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
-    fits = len(values) == 3 and all(isinstance(part, Real) and math.isfinite(part) for part in values)
+    fits = len(values) == 3 and all(_factor(part) is not None for part in values)
     return values if fits else None
 
 
@@ -147,7 +151,7 @@ def _divisors(value: object) -> tuple[float, ...] | None:
 
 
 def _switch(value: object) -> bool | None:
-    return value if isinstance(value, bool) else None
+    return bool(value) if isinstance(value, bool | np.bool_) else None
 
 
 SIDES: Check = sides, '{"height": H, "width": W} or one whole number, at least 1'
@@ -179,11 +183,13 @@ def override(
         if value is None:
             continue
         if key not in known:
-            raise error(f"{key} is {value!r}, but this model has no {key}; it has {', '.join(known)}. Leave it out.")
+            raise error(
+                f"{key} is {shown(value)}, but this model has no {key}; it has {', '.join(known)}. Leave it out."
+            )
         check, expected = checks.get(key, SWITCH)
         values[key] = check(value)
         if values[key] is None:
-            raise error(f"{key} is {value!r}; expected {expected}. Correct it, or leave it out for the default.")
+            raise error(f"{key} is {shown(value)}; expected {expected}. Correct it, or leave it out for the default.")
     return replace(settings, **values)
 
 

@@ -7,17 +7,17 @@ stretches; `windows` all of it, one stretch after the other. The filters belong 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 
-from mlx_mm.errors import ConfigError, InputError, is_number, whole_number
+from mlx_mm.errors import ConfigError, InputError, is_number, is_whole, shown, whole_number
 from mlx_mm.models.clap.config import ModelConfig
 from mlx_mm.models.modalities import lacking, present, require_text
+from mlx_mm.processing.arguments import Texts, flag, optional_flag
 from mlx_mm.processing.audio import (
     AudioSource,
     Floats,
@@ -32,7 +32,7 @@ from mlx_mm.processing.audio import (
 )
 from mlx_mm.processing.batch import Batch, collate, merge
 from mlx_mm.processing.files import read_json
-from mlx_mm.processing.settings import COUNT, Check, override, refuse_options
+from mlx_mm.processing.settings import COUNT, MOST, Check, override, refuse_options
 from mlx_mm.processing.text import (
     OnCut,
     Tokenizer,
@@ -46,6 +46,8 @@ from mlx_mm.processing.text import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+LONGEST_SECONDS = 3600  # of a clip; released models hear 10
+LARGEST_SIZE = 2**16  # of a Fourier transform and a bank of filters; released models have 1024 and 64
 TEXT_LENGTH = 77  # LAION trained with texts of at most 77 tokens
 # Keys of ClapFeatureExtractor's files that change no number: it stores and ignores them, or computes them anew.
 _HARMLESS_KEYS = {
@@ -100,7 +102,15 @@ class AudioOptions(TypedDict, total=False):
 
 
 def _amount(value: object) -> float | None:
-    return value if is_number(value) and 0 <= value < math.inf else None
+    return value if is_number(value) and 0 <= value <= MOST else None
+
+
+def _seconds(value: object) -> float | None:
+    return value if is_number(value) and 0 < value <= LONGEST_SECONDS else None
+
+
+def _size(value: object) -> int | None:
+    return int(value) if is_whole(value) and 1 <= value <= LARGEST_SIZE else None
 
 
 def _one_of(*names: str) -> Check:
@@ -108,11 +118,11 @@ def _one_of(*names: str) -> Check:
 
 
 AUDIO_CHECKS: dict[str, Check] = {
-    "feature_size": COUNT,
+    "feature_size": (_size, f"a whole number from 1 to {LARGEST_SIZE}"),
     "sampling_rate": COUNT,
     "hop_length": COUNT,
-    "max_length_s": (lambda value: _amount(value) or None, "a number of seconds above 0"),
-    "fft_window_size": COUNT,
+    "max_length_s": (_seconds, f"a number of seconds above 0, at most {LONGEST_SECONDS}"),
+    "fft_window_size": (_size, f"a whole number from 1 to {LARGEST_SIZE}"),
     "frequency_min": (_amount, "a number of Hz, at least 0"),
     "frequency_max": (_amount, "a number of Hz, at least 0"),
     "truncation": _one_of("rand_trunc", "fusion"),
@@ -143,8 +153,8 @@ class Processor:
     def __call__(
         self,
         *,
-        text: str | Sequence[str] | None = None,
-        audio: AudioSource | Sequence[AudioSource] | None = None,
+        text: Texts | None = None,
+        audio: AudioSource | Iterable[AudioSource] | None = None,
         max_length: int | None = None,
         padding: bool | str = "longest",
         truncation: bool = True,
@@ -161,6 +171,8 @@ class Processor:
         if text is not None:
             lower = do_lower_case
             texts = self.text(text, max_length=max_length, padding=padding, truncation=truncation, do_lower_case=lower)
+        if audio_kwargs is not None and not isinstance(audio_kwargs, Mapping):
+            raise InputError(f"audio_kwargs is {shown(audio_kwargs)}; expected a dict of options. Leave it out.")
         options: AudioOptions = audio_kwargs or {}
         if audio is None:
             refuse_options({"seed": seed or None, "as_transformers": as_transformers or None, **options}, "audio")
@@ -170,7 +182,7 @@ class Processor:
 
     def text(
         self,
-        texts: str | Sequence[str],
+        texts: Texts,
         *,
         task: str | None = None,
         max_length: int | None = None,
@@ -199,14 +211,14 @@ class Processor:
             limit,
             config.vocab_size,
             padding=padding,
-            truncation=truncation,
-            do_lower_case=do_lower_case,
+            truncation=flag("truncation", truncation),
+            do_lower_case=optional_flag("do_lower_case", do_lower_case),
             on_cut=on_cut,
         )
 
     def audio(
         self,
-        audio: AudioSource | Sequence[AudioSource],
+        audio: AudioSource | Iterable[AudioSource],
         *,
         seed: int = 0,
         as_transformers: bool = False,
@@ -223,6 +235,7 @@ class Processor:
         """
         settings, whole = self._settings(options)
         fused = settings.truncation == "fusion"
+        as_transformers = flag("as_transformers", as_transformers)
         generator = _generator(seed)
         rows, longer = [], []
         for source in as_audio(audio):
@@ -241,6 +254,11 @@ class Processor:
             longer[generator.randint(0, len(longer))] = True
         return {"input_features": np.stack(rows), "is_longer": np.array(longer)[:, None]}
 
+    def check_audio(self, *, seed: int = 0, **options: Unpack[AudioOptions]) -> None:
+        """Raise what `audio` does for arguments that cannot be used, whatever the sounds."""
+        self._settings(options)
+        _generator(seed)
+
     def windows(self, audio: AudioSource, **options: Unpack[AudioOptions]) -> Iterator[tuple[Batch, float]]:
         """All of one sound: batches of one, each with its weight in a mean; the weights add up to 1.
 
@@ -250,7 +268,8 @@ class Processor:
         """
         if options.get("truncation") not in (None, "windows"):
             raise InputError(
-                f"truncation is {options['truncation']!r}; windows() leaves nothing out. Use audio(), or leave it out."
+                f'truncation is {shown(options["truncation"])}; expected "windows", as windows() leaves nothing out. '
+                "Use audio(), or leave it out."
             )
         settings, _ = self._settings({**options, "truncation": "windows"})
         return _windows(audio, settings, count_samples(audio, settings.sampling_rate))
@@ -269,8 +288,8 @@ class Processor:
         given: dict[str, object] = {**options}
         if given.get("sampling_rate") is not None:
             raise InputError(
-                f"sampling_rate is {given['sampling_rate']!r}, and the model's cannot be changed; expected the rate "
-                "of samples beside them. Pass audio=(samples, sampling_rate)."
+                f"sampling_rate is {shown(given['sampling_rate'])}, and the model's cannot be changed; expected the "
+                "rate of samples beside them. Pass audio=(samples, sampling_rate)."
             )
         whole = given.get("truncation") == "windows"
         if whole:
