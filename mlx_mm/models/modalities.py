@@ -28,7 +28,7 @@ def present(
 
 def check_loaded(model: object, processor: object) -> None:
     """Raise InputError unless these are a model and its processor, as `load` gives them."""
-    if _is_processor(model) and _is_model(processor):
+    if _is_processor(model) and not _is_model(model) and _is_model(processor):
         raise InputError("model and processor are exchanged; expected the model first. Pass them as `load` gives them.")
     for name, value, fits in (("model", model, _is_model(model)), ("processor", processor, _is_processor(processor))):
         if not fits:
@@ -52,7 +52,7 @@ def _is_model(value: object) -> bool:
 
 
 def _is_processor(value: object) -> bool:
-    return hasattr(value, "kind") and hasattr(value, "modalities") and not _is_model(value)
+    return hasattr(value, "kind") and (hasattr(value, "collate") or hasattr(value, "chat"))
 
 
 def require_text(config: Config | None, tokenizer: Value | None, modalities: tuple[str, ...]) -> tuple[Config, Value]:

@@ -23,7 +23,7 @@ def unpacked(values: object, batch_axes: int | None = None) -> object:
     batch_axes: how many axes an array of numbers has that is several items, such as 4 of pictures (N, H, W, 3). Known
     by what they can do: NumPy's arrays, columns of pandas, polars and Arrow, keys of a dict, sets, iterators.
     """
-    if isinstance(values, ONE) or hasattr(values, "read"):  # an open file is one item
+    if isinstance(values, (list, tuple, *ONE)) or hasattr(values, "read"):  # an open file is one item
         return values
     if isinstance(values, np.ndarray):
         return values.tolist() if values.dtype.kind in WORDS else list(values) if values.ndim == batch_axes else values
