@@ -21,6 +21,7 @@ from mlx_mm.generate import (
     Images,
     Pieces,
     Videos,
+    cache_limits,
     join,
     stream_generate,
 )
@@ -28,6 +29,7 @@ from mlx_mm.generation.prompt_cache import PromptCache
 from mlx_mm.models.contracts import Model, Processor
 from mlx_mm.models.modalities import check_loaded
 from mlx_mm.processing.arguments import listed
+from mlx_mm.processing.chat import check_tools
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,8 +67,8 @@ class Conversation:
                     f'messages[{index}] is {shown(message)}; expected {{"role", "content"}}. Pass a list of such.'
                 )
             self.messages.append(dict(message))
-        self._model, self._processor, self._tools = model, processor, tools
-        self._max_kv_size, self._kv_bits = max_kv_size, kv_bits
+        self._model, self._processor, self._tools = model, processor, check_tools(tools)
+        self._max_kv_size, self._kv_bits = cache_limits(max_kv_size, kv_bits)
         self._cache = PromptCache()
         self._running: _Answer | None = None
         self._asking = threading.Lock()

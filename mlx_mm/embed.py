@@ -353,7 +353,8 @@ def _check_dim(dim: int | None, vectors: mx.array) -> None:
     count = vectors.shape[1]
     if dim is not None and dim > count:
         raise InputError(
-            f"dim is {dim}; the vectors have {count} numbers, so expected 1 to {count}. Leave it out to keep them all."
+            f"dim is {shown(dim)}; the vectors have {count} numbers, so expected 1 to {count}. Leave it out to keep "
+            "them all."
         )
 
 

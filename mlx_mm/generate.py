@@ -133,7 +133,7 @@ def stream_generate(
     prefill_step_size = whole_number("prefill_step_size", prefill_step_size)
     if thinking_budget is not None:
         thinking_budget = whole_number("thinking_budget", thinking_budget, least=0)
-    max_kv_size, kv_bits = _cache_limits(max_kv_size, kv_bits)
+    max_kv_size, kv_bits = cache_limits(max_kv_size, kv_bits)
     enable_thinking = optional_flag("enable_thinking", enable_thinking)
     check_progress(progress)
     if cache is not None and not isinstance(cache, PromptCache):
@@ -379,12 +379,12 @@ def _room(max_tokens: int, prompt: int, limit: int) -> int:
     return min(max_tokens, limit - prompt)
 
 
-def _cache_limits(max_kv_size: int | None, kv_bits: int | None) -> tuple[int | None, int | None]:
+def cache_limits(max_kv_size: int | None, kv_bits: int | None) -> tuple[int | None, int | None]:
     """Both as ints, which a saved cache is known by; InputError for those that cannot be used."""
     if max_kv_size is not None:
         max_kv_size = whole_number("max_kv_size", max_kv_size, least=LEAST_KV_SIZE)
     if kv_bits is not None and (not is_whole(kv_bits) or kv_bits not in CACHE_BITS):
-        raise InputError(f"kv_bits is {kv_bits!r}; expected 4 or 8. Leave it out to keep the cache exact.")
+        raise InputError(f"kv_bits is {shown(kv_bits)}; expected 4 or 8. Leave it out to keep the cache exact.")
     if kv_bits is not None and max_kv_size is not None:
         raise InputError("kv_bits and max_kv_size are both given; a cache can be one of both. Leave one out.")
     return max_kv_size, None if kv_bits is None else int(kv_bits)

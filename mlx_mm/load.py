@@ -12,11 +12,12 @@ from mlx_mm.backend import device
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import hub, matching, reading
 from mlx_mm.checkpoint.rows import Rows
-from mlx_mm.errors import InputError
+from mlx_mm.errors import InputError, shown
 from mlx_mm.models import KNOWN_PROBLEMS, find_family
 from mlx_mm.models.config import FamilyConfig
 from mlx_mm.models.contracts import Modality, Model, Processor
 from mlx_mm.models.family import Family
+from mlx_mm.processing.arguments import flag, text_or_path
 from mlx_mm.quantize import apply
 
 FLOATS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -39,7 +40,7 @@ def load(
     Warns where the published weights of that name are known to be faulty.
     Returns (model, processor). Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
-    target = parse_dtype(dtype)
+    target, lazy = parse_dtype(dtype), flag("lazy", lazy)
     return open_checkpoint(path_or_repo, revision=revision).load(dtype=target, lazy=lazy)
 
 
@@ -48,6 +49,9 @@ def open_checkpoint(path_or_repo: str | Path, *, revision: str | None = None) ->
 
     Arguments as of `load`. Raises ModelNotFoundError, UnsupportedModelError, ConfigError.
     """
+    text_or_path("path_or_repo", path_or_repo, "a folder, a bundled name or a hub id")
+    if revision is not None:
+        text_or_path("revision", revision, "a branch, tag or commit")
     folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)
     family = find_family(values["model_type"])
@@ -128,7 +132,7 @@ def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype | None:
     if dtype is None or (isinstance(dtype, mx.Dtype) and dtype in FLOATS.values()):
         return dtype
     if not isinstance(dtype, str) or dtype not in FLOATS:
-        raise InputError(f"dtype is {dtype!r}; expected one of {', '.join(FLOATS)}.")
+        raise InputError(f"dtype is {shown(dtype)}; expected one of {', '.join(FLOATS)}. Leave it out for the usual.")
     return FLOATS[dtype]
 
 

@@ -72,3 +72,10 @@ def positive(name: str, value: object, most: float, advice: str) -> float:
     if is_number(value) and 0 < value <= most:
         return float(value)
     raise InputError(f"{name} is {shown(value)}; expected a number above 0, at most {most:g}. {advice}")
+
+
+def text_or_path(argument: str, value: object, expected: str) -> str:
+    """A str or a path as text; InputError for all else. expected: what it names."""
+    if isinstance(value, str | os.PathLike) and isinstance(text := os.fspath(value), str):
+        return text
+    raise InputError(f"{argument} is {shown(value)}; expected {expected}. Pass it as a str or a Path.")

@@ -177,6 +177,8 @@ def override(
     checks: Mapping[str, Check] = CHECKS,
 ) -> Settings:
     """`settings` with the given values that are not None; `error` for a key they lack or a value that does not fit."""
+    if not isinstance(given, Mapping):
+        raise error(f"The options are {shown(given)}; expected a dict of them. Leave them out for the defaults.")
     known = [field.name for field in fields(settings)]
     values = {}
     for key, value in given.items():

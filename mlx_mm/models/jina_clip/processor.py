@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 import numpy as np
 from PIL import Image
 
-from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.errors import ConfigError, InputError, shown
 from mlx_mm.models.jina_clip.config import ModelConfig
 from mlx_mm.models.modalities import present, require_text
 from mlx_mm.processing.arguments import Texts, flag
@@ -196,7 +196,7 @@ class Processor:
             default = self.config.default_instruction_task
             without = "no instruction at all" if default is None else f"the default, {default!r}"
             tasks = f"one of {', '.join(map(repr, known))}" if known else "none, as config.json names no tasks"
-            raise InputError(f"task is {name!r}; expected {tasks}. Leave task out (None) for {without}.")
+            raise InputError(f"task is {shown(name)}; expected {tasks}. Leave task out (None) for {without}.")
         return known[name]
 
 
