@@ -137,9 +137,11 @@ def check_labels(model: Checked, labels: Sequence[str] | None, template: str | S
                 "to choose from (--labels)."
             )
         if template is not None:
-            raise InputError("A classification head takes no template. Leave it out.")
+            raise InputError("A classification head takes no template; expected none. Leave it out.")
     elif model.kind == "classifier":
-        raise ModalityError("This checkpoint is a classifier with labels of its own. Leave the labels out.")
+        raise ModalityError(
+            "This checkpoint is a classifier with labels of its own; expected no others. Leave them out."
+        )
     elif not labels:
         raise InputError("There are no labels to choose from; expected one or more. Give a list of words.")
     else:
@@ -153,10 +155,10 @@ def encode_labels(
     labels = _labels(labels)
     templates = [model.prompt_template] if template is None else strings(template, "Template")[0]
     if not templates:
-        raise InputError("The list of templates is empty. Give one or more, or leave it out.")
+        raise InputError("The list of templates is empty; expected one at least. Give one, or leave it out.")
     for text in templates:
         if "{}" not in text:
-            raise InputError(f"The template {text!r} has no {{}}. Put {{}} where the label belongs.")
+            raise InputError(f"The template {shown(text)} has no {{}}; expected one. Put {{}} where the label belongs.")
     texts = [text.replace("{}", label) for text in templates for label in labels]
     means = encode_text(model, processor, texts).reshape(len(templates), len(labels), -1).mean(axis=0)
     if not (good := usable(means)).all():

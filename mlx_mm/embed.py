@@ -225,7 +225,9 @@ def audio_vectors(
         advance(1)
 
     def batches() -> Iterator[tuple[list[tuple[int, float]], mx.array]]:
-        with contextlib.closing(read_ahead(len(audio), windows, on_error=skip if running.on_error else None)) as ready:
+        with contextlib.closing(
+            read_ahead(len(audio), windows, on_error=None if running.on_error is None else skip)
+        ) as ready:
             for chunk in grouped(ready, running.at_once):
                 batch = to_mlx(processor.collate([batch for _, (batch, _) in chunk]))
                 vectors = run_row_by_row(_in_float32(features), batch, list(model.modules_for("audio")))
@@ -281,7 +283,7 @@ def run_items(
                 count,
                 lambda index: iter([prepare(index)]),
                 inputs_ahead=window,
-                on_error=skip if running.on_error else None,
+                on_error=None if running.on_error is None else skip,
             )
         ) as ready:
             for items in grouped(ready, window):
@@ -322,7 +324,7 @@ def checked(
     """Those rows of (N, D) that are vectors, each with its item's index; of others the error is raised or handed on."""
     good = usable(vectors, scores=scores)
     if not good.all():
-        for place in np.flatnonzero(~good).tolist():
+        for place in sorted(np.flatnonzero(~good).tolist(), key=indices.__getitem__):
             error = unusable(
                 f"{'scores' if scores else 'vector'} of {name(indices[place])} {'have' if scores else 'has'}",
                 vectors[place],

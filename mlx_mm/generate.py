@@ -143,9 +143,13 @@ def stream_generate(
     stops = [] if stop is None else strings(stop, "Stop string")[0]
     defaults = processor.defaults
     if kv_bits is not None and defaults.kv_group_size is None:
-        raise InputError("kv_bits is given, and this model's heads have no size that can be quantised. Leave it out.")
+        raise InputError(
+            "kv_bits is given, and this model's heads have no size that can be quantised; expected none. Leave it out."
+        )
     if thinking_budget is not None and defaults.think_ids is None:
-        raise InputError("thinking_budget is given, and this model has no tokens around its reasoning. Leave it out.")
+        raise InputError(
+            "thinking_budget is given, and this model has no tokens around its reasoning; expected none. Leave it out."
+        )
     given = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
     sampling = sampling_params(defaults.sampling, {**given, "repetition_penalty": repetition_penalty})
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -386,5 +390,7 @@ def cache_limits(max_kv_size: int | None, kv_bits: int | None) -> tuple[int | No
     if kv_bits is not None and (not is_whole(kv_bits) or kv_bits not in CACHE_BITS):
         raise InputError(f"kv_bits is {shown(kv_bits)}; expected 4 or 8. Leave it out to keep the cache exact.")
     if kv_bits is not None and max_kv_size is not None:
-        raise InputError("kv_bits and max_kv_size are both given; a cache can be one of both. Leave one out.")
+        raise InputError(
+            "kv_bits and max_kv_size are both given; expected one of them, as a cache can be one. Leave one out."
+        )
     return max_kv_size, None if kv_bits is None else int(kv_bits)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections import UserList, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -279,6 +280,11 @@ def methods(pairs: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Callable[..., 
     }
 
 
+# Of these the message names what is wrong inside, such as a file, an item or a key
+INSIDE = {"images", "videos", "item", "audio", "prompt", "messages", "path_or_repo"}
+INSIDE |= {"images_kwargs", "videos_kwargs", "audio_kwargs"}
+
+
 def described(value: Any) -> str:
     try:
         return f"{value!r}"[:60]
@@ -298,7 +304,10 @@ def refusals(call: Callable[..., Any], case: Case) -> Iterator[str]:
                     list(result)
             except MlxMmError as error:
                 text = str(error)
-                if len(text) > 800 or "\n" in text or not text.rstrip().endswith((".", ")")):
+                said = (name, name.rstrip("s"), type(value).__name__, described(value)[:20])
+                if name not in INSIDE and not any(word.lower() in text.lower() for word in said):
+                    yield f"{shown}: says neither what nor where: {text}"
+                if len(text) > 800 or "\n" in text or not re.search("expected|Leave|Pass|Give|Use", text):
                     yield f"{shown}: {text[:900]!r}"
             except BaseException as error:
                 yield f"{shown}: {type(error).__name__}: {str(error)[:200]}"
