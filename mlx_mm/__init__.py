@@ -63,7 +63,8 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """What there is to use, for completion in a notebook; not what this file imports for itself."""
+    return sorted({*__all__, "errors", *(name for name in globals() if name.startswith("__"))})
 
 
 class _Package(_ModuleType):

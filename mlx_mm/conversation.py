@@ -8,14 +8,28 @@ import inspect
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_mm.errors import InputError
-from mlx_mm.generate import GenerateOptions, Generation, Images, Pieces, Videos, join, stream_generate
+from mlx_mm.errors import InputError, shown
+from mlx_mm.generate import (
+    PICTURE_AXES,
+    VIDEO_AXES,
+    GenerateOptions,
+    Generation,
+    Images,
+    Pieces,
+    Videos,
+    cache_limits,
+    join,
+    stream_generate,
+)
 from mlx_mm.generation.prompt_cache import PromptCache
 from mlx_mm.models.contracts import Model, Processor
+from mlx_mm.models.modalities import check_loaded
+from mlx_mm.processing.arguments import listed
+from mlx_mm.processing.chat import check_tools
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,15 +52,23 @@ class Conversation:
         processor: Processor,
         *,
         system: str | None = None,
-        messages: Sequence[Mapping[str, object]] = (),
+        messages: Iterable[Mapping[str, object]] | None = (),
         tools: Sequence[Mapping[str, object]] | None = None,
         max_kv_size: int | None = None,
         kv_bits: int | None = None,
     ) -> None:
+        check_loaded(model, processor)
+        if system is not None and not isinstance(system, str):
+            raise InputError(f"system is {shown(system)}; expected str. Leave it out for none.")
         self.messages: list[dict[str, object]] = [] if system is None else [{"role": "system", "content": system}]
-        self.messages += [dict(message) for message in messages]
-        self._model, self._processor, self._tools = model, processor, tools
-        self._max_kv_size, self._kv_bits = max_kv_size, kv_bits
+        for index, message in enumerate(listed(messages)):
+            if not isinstance(message, Mapping):
+                raise InputError(
+                    f'messages[{index}] is {shown(message)}; expected {{"role", "content"}}. Pass a list of such.'
+                )
+            self.messages.append(dict(message))
+        self._model, self._processor, self._tools = model, processor, check_tools(tools)
+        self._max_kv_size, self._kv_bits = cache_limits(max_kv_size, kv_bits)
         self._cache = PromptCache()
         self._running: _Answer | None = None
         self._asking = threading.Lock()
@@ -77,7 +99,7 @@ class Conversation:
         before = len(self.messages)
         if text is not None:
             self.messages.append(_question(text, images, videos))
-        elif _listed(images) or _listed(videos):
+        elif listed(images, PICTURE_AXES) or listed(videos, VIDEO_AXES):
             raise InputError("Images or videos are given, and text is None; expected text with them. Pass text=.")
         pieces: list[Generation] = []
         try:
@@ -164,13 +186,9 @@ class _Answer:
 
 
 def _question(text: str, images: Images, videos: Videos) -> dict[str, object]:
-    parts: list[dict[str, object]] = [{"type": "image", "image": image} for image in _listed(images)]
-    parts += [{"type": "video", "video": video} for video in _listed(videos)]
+    parts: list[dict[str, object]] = [{"type": "image", "image": image} for image in listed(images, PICTURE_AXES)]
+    parts += [{"type": "video", "video": video} for video in listed(videos, VIDEO_AXES)]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}
-
-
-def _listed(items: object) -> list[object]:
-    return list(items) if isinstance(items, list | tuple) else [items]
 
 
 def _plain(value: object) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -11,38 +13,36 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-import numpy.typing as npt
 
 from mlx_mm.backend.border import to_mlx, to_numpy
 from mlx_mm.backend.parts import run_in_parts, run_row_by_row
-from mlx_mm.errors import InputError, MediaError, whole_number
-from mlx_mm.models.contracts import (
-    AudioProcessor,
-    Features,
-    ImageProcessor,
-    Model,
-    Processor,
-    TextProcessor,
-)
-from mlx_mm.models.modalities import features_of, unfit
+from mlx_mm.errors import InputError, MlxMmError, shown, whole_number
+from mlx_mm.models.contracts import AudioProcessor, Features, ImageProcessor, Model, Processor, TextProcessor
+from mlx_mm.models.modalities import check_loaded, features_of, unfit
+from mlx_mm.processing.arguments import Texts, flag, strings, unpacked
 from mlx_mm.processing.batch import Batch, as_items
 from mlx_mm.processing.chunks import by_size, grouped
+from mlx_mm.processing.image import short_name
 from mlx_mm.processing.read_ahead import OnError, read_ahead
-from mlx_mm.progress import Progress, progressing
+from mlx_mm.processing.vectors import Vectors, unit_length, unusable, usable
+from mlx_mm.progress import Progress, check_progress, progressing
 
 if TYPE_CHECKING:
     from mlx_mm.processing.audio import AudioSource
     from mlx_mm.processing.image import ImageSource
 
-Vectors: TypeAlias = npt.NDArray[np.float32]
+Name: TypeAlias = Callable[[int], str]  # an item's index -> what a message calls it
 
 BATCHES_PER_WINDOW = 8  # that are prepared together, so that images of like size can share a batch
+MOST_AT_ONCE = 512  # items in memory, whatever batch_size says: more in a batch is no faster
+MOST_IN_A_BATCH = 10**9  # above it is a slip
+PICTURE_AXES = 4  # of an array of several pictures
 
 
 @dataclass(frozen=True)
 class Running:
-    """How items run, whatever they are: how many at a time, with a bar on stderr, what happens to those that cannot be
-    read, and how many numbers of each vector are kept. Raises InputError for numbers that cannot be used."""
+    """How items run, whatever they are: how many at a time, with a bar on stderr, what happens to those that have no
+    vector, and how many numbers of each vector are kept. Raises InputError for what cannot be used."""
 
     batch_size: int
     progress: Progress = False
@@ -50,15 +50,29 @@ class Running:
     dim: int | None = None
 
     def __post_init__(self) -> None:
-        whole_number("batch_size", self.batch_size)
+        if whole_number("batch_size", self.batch_size) > MOST_IN_A_BATCH:
+            raise InputError(
+                f"batch_size is {shown(self.batch_size)}; expected at most {MOST_IN_A_BATCH}. Leave it out."
+            )
         if self.dim is not None:
             whole_number("dim", self.dim, advice="Leave it out to keep all numbers.")
+        check_progress(self.progress)
+        if self.on_error is not None and not callable(self.on_error):
+            raise InputError(
+                f"on_error is {shown(self.on_error)}; expected a function of (index, error). Leave it out to have "
+                "errors raised."
+            )
+
+    @property
+    def at_once(self) -> int:
+        """Items in a batch."""
+        return min(self.batch_size, MOST_AT_ONCE)
 
 
 def encode_text(
     model: Model,
     processor: Processor,
-    texts: str | Sequence[str],
+    texts: Texts,
     *,
     task: str | None = None,
     dim: int | None = None,
@@ -70,43 +84,45 @@ def encode_text(
 ) -> Vectors:
     """One vector per text, float32 (N, D); one str gives (D,).
 
-    task: what the vectors are for, in families that distinguish it. dim: keep the first `dim` numbers. normalize:
-    scale to length 1, after cutting. max_length: of a text in tokens, by default the family's. truncate: longer texts
-    are cut, and one UserWarning counts them at the end; False refuses them. batch_size: texts at a time; fewer, where
-    they are long. progress: show it on stderr, or a function that is called with (done, total).
-    Raises ModalityError without a text tower, InputError for texts or options that cannot be used.
+    texts: one, or any list, array, column or iterator of them. task: what the vectors are for, in families that
+    distinguish it. dim: keep the first `dim` numbers. normalize: scale to length 1, after cutting. max_length: of a
+    text in tokens, by default the family's. truncate: longer texts are cut, and one UserWarning counts them at the
+    end; False refuses them. batch_size: texts at a time, 512 at most and fewer, where they are long. progress: show it
+    on stderr, or a function that is called with (done, total) in the thread of the caller.
+    Raises ModalityError without a text tower, InputError for texts or options that cannot be used, WeightsError for a
+    vector that is not finite or has no length.
     """
-    features = features_of(model, "text")
-    running = Running(batch_size, progress, dim=dim)
+    running, to_unit = Running(batch_size, progress, dim=dim), flag("normalize", normalize)
+    check_loaded(model, processor)
+    features, cutting = features_of(model, "text"), flag("truncate", truncate)
     if processor.kind != "encoder" or not isinstance(processor, TextProcessor):
         raise unfit("texts")
     preparing = processor  # narrowed for good
-    given, single = as_items(texts)
-    items = [item for item in given if isinstance(item, str)]
-    for index, item in enumerate(given):
-        if not isinstance(item, str):
-            kind = type(item).__name__
-            raise InputError(f"Text number {index} is {kind}; expected str. Convert it or leave it out.")
+    items, single = strings(texts, "Text")
     cut: list[tuple[int, int]] = []
 
     def prepare(index: int) -> Batch:
         counts: list[int] = []
         batch = preparing.text(
-            [items[index]], task=task, max_length=max_length, truncation=truncate, on_cut=counts.append
+            [items[index]], task=task, max_length=max_length, truncation=cutting, on_cut=counts.append
         )
         cut.extend((count, batch["input_ids"].shape[1]) for count in counts)  # a text that is cut fills its row
         return batch
 
-    result = run_items(features, model.modules_for("text"), len(items), prepare, processor.collate, running)
+    def name(index: int) -> str:
+        return f"text number {index} ({shown(items[index])})"
+
+    weights = model.modules_for("text")
+    result = run_items(features, weights, len(items), prepare, processor.collate, running, name)
     if cut:
         _warn_of_cuts(cut, len(items))
-    return _finish(result, single, normalize)
+    return _finish(result, single, to_unit)
 
 
 def encode_image(
     model: Model,
     processor: Processor,
-    images: ImageSource | Sequence[ImageSource],
+    images: ImageSource | Iterable[ImageSource],
     *,
     dim: int | None = None,
     normalize: bool = True,
@@ -117,23 +133,26 @@ def encode_image(
 ) -> Vectors:
     """One vector per image, float32 (N, D), in the order given; one image gives (D,).
 
-    images: path, URL, bytes, data URI, PIL image or NumPy array (H, W, 3) uint8, or a list of them.
-    max_num_patches: the budget of NaFlex models, more keeps finer detail. on_error: called with the index and the
-    MediaError of an image that cannot be read, whose row is then left out; by default the error is raised.
-    Other arguments as in `encode_text`. Raises ModalityError, MediaError, InputError.
+    images: path, URL, bytes, data URI, PIL image or NumPy array (H, W, 3) uint8, or several in a list, an array
+    (N, H, W, 3), a column or an iterator.
+    max_num_patches: the budget of NaFlex models, more keeps finer detail. on_error: called, in the thread of the
+    caller, with the index and the error of an image that cannot be read or has no vector, whose row is then left out;
+    by default the error is raised. It is a MediaError, or an InputError or WeightsError that only this image meets;
+    options that cannot be used are raised in any case.
+    Other arguments as in `encode_text`. Raises ModalityError, MediaError, InputError, WeightsError.
     """
-    items, single = as_items(images)
-    running = Running(batch_size, progress, on_error, dim)
+    running, to_unit = Running(batch_size, progress, on_error, dim), flag("normalize", normalize)
+    items, single = as_items(unpacked(images, PICTURE_AXES))
     vectors = image_vectors(model, processor, cast("list[ImageSource]", items), running, max_num_patches)
-    return _finish(vectors, single, normalize)
+    return _finish(vectors, single, to_unit)
 
 
 def encode_audio(
     model: Model,
     processor: Processor,
-    audio: AudioSource | Sequence[AudioSource],
+    audio: AudioSource | Iterable[AudioSource],
     *,
-    truncation: str = "windows",
+    truncation: str | None = "windows",
     dim: int | None = None,
     normalize: bool = True,
     batch_size: int = 8,
@@ -147,14 +166,14 @@ def encode_audio(
     truncation: what becomes of sounds longer than the model's 10 s. "windows" averages the unit vectors of consecutive
     windows, and so hears all of it; "rand_trunc" hears one crop, "fusion" three and the whole squeezed, drawn from
     `seed`. normalize=False leaves such an average, or the vector of a short sound, at its own length. batch_size:
-    windows at a time. The same sound has the same vector in any batch: on a CPU to the last bit, on a GPU but for the
-    last digits.
-    Other arguments as in `encode_image`. Raises ModalityError, MediaError, InputError.
+    windows at a time; progress counts sounds. The same sound has the same vector in any batch: on a CPU to the last
+    bit, on a GPU but for the last digits.
+    Other arguments as in `encode_image`. Raises ModalityError, MediaError, InputError, WeightsError.
     """
+    running, to_unit = Running(batch_size, progress, on_error, dim), flag("normalize", normalize)
     items, single = audio_items(audio)
-    running = Running(batch_size, progress, on_error, dim)
     vectors = audio_vectors(model, processor, cast("list[AudioSource]", items), running, truncation, seed)
-    return _finish(vectors, single, normalize)
+    return _finish(vectors, single, to_unit)
 
 
 def image_vectors(
@@ -164,10 +183,12 @@ def image_vectors(
     running: Running,
     max_num_patches: int | None = None,
 ) -> Vectors:
-    """(N, D) of the images that can be read, of any length."""
+    """(N, D) of the images that can be read, of any length above 0."""
+    check_loaded(model, processor)
     features = features_of(model, "image")
     prepare, collate = preparing_images(processor, images, max_num_patches)
-    return run_items(features, model.modules_for("image"), len(images), prepare, collate, running)
+    name = named("image", images)
+    return run_items(features, model.modules_for("image"), len(images), prepare, collate, running, name)
 
 
 def audio_vectors(
@@ -175,43 +196,61 @@ def audio_vectors(
     processor: Processor,
     audio: Sequence[AudioSource],
     running: Running,
-    truncation: str = "windows",
+    truncation: str | None = "windows",
     seed: int = 0,
 ) -> Vectors:
-    """(N, D) of the sounds that can be read, of any length."""
+    """(N, D) of the sounds that can be read, of any length above 0."""
+    check_loaded(model, processor)
     features = features_of(model, "audio")
     if processor.kind != "encoder" or not isinstance(processor, AudioProcessor):
         raise unfit("audio")
     preparing = processor  # narrowed for good
+    whole = truncation in (None, "windows")
+    preparing.check_audio(seed=seed, truncation=None if whole else truncation)
     heard: dict[int, list[tuple[float, np.floating, Vectors]]] = {}
     broken: set[int] = set()  # those damaged further on have windows, and yet no vector
+    rows: dict[int, Vectors] = {}
+    name = named("sound", audio)
 
     def windows(index: int) -> Iterator[tuple[Batch, float]]:
-        if truncation == "windows":
+        if whole:
             yield from preparing.windows(audio[index])
         else:
             yield preparing.audio([audio[index]], truncation=truncation, seed=seed), 1.0
 
-    def skip(index: int, error: MediaError) -> None:
+    def skip(index: int, error: MlxMmError) -> None:
         broken.add(index)
         if running.on_error is not None:
             running.on_error(index, error)
+        advance(1)
 
     def batches() -> Iterator[tuple[list[tuple[int, float]], mx.array]]:
-        ready = read_ahead(len(audio), windows, on_error=skip if running.on_error else None)
-        for chunk in grouped(ready, running.batch_size):
-            batch = to_mlx(processor.collate([batch for _, (batch, _) in chunk]))
-            vectors = run_row_by_row(_in_float32(features), batch, list(model.modules_for("audio")))
-            _check_dim(running.dim, vectors)
-            yield [(index, weight) for index, (_, weight) in chunk], vectors
+        with contextlib.closing(
+            read_ahead(len(audio), windows, on_error=None if running.on_error is None else skip)
+        ) as ready:
+            for chunk in grouped(ready, running.at_once):
+                batch = to_mlx(processor.collate([batch for _, (batch, _) in chunk]))
+                vectors = run_row_by_row(_in_float32(features), batch, list(model.modules_for("audio")))
+                _check_dim(running.dim, vectors)
+                yield [(index, weight) for index, (_, weight) in chunk], vectors
 
-    with progressing(running.progress, None, "embedding", "window") as advance:
+    def finish(end: int) -> None:
+        """The sounds before that index have no more windows."""
+        for index in [index for index in heard if index < end]:
+            average = _average(heard.pop(index))
+            if index not in broken:
+                rows.update(checked([index], average[None], running, name))
+                advance(1)
+
+    with progressing(running.progress, len(audio), "embedding", "sound") as advance:
         for chunk, vectors in to_numpy(batches()):
-            lengths = [np.linalg.norm(vector) for vector in vectors]
+            with np.errstate(over="ignore", invalid="ignore"):
+                lengths = [np.linalg.norm(vector) for vector in vectors]
             for (index, weight), length, vector in zip(chunk, lengths, _cut(vectors, running.dim), strict=True):
                 heard.setdefault(index, []).append((weight, length, vector))
-            advance(len(chunk))
-    return _stack([_average(heard[index]) for index in sorted(heard) if index not in broken])
+            finish(chunk[-1][0])
+        finish(len(audio))
+    return _stack([rows[index] for index in sorted(rows)])
 
 
 def run_items(
@@ -221,36 +260,42 @@ def run_items(
     prepare: Callable[[int], Batch],
     collate: Callable[[Sequence[Batch]], Batch],
     running: Running,
+    name: Name,
+    *,
+    scores: bool = False,
 ) -> Vectors:
     """Prepare `count` items in threads, run them in batches of like size, return the rows in input order, (N, D).
 
-    weights: what `features` computes with; of a lazily loaded model nothing else is read.
+    weights: what `features` computes with; of a lazily loaded model nothing else is read. scores: the rows are not
+    vectors, and may be 0.
     """
     rows: dict[int, Vectors] = {}
-    window = running.batch_size * BATCHES_PER_WINDOW
+    window = min(running.batch_size * BATCHES_PER_WINDOW, MOST_AT_ONCE)
 
-    def skip(index: int, error: MediaError) -> None:
+    def skip(index: int, error: MlxMmError) -> None:
         if running.on_error is not None:
             running.on_error(index, error)
         advance(1)
 
     def batches() -> Iterator[tuple[list[int], mx.array]]:
-        ready = read_ahead(
-            count,
-            lambda index: iter([prepare(index)]),
-            inputs_ahead=window,
-            on_error=skip if running.on_error else None,
-        )
-        for items in grouped(ready, window):
-            for chunk in by_size(items, running.batch_size):
-                batch = to_mlx(collate([batch for _, batch in chunk]))
-                vectors = run_in_parts(_in_float32(features), batch, list(weights))
-                _check_dim(running.dim, vectors)
-                yield [index for index, _ in chunk], vectors
+        with contextlib.closing(
+            read_ahead(
+                count,
+                lambda index: iter([prepare(index)]),
+                inputs_ahead=window,
+                on_error=None if running.on_error is None else skip,
+            )
+        ) as ready:
+            for items in grouped(ready, window):
+                for chunk in by_size(items, running.at_once):
+                    batch = to_mlx(collate([batch for _, batch in chunk]))
+                    vectors = run_in_parts(_in_float32(features), batch, list(weights))
+                    _check_dim(running.dim, vectors)
+                    yield [index for index, _ in chunk], vectors
 
     with progressing(running.progress, count, "embedding", "item") as advance:
         for chunk, vectors in to_numpy(batches()):
-            rows.update(zip(chunk, _cut(vectors, running.dim), strict=True))
+            rows.update(checked(chunk, _cut(vectors, running.dim), running, name, scores=scores))
             advance(len(chunk))
     return _stack([rows[index] for index in sorted(rows)])
 
@@ -263,18 +308,42 @@ def preparing_images(
         raise unfit("images")
     preparing = processor  # narrowed for good
     options = {} if max_num_patches is None else {"max_num_patches": max_num_patches}
+    preparing.check_images(**options)
     return lambda index: preparing.images([images[index]], **options), processor.collate
 
 
 def audio_items(audio: object) -> tuple[list[object], bool]:
     """What `as_items` says of sounds, of which a pair of samples and their rate is one."""
     pair = isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], Real)
-    return ([audio], True) if pair else as_items(audio)
+    return ([audio], True) if pair else as_items(unpacked(audio))
 
 
-def unit_length(vectors: Vectors) -> Vectors:
-    """(…, D) in the same directions; of nothing, nothing."""
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True) if vectors.size else vectors
+def checked(
+    indices: Sequence[int], vectors: Vectors, running: Running, name: Name, *, scores: bool = False
+) -> list[tuple[int, Vectors]]:
+    """Those rows of (N, D) that are vectors, each with its item's index; of others the error is raised or handed on."""
+    good = usable(vectors, scores=scores)
+    if not good.all():
+        for place in sorted(np.flatnonzero(~good).tolist(), key=indices.__getitem__):
+            error = unusable(
+                f"{'scores' if scores else 'vector'} of {name(indices[place])} {'have' if scores else 'has'}",
+                vectors[place],
+            )
+            if running.on_error is None:
+                raise error
+            running.on_error(indices[place], error)
+    return [(index, row) for index, row, fine in zip(indices, vectors, good.tolist(), strict=True) if fine]
+
+
+def named(kind: str, items: Sequence[object]) -> Name:
+    """What messages call an image or a sound: its number, and its path or address where it has one."""
+
+    def name(index: int) -> str:
+        item = items[index]
+        named = isinstance(item, str | os.PathLike)
+        return f"{kind} number {index}" + (f" ({short_name(os.fsdecode(cast(str, item)))})" if named else "")
+
+    return name
 
 
 def _in_float32(features: Features) -> Features:
@@ -286,7 +355,8 @@ def _check_dim(dim: int | None, vectors: mx.array) -> None:
     count = vectors.shape[1]
     if dim is not None and dim > count:
         raise InputError(
-            f"dim is {dim}; the vectors have {count} numbers, so expected 1 to {count}. Leave it out to keep them all."
+            f"dim is {shown(dim)}; the vectors have {count} numbers, so expected 1 to {count}. Leave it out to keep "
+            "them all."
         )
 
 
@@ -302,7 +372,8 @@ def _average(windows: list[tuple[float, np.floating, Vectors]]) -> Vectors:
     """
     if len(windows) == 1:
         return windows[0][2]
-    total = sum(weight * vector / length for weight, length, vector in windows)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # what is not finite is refused
+        total = sum(weight * vector / length for weight, length, vector in windows)
     return np.asarray(total, np.float32)
 
 

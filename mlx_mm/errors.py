@@ -80,7 +80,16 @@ def whole_number(
     if is_whole(value) and least <= value and (most is None or value <= most):
         return int(value)
     expected = f"of {least} or more" if most is None else f"from {least} to {most}"
-    raise InputError(f"{name} is {value!r}; expected a whole number {expected}. {advice}")
+    raise InputError(f"{name} is {shown(value)}; expected a whole number {expected}. {advice}")
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: on one line that is not too long, whatever it is."""
+    try:
+        line = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # of whole numbers with thousands of digits, and of lists in lists in lists
+        return f"a {type(value).__name__} that is too long to show"
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}… ({type(value).__name__})"
 
 
 @contextlib.contextmanager
@@ -99,12 +108,6 @@ def foreign(kind: type[MlxMmError], found: str, advice: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise kind(f"{found} ({reason(error)}); {advice}") from error
-
-
-def shown(value: object) -> str:
-    """A value for a message, as Python writes it, not too long."""
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
 def reason(error: BaseException) -> str:

@@ -9,33 +9,35 @@ from collections.abc import Generator as PythonGenerator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ParamSpec, TypeAlias, TypedDict
+from typing import ParamSpec, TypeAlias, TypedDict, cast
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_mm.backend.memory import wired_memory
 from mlx_mm.backend.streams import computing, finish
-from mlx_mm.errors import InputError, is_whole, whole_number
+from mlx_mm.errors import InputError, is_whole, shown, whole_number
 from mlx_mm.generation.prompt_cache import PromptCache, StoredLayer
 from mlx_mm.generation.request import Request
 from mlx_mm.generation.response import Listener, ResponseDelta, ToolCall, scale_boxes
 from mlx_mm.generation.sampling import LogitsProcessor, make_processors, make_sampler, sampling_params
 from mlx_mm.generation.token_loop import answer_tokens
 from mlx_mm.models.contracts import Generator, Model, Processor
-from mlx_mm.models.modalities import no_words, unfit
+from mlx_mm.models.modalities import check_loaded, no_words, unfit
+from mlx_mm.processing.arguments import Texts, listed, optional_flag, strings
 from mlx_mm.processing.batch import Batch
 from mlx_mm.processing.image import ImageSource
 from mlx_mm.processing.video import VideoSource
-from mlx_mm.progress import Progress, progressing
+from mlx_mm.progress import Progress, check_progress, progressing
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, object]]
-Images: TypeAlias = ImageSource | Sequence[ImageSource]
-Videos: TypeAlias = VideoSource | Sequence[VideoSource]
+Images: TypeAlias = ImageSource | Iterable[ImageSource] | None
+Videos: TypeAlias = VideoSource | Iterable[VideoSource] | None
 Steps: TypeAlias = PythonGenerator[int, None, None]
 Parameters = ParamSpec("Parameters")
 CACHE_BITS = (4, 8)
 LEAST_KV_SIZE = 8
+PICTURE_AXES, VIDEO_AXES = 4, 5  # of an array of several pictures, or videos
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class GenerateOptions(TypedDict, total=False):
     seed: int | None
     enable_thinking: bool | None
     thinking_budget: int | None
-    stop: str | Sequence[str]
+    stop: Texts | None
     prefill_step_size: int
     fps: float | None
     max_pixels: int | None
@@ -108,7 +110,7 @@ def stream_generate(
     seed: int | None = None,
     enable_thinking: bool | None = None,
     thinking_budget: int | None = None,
-    stop: str | Sequence[str] = (),
+    stop: Texts | None = (),
     tools: Sequence[Mapping[str, object]] | None = None,
     max_kv_size: int | None = None,
     kv_bits: int | None = None,
@@ -122,6 +124,7 @@ def stream_generate(
 
     Arguments are those of `generate`. They are checked and images read here, before the first piece is asked for.
     """
+    check_loaded(model, processor)
     if model.kind != "generator":
         raise no_words(model)
     if processor.kind != "chat":
@@ -130,21 +133,32 @@ def stream_generate(
     prefill_step_size = whole_number("prefill_step_size", prefill_step_size)
     if thinking_budget is not None:
         thinking_budget = whole_number("thinking_budget", thinking_budget, least=0)
-    max_kv_size, kv_bits = _cache_limits(max_kv_size, kv_bits)
+    max_kv_size, kv_bits = cache_limits(max_kv_size, kv_bits)
+    enable_thinking = optional_flag("enable_thinking", enable_thinking)
+    check_progress(progress)
+    if cache is not None and not isinstance(cache, PromptCache):
+        raise InputError(f"cache is {shown(cache)}; expected a PromptCache. Leave it out to begin anew.")
+    pictures = cast("list[ImageSource]", listed(images, PICTURE_AXES))  # read twice, and may be an iterator
+    films = cast("list[VideoSource]", listed(videos, VIDEO_AXES))
+    stops = [] if stop is None else strings(stop, "Stop string")[0]
     defaults = processor.defaults
     if kv_bits is not None and defaults.kv_group_size is None:
-        raise InputError("kv_bits is given, and this model's heads have no size that can be quantised. Leave it out.")
+        raise InputError(
+            "kv_bits is given, and this model's heads have no size that can be quantised; expected none. Leave it out."
+        )
     if thinking_budget is not None and defaults.think_ids is None:
-        raise InputError("thinking_budget is given, and this model has no tokens around its reasoning. Leave it out.")
+        raise InputError(
+            "thinking_budget is given, and this model has no tokens around its reasoning; expected none. Leave it out."
+        )
     given = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
     sampling = sampling_params(defaults.sampling, {**given, "repetition_penalty": repetition_penalty})
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     if isinstance(prompt, str):  # messages can hold images themselves
-        refuse_idle(images, videos, max_pixels, fps)
+        refuse_idle(pictures, films, max_pixels, fps)
     batch = processor.chat(
         messages,
-        images=images,
-        videos=videos,
+        images=pictures,
+        videos=films,
         tools=tools,
         enable_thinking=enable_thinking,
         fps=fps,
@@ -156,7 +170,7 @@ def stream_generate(
 
     def in_pixels(boxes: list[list[float]]) -> list[list[float]]:
         """Of the only image; sizes are read where there are boxes, because for that a URL is fetched again."""
-        found = processor.image_sizes(messages, images=images) if boxes else []
+        found = processor.image_sizes(messages, images=pictures) if boxes else []
         if len(found) != 1:
             return []
         return scale_boxes(boxes, found[0][1], found[0][0], box_range=parser.box_range)
@@ -178,7 +192,7 @@ def stream_generate(
             ),
             processors=partial(make_processors, sampling, defaults.think_ids, thinking_budget, parser.reasoning_open),
             stop_ids=defaults.stop_ids,
-            listener=Listener(partial(processor.decode, skip_special_tokens=False), parser, stop),
+            listener=Listener(partial(processor.decode, skip_special_tokens=False), parser, stops),
             in_pixels=in_pixels,
             progress=progress,
         )
@@ -192,19 +206,20 @@ def _joined(stream: Callable[Parameters, Pieces]) -> Callable[Parameters, Genera
         """The answer to a prompt with images and videos.
 
         prompt: what a user says, or a list of chat messages in the OpenAI shape. images, videos: stand before the text
-        of the last message of the user; messages may also hold them as parts.
+        of the last message of the user; messages may also hold them as parts. None stands for none.
         max_tokens: of the answer with its reasoning; less, where the model's context ends before.
         temperature, top_p, top_k, min_p, repetition_penalty: None leaves what the checkpoint's generation_config.json
         says; at temperature 0, also where that file says nothing, the likeliest token is taken. The penalty counts all
         tokens of prompt and answer. seed: the same one gives the same answer.
         enable_thinking: False answers at once, None leaves it to the model. thinking_budget: tokens of reasoning after
-        which it is closed. stop: strings before which the answer (not the reasoning) ends. tools: function schemas in
-        the OpenAI shape.
+        which it is closed. stop: strings before which the answer (not the reasoning) ends; None for none. tools:
+        function schemas in the OpenAI shape.
         max_kv_size: tokens that are kept in memory; older ones are forgotten. kv_bits: 4 or 8, for a smaller memory of
         them. prefill_step_size: tokens of a prompt at a time. fps: of frames without a rate. max_pixels: of an image,
         or of a frame. cache: tokens that the prompt shares with it are not run again, and it is brought up to date.
         progress: show on stderr how much of the prompt is read, or a function that is called with (tokens, total).
-        Raises ModalityError for a model that does not answer, InputError, MediaError.
+        Raises ModalityError for a model that does not answer, InputError, MediaError, and WeightsError where what the
+        model computes is not finite.
         """
         return join(stream(*args, **options))
 
@@ -348,13 +363,18 @@ class _Clock:
         )
 
 
-def refuse_idle(images: Images, videos: Videos, max_pixels: int | None, fps: float | None) -> None:
+def refuse_idle(
+    images: Sequence[ImageSource], videos: Sequence[VideoSource], max_pixels: int | None, fps: float | None
+) -> None:
     """Raise InputError where a question without images or videos comes with a setting of them."""
-    given = any(not isinstance(items, list | tuple) or items for items in (images, videos))
-    if max_pixels is not None and not given:
-        raise InputError(f"max_pixels is {max_pixels}, and there is no picture or video. Pass one, or leave it out.")
-    if fps is not None and isinstance(videos, list | tuple) and not videos:
-        raise InputError(f"fps is {fps}, and there is no video. Pass one, or leave it out.")
+    for name, value, media, kind in (
+        ("max_pixels", max_pixels, [*images, *videos], "picture or video"),
+        ("fps", fps, videos, "video"),
+    ):
+        if value is not None and not media:
+            raise InputError(
+                f"{name} is {shown(value)}, and there is no {kind}; expected one with it. Pass one, or leave it out."
+            )
 
 
 def _room(max_tokens: int, prompt: int, limit: int) -> int:
@@ -367,12 +387,14 @@ def _room(max_tokens: int, prompt: int, limit: int) -> int:
     return min(max_tokens, limit - prompt)
 
 
-def _cache_limits(max_kv_size: int | None, kv_bits: int | None) -> tuple[int | None, int | None]:
+def cache_limits(max_kv_size: int | None, kv_bits: int | None) -> tuple[int | None, int | None]:
     """Both as ints, which a saved cache is known by; InputError for those that cannot be used."""
     if max_kv_size is not None:
         max_kv_size = whole_number("max_kv_size", max_kv_size, least=LEAST_KV_SIZE)
     if kv_bits is not None and (not is_whole(kv_bits) or kv_bits not in CACHE_BITS):
-        raise InputError(f"kv_bits is {kv_bits!r}; expected 4 or 8. Leave it out to keep the cache exact.")
+        raise InputError(f"kv_bits is {shown(kv_bits)}; expected 4 or 8. Leave it out to keep the cache exact.")
     if kv_bits is not None and max_kv_size is not None:
-        raise InputError("kv_bits and max_kv_size are both given; a cache can be one of both. Leave one out.")
+        raise InputError(
+            "kv_bits and max_kv_size are both given; expected one of them, as a cache can be one. Leave one out."
+        )
     return max_kv_size, None if kv_bits is None else int(kv_bits)

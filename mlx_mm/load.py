@@ -12,11 +12,12 @@ from mlx_mm.backend import device
 from mlx_mm.backend.streams import compute, computing
 from mlx_mm.checkpoint import hub, matching, reading, shards
 from mlx_mm.checkpoint.rows import Rows
-from mlx_mm.errors import ConfigError, InputError, ModelNotFoundError, WeightsError, foreign
+from mlx_mm.errors import ConfigError, InputError, ModelNotFoundError, WeightsError, foreign, shown
 from mlx_mm.models import KNOWN_PROBLEMS, find_family
 from mlx_mm.models.config import FamilyConfig, StoredSizes, check_sizes
 from mlx_mm.models.contracts import Modality, Model, Processor
 from mlx_mm.models.family import Family
+from mlx_mm.processing.arguments import flag, text_or_path
 from mlx_mm.quantize import apply
 
 OF_ONE_CHECKPOINT = "Use the config.json and the weights of one and the same checkpoint."
@@ -41,7 +42,7 @@ def load(
     Warns where the published weights of that name are known to be faulty.
     Returns (model, processor). Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
-    target = parse_dtype(dtype)
+    target, lazy = parse_dtype(dtype), flag("lazy", lazy)
     return open_checkpoint(path_or_repo, revision=revision).load(dtype=target, lazy=lazy)
 
 
@@ -51,6 +52,9 @@ def open_checkpoint(path_or_repo: str | Path, *, revision: str | None = None) ->
     The sizes in config.json are held against the names and shapes of the tensors, so that nothing is built which they
     cannot fill. Arguments as of `load`. Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
+    text_or_path("path_or_repo", path_or_repo, "a folder, a bundled name or a hub id")
+    if revision is not None:
+        text_or_path("revision", revision, "a branch, tag or commit")
     with foreign(ModelNotFoundError, f"{path_or_repo} cannot be opened", "expected a folder or a hub id."):
         folder = hub.resolve(path_or_repo, revision)
     values = hub.read_config(folder)
@@ -168,7 +172,7 @@ def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype | None:
     if dtype is None or (isinstance(dtype, mx.Dtype) and dtype in FLOATS.values()):
         return dtype
     if not isinstance(dtype, str) or dtype not in FLOATS:
-        raise InputError(f"dtype is {dtype!r}; expected one of {', '.join(FLOATS)}.")
+        raise InputError(f"dtype is {shown(dtype)}; expected one of {', '.join(FLOATS)}. Leave it out for the usual.")
     return FLOATS[dtype]
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-from mlx_mm.errors import InputError
+from mlx_mm.errors import InputError, shown
 
 Progress: TypeAlias = bool | Callable[[int, int | None], None]  # called with what is done, and the total where known
 
@@ -14,18 +14,23 @@ SECONDS_BETWEEN_LINES = 10.0  # where stderr is no terminal
 SCALED = 100_000  # from so many on, counts are shown as 1.23M
 
 
-def check_progress(progress: Progress) -> None:
-    """Raise InputError for what is neither a switch nor a function."""
-    if not isinstance(progress, bool) and not callable(progress):
-        raise InputError(f"progress is {progress!r}; expected True, False or a function (done, total). Leave it out.")
+def check_progress(progress: object) -> None:
+    """Raise InputError for what is neither a switch nor a function; None is False."""
+    switch = progress is None or isinstance(progress, bool) or type(progress).__name__ in ("bool", "bool_")  # NumPy's
+    if not switch and not callable(progress):
+        raise InputError(
+            f"progress is {shown(progress)}; expected True, False, or a function of (done, total). Leave it out for "
+            "none."
+        )
 
 
 @contextlib.contextmanager
 def progressing(progress: Progress, total: int | None, doing: str, unit: str) -> Iterator[Callable[[int], None]]:
     """Inside, the function that is given is called with how many more units are done.
 
-    progress: False for silence, True for stderr, or what is called with (done, total), in the thread that works; an
+    progress: False for silence, True for stderr, or what is called with (done, total), in the thread of the caller; an
     error that it raises ends the work. doing: one word, such as "embedding". unit: of what is counted, such as "item".
+    Raises InputError for anything else.
     """
     check_progress(progress)
     if callable(progress):

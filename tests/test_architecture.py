@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import pydoc
 import re
 import subprocess
 import sys
@@ -223,7 +224,18 @@ def test_all_is_sorted_and_complete() -> None:
 
 
 def test_dir_lists_the_public_names() -> None:
-    assert set(mlx_mm.__all__) <= set(dir(mlx_mm))
+    assert {name for name in dir(mlx_mm) if not name.startswith("_")} == {*mlx_mm.__all__, "errors"}
+    assert "__version__" in dir(mlx_mm)
+
+
+@pytest.mark.parametrize("name", mlx_mm.__all__)
+def test_help_says_what_a_public_name_is(name: str) -> None:
+    text = pydoc.render_doc(getattr(mlx_mm, name), renderer=pydoc.plaintext)
+    assert name in text
+    assert inspect.getdoc(getattr(mlx_mm, name)) is not None
+    if inspect.isfunction(getattr(mlx_mm, name)):
+        assert f"{name}(" in text
+        assert "Raises" in text or name == "stream_generate"
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -7,6 +7,8 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from mlx_mm.errors import InputError, shown
+
 Key = TypeVar("Key")
 
 NARROWER: Mapping[np.dtype[np.generic], type[np.generic]] = {
@@ -16,7 +18,13 @@ NARROWER: Mapping[np.dtype[np.generic], type[np.generic]] = {
 
 
 def to_mlx(batch: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, mx.array]:
-    """A processor's NumPy arrays as mlx arrays under the same keys; 64-bit numbers become 32-bit ones."""
+    """A processor's NumPy arrays as mlx arrays under the same keys; 64-bit numbers become 32-bit ones.
+
+    Raises InputError for anything else.
+    """
+    if not isinstance(batch, Mapping) or not all(isinstance(value, np.ndarray) for value in batch.values()):
+        found = {key: type(value).__name__ for key, value in batch.items()} if isinstance(batch, Mapping) else batch
+        raise InputError(f"The batch is {shown(found)}; expected NumPy arrays by name. Pass what a processor gives.")
     narrow = ((key, value.astype(NARROWER.get(value.dtype, value.dtype), copy=False)) for key, value in batch.items())
     return {key: mx.array(value) for key, value in narrow}
 

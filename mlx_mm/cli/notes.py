@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from mlx_mm.cli.files import find_files
 from mlx_mm.cli.tables import plural
-from mlx_mm.errors import MediaError
+from mlx_mm.errors import MlxMmError
 
 if TYPE_CHECKING:
     from mlx_mm.models.contracts import Modality
@@ -61,10 +61,10 @@ class Skipped:
             self._warn(problem)
         return found.files
 
-    def on_error(self, files: Sequence[str]) -> Callable[[int, MediaError], None]:
+    def on_error(self, files: Sequence[str]) -> Callable[[int, MlxMmError], None]:
         """A callback for `encode_image` and `encode_audio` over `files`."""
 
-        def skip(index: int, error: MediaError) -> None:
+        def skip(index: int, error: MlxMmError) -> None:
             self._bad.add(index)
             self._warn(str(error) if files[index] in str(error) else f"{files[index]}: {error}")
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from mlx.utils import tree_flatten
 
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint.atomic import new_file
-from mlx_mm.errors import InputError
+from mlx_mm.errors import InputError, shown
 from mlx_mm.generation.request import LayerCache, Request
 
 FORMAT = "mlx_mm prompt cache 1"
@@ -197,6 +198,8 @@ def _arrays(tree: object) -> dict[str, mx.array]:
 
 
 def _checked(path: str | Path) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"{shown(path)} is given as a file; expected the path of a prompt cache. Pass a str or Path.")
     if Path(path).suffix != ENDING:
         raise InputError(f"{path} is the name of a prompt cache; expected one that ends in {ENDING}. Change it.")
     return Path(path)

@@ -8,12 +8,13 @@ from dataclasses import replace
 import mlx.core as mx
 
 from mlx_mm.backend.streams import computing
-from mlx_mm.errors import InputError, is_number, is_whole, whole_number
+from mlx_mm.errors import InputError, is_number, is_whole, shown, whole_number
 from mlx_mm.generation.defaults import RANGES, SamplingParams
 
 Sampler = Callable[[mx.array], mx.array]
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 ALL = 2**30  # tokens that a repetition penalty looks back on: all of them
+COLDEST = 1e-3  # below this temperature only ties of logits could differ from the likeliest token, and overflow
 BEGINNING = 2  # tokens of an answer among which it can open its reasoning; a space may come before
 FILTERS = ("top_k", "top_p", "min_p")
 # Those of which 0 would mean nothing
@@ -35,7 +36,7 @@ def sampling_params(defaults: SamplingParams, given: Mapping[str, float | None])
             what = "a whole number" if name == "top_k" else "a number"
             ends = f"above {low}" if name in POSITIVE else f"from {low}"
             raise InputError(
-                f"{name} is {value!r}; expected {what} {ends} to {high}. Leave it out for the model's own."
+                f"{name} is {shown(value)}; expected {what} {ends} to {high}. Leave it out for the model's own."
             )
         chosen[name] = int(value) if name == "top_k" else float(value)  # NumPy's are not what mlx_lm takes
     result = replace(defaults, **chosen)  # type: ignore[arg-type]
@@ -58,7 +59,7 @@ def make_sampler(sampling: SamplingParams, seed: int | None) -> Sampler:
 
     if seed is not None:
         seed = whole_number("seed", seed, least=0, most=2**64 - 1)
-    if sampling.temperature == 0:
+    if sampling.temperature < COLDEST:
         sampler: Sampler = greedy_sampler
         return sampler
     with computing():

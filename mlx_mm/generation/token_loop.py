@@ -8,10 +8,12 @@ from typing import cast
 import mlx.core as mx
 
 from mlx_mm.backend.streams import compute, computing, give_back_memory
+from mlx_mm.errors import WeightsError
 from mlx_mm.generation.prompt_cache import StoredLayer
 from mlx_mm.generation.request import Request
 from mlx_mm.generation.sampling import LogitsProcessor, Sampler
 
+NO_TOKEN = -1  # an id that none has; an embedding takes it for its last row
 TOKENS_PER_CLEARING = 256  # after so many, what MLX keeps of freed arrays is given back
 
 
@@ -33,6 +35,7 @@ def answer_tokens(
     layers: caches that have what comes before the prompt; afterwards they have it, and every token that was given.
     processors: change the logits (1, V) by the tokens of prompt and answer. prefill_step_size: tokens of the prompt at
     a time. progress: called with how many of them have run. Between two tokens other threads compute, if they like.
+    Raises WeightsError where logits are not finite.
     """
     with computing():
         left = mx.array(list(prompt))
@@ -55,7 +58,9 @@ def answer_tokens(
         logits = run(ids)[:, -1, :]
         for process in processors:
             logits = process(seen, logits)
-        token = sampler(logits - mx.logsumexp(logits, keepdims=True))
+        total = mx.logsumexp(logits, keepdims=True)
+        # One of the logits is infinite or NaN where this is; told by the token itself, it costs no waiting.
+        token = mx.where(mx.isfinite(total[0]), sampler(logits - total).astype(mx.int32), NO_TOKEN)
         mx.async_eval(token)
         return token
 
@@ -68,6 +73,12 @@ def answer_tokens(
     for count in range(max_tokens):
         following = compute(partial(submit, token))
         (found,) = cast(list[int], token.tolist())
+        if found == NO_TOKEN:
+            raise WeightsError(
+                f"The model's logits for token number {count} of the answer are not finite; expected numbers. Its "
+                "weights are damaged or too large for its precision: load it with dtype='float32', or download or "
+                "convert it again."
+            )
         if count == 0:
             progress(len(prompt))
         yield found

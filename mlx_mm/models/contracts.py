@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # a processor must not import MLX, and this file is beside it
     from mlx_mm.generation.defaults import GenerationDefaults
     from mlx_mm.generation.request import Request
     from mlx_mm.generation.response import ResponseParser
+    from mlx_mm.processing.arguments import Texts
     from mlx_mm.processing.audio import AudioSource
     from mlx_mm.processing.image import ImageSource
     from mlx_mm.processing.text import OnCut
@@ -153,7 +154,7 @@ class TextProcessor(Protocol):
 
     def text(
         self,
-        texts: str | Sequence[str],
+        texts: Texts,
         *,
         task: str | None = None,
         max_length: int | None = None,
@@ -164,18 +165,21 @@ class TextProcessor(Protocol):
 
 @runtime_checkable
 class ImageProcessor(Protocol):
-    """A processor with the modality "image"."""
+    """A processor with the modality "image". check_images: raises what is wrong with the options whatever is given."""
 
-    def images(self, images: ImageSource | Sequence[ImageSource], *, max_num_patches: int | None = None) -> Batch: ...
+    def images(self, images: ImageSource | Iterable[ImageSource], *, max_num_patches: int | None = None) -> Batch: ...
+    def check_images(self, *, max_num_patches: int | None = None) -> None: ...
 
 
 @runtime_checkable
 class AudioProcessor(Protocol):
-    """A processor with the modality "audio". windows: batches of one, each with its weight in a mean."""
+    """A processor with the modality "audio". windows: batches of one, each with its weight in a mean. check_audio: as
+    `check_images` of an ImageProcessor."""
 
     def audio(
-        self, audio: AudioSource | Sequence[AudioSource], *, seed: int = 0, truncation: str | None = None
+        self, audio: AudioSource | Iterable[AudioSource], *, seed: int = 0, truncation: str | None = None
     ) -> Batch: ...
+    def check_audio(self, *, seed: int = 0, truncation: str | None = None) -> None: ...
     def windows(self, audio: AudioSource) -> Iterator[tuple[Batch, float]]: ...
 
 

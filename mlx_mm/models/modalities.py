@@ -1,8 +1,9 @@
 """Which kinds of input a checkpoint takes, and the errors for those that it does not."""
 
+import os
 from typing import TypeVar
 
-from mlx_mm.errors import InputError, ModalityError
+from mlx_mm.errors import InputError, ModalityError, shown
 from mlx_mm.models.contracts import (
     AudioEncoder,
     Checked,
@@ -23,6 +24,35 @@ def present(
     """The modalities whose part is not None."""
     parts: dict[Modality, object] = {"text": text, "image": image, "audio": audio, "video": video}
     return tuple(name for name, part in parts.items() if part is not None)
+
+
+def check_loaded(model: object, processor: object) -> None:
+    """Raise InputError unless these are a model and its processor, as `load` gives them."""
+    if _is_processor(model) and not _is_model(model) and _is_model(processor):
+        raise InputError("model and processor are exchanged; expected the model first. Pass them as `load` gives them.")
+    for name, value, fits in (("model", model, _is_model(model)), ("processor", processor, _is_processor(processor))):
+        if not fits:
+            named = isinstance(value, str | os.PathLike)
+            found, source = (shown(value),) * 2 if named else (f"a {type(value).__name__}", "...")
+            raise InputError(
+                f"{name} is {found}; expected the {name} that `load` gives. Load it first: "
+                f"model, processor = mlx_mm.load({source})."
+            )
+    configs = getattr(model, "config", None), getattr(processor, "config", None)
+    if None not in configs and type(configs[0]) is not type(configs[1]):
+        of_model, of_processor = (type(config).__module__.split(".")[-2] for config in configs)
+        raise InputError(
+            f"The model is of the family {of_model} and the processor of {of_processor}; expected both of one "
+            "checkpoint. Pass what one call of `load` gives."
+        )
+
+
+def _is_model(value: object) -> bool:
+    return hasattr(value, "kind") and hasattr(value, "modules_for")
+
+
+def _is_processor(value: object) -> bool:
+    return hasattr(value, "kind") and (hasattr(value, "collate") or hasattr(value, "chat"))
 
 
 def require_text(config: Config | None, tokenizer: Value | None, modalities: tuple[str, ...]) -> tuple[Config, Value]:

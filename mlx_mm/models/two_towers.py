@@ -44,6 +44,7 @@ def one_of_them(logits: mx.array) -> mx.array:
     return mx.softmax(logits, axis=-1, precise=True)
 
 
+TEXT_INPUTS = ("attention_mask", "position_ids")
 SIGMOID = Comparison(pairwise_sigmoid_loss, each_alone, scale_shape=(1,), has_bias=True)
 SOFTMAX = Comparison(contrastive_loss, one_of_them)
 
@@ -65,13 +66,14 @@ class TwoTowers(nn.Module):
         vision_model: nn.Module,
         text_projection: nn.Module | None = None,
         visual_projection: nn.Module | None = None,
+        order: tuple[str, ...] = TEXT_INPUTS,
     ):
         super().__init__()
         self.config = config
         self.sanitize, self.quant_predicate, self.cast_predicate, self.padded_axes = rules
         self.text_model, self.text_projection = text_model, text_projection
         self.vision_model, self.visual_projection = vision_model, visual_projection
-        self._comparison = comparison
+        self._comparison, self._order = comparison, order
         self.logit_scale = mx.zeros(comparison.scale_shape)
         if comparison.has_bias:
             self.logit_bias = mx.zeros(comparison.scale_shape)
@@ -80,27 +82,32 @@ class TwoTowers(nn.Module):
         self,
         input_ids: mx.array | None = None,
         pixel_values: mx.array | None = None,
-        attention_mask: mx.array | None = None,
-        position_ids: mx.array | None = None,
-        *,
+        *others: Input,
         return_loss: bool = False,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
-        **image_inputs: Input,
+        **inputs: Input,
     ) -> ImageTextOutput:
         """Texts (B, L), images with what else the vision tower takes, or both -> ImageTextOutput.
 
+        others, inputs: attention_mask and position_ids of texts and what belongs to images, by name or in the order of
+        transformers' class, where those of images come first.
         Where there are projections the towers' pooler_output are projected, as in transformers 5. return_loss: the
         n-th text belongs to the n-th image. Raises InputError without any input, or without pairs for a loss, and
-        TypeError for what the vision tower does not take, or takes with pixel_values only.
+        TypeError for what the vision tower does not take, or takes with pixel_values only, or is given twice.
         """
+        given = dict(zip(self._order, others, strict=False))
+        if len(others) > len(self._order) or given.keys() & inputs:
+            raise TypeError(f"expected each input once, and after pixel_values in the order {', '.join(self._order)}")
+        given |= inputs
+        of_texts = [given.pop(name, None) for name in TEXT_INPUTS]
         extras = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         text = vision = None
         if input_ids is not None:
-            text = self._read_text(input_ids, attention_mask, position_ids, **extras)
+            text = self._read_text(input_ids, *of_texts, **extras)
         if pixel_values is not None:
-            vision = self._read_image(pixel_values, **image_inputs, **extras)
-        elif idle := [name for name, value in image_inputs.items() if value is not None and value is not False]:
+            vision = self._read_image(pixel_values, **given, **extras)
+        elif idle := [name for name, value in given.items() if value is not None and value is not False]:
             raise TypeError(f"{min(idle)} was given without pixel_values, where it cannot act. Leave it out.")
         return compare(text, vision, self.logits, self._comparison.loss if return_loss else None)
 
@@ -130,7 +137,7 @@ class TwoTowers(nn.Module):
         return self.vision_model, self.visual_projection
 
     def _read_text(
-        self, input_ids: mx.array, attention_mask: mx.array | None, position_ids: mx.array | None, **extras: bool
+        self, input_ids: mx.array, attention_mask: Input = None, position_ids: Input = None, **extras: bool
     ) -> TowerOutput:
         # Towers that count positions from the left alone have no position_ids.
         given = {} if position_ids is None else {"position_ids": position_ids}
@@ -157,10 +164,12 @@ def towers_of(
     vision: nn.Module | None,
     text_projection: nn.Module | None = None,
     visual_projection: nn.Module | None = None,
+    order: tuple[str, ...] = TEXT_INPUTS,
 ) -> ImageTextModel:
-    """The model of both towers, or of the one that a checkpoint has."""
+    """The model of both towers, or of the one that a checkpoint has. order: of what a joint model takes by place, after
+    texts and pixels."""
     if text is not None and vision is not None:
-        return TwoTowers(config, rules, comparison, text, vision, text_projection, visual_projection)
+        return TwoTowers(config, rules, comparison, text, vision, text_projection, visual_projection, order)
     if text is not None:
         return TextModel(config, rules, text, text_projection)
     assert vision is not None  # `tower_sections` gives one at least

@@ -8,9 +8,9 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import soundfile
 import soxr
 
 from mlx_mm.errors import InputError, MediaError
+from mlx_mm.processing.arguments import unpacked
 from mlx_mm.processing.batch import as_list
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -49,9 +50,10 @@ _PCM = {np.dtype(np.int16): (0, 2**15), np.dtype(np.int32): (0, 2**31), np.dtype
 # --- opening
 
 
-def as_audio(audio: AudioSource | Sequence[AudioSource]) -> list[AudioSource]:
+def as_audio(audio: AudioSource | Iterable[AudioSource]) -> list[AudioSource]:
     """One sound or several as a list; InputError for none."""
-    return as_list(audio, "audio", (str, bytes, bytearray, memoryview, tuple, np.ndarray))
+    items = cast("Iterable[AudioSource]", unpacked(audio))
+    return as_list(items, "audio", (str, bytes, bytearray, memoryview, tuple, np.ndarray))
 
 
 def open_audio(source: AudioSource, sampling_rate: int) -> Floats:

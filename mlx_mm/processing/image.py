@@ -13,14 +13,15 @@ import threading
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from mlx_mm.errors import InputError, MediaError
+from mlx_mm.processing.arguments import unpacked
 from mlx_mm.processing.batch import as_list
 from mlx_mm.processing.settings import PixelSettings
 
@@ -61,9 +62,9 @@ _UPRIGHT = {
 _LOCKS = [threading.Lock() for _ in range(61)]  # of Pillow images, which have no place for one of their own
 
 
-def as_images(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+def as_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     """One image or several as a list; InputError for none."""
-    return as_list(images, "images", ONE_IMAGE)
+    return as_list(cast("Iterable[ImageSource]", unpacked(images, batch_axes=4)), "images", ONE_IMAGE)
 
 
 def open_image(source: ImageSource, *, do_convert_rgb: bool = True) -> Image.Image:

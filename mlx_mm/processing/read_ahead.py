@@ -4,14 +4,14 @@ import contextlib
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from mlx_mm.errors import MediaError
+from mlx_mm.errors import InputError, MediaError, MlxMmError
 
 Item = TypeVar("Item")
-OnError: TypeAlias = Callable[[int, MediaError], None]
+OnError: TypeAlias = Callable[[int, MlxMmError], None]
 
 WORKER_THREADS = 2  # decoding, resizing and NumPy's transforms release the interpreter lock
 MAX_ITEMS_AHEAD = 8  # of one input, made before somebody takes one
@@ -31,12 +31,12 @@ def read_ahead(
     *,
     inputs_ahead: int = WORKER_THREADS,
     on_error: OnError | None = None,
-) -> Iterator[tuple[int, Item]]:
+) -> Generator[tuple[int, Item], None, None]:
     """(index, item) for all items of make(0), make(1), …, in order, each input in a thread.
 
     inputs_ahead: how many are begun before their first item is asked for. on_error: called, between two items, with
-    the index and the MediaError of an input that raises one, which then ends; by default it is raised, as all other
-    errors are. When the caller stops early, the threads stop too.
+    the index and the MediaError or InputError of an input that raises one, which then ends; by default it is raised,
+    as all other errors are. When the caller stops early, the threads stop too.
     """
     stop = threading.Event()
     tasks: queue.SimpleQueue[tuple[int, queue.Queue[Item | _End]] | None] = queue.SimpleQueue()
@@ -77,7 +77,7 @@ def read_ahead(
             try:
                 if item.error is not None:
                     raise item.error
-            except MediaError as error:
+            except (MediaError, InputError) as error:
                 if on_error is None:
                     raise
                 on_error(index, error)

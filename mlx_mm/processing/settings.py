@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypedDict, TypeVar
 
+import numpy as np
+
 from mlx_mm.errors import ConfigError, InputError, is_number, is_whole, shown
 from mlx_mm.processing.files import read_json
 
@@ -28,6 +30,9 @@ MAX_COUNT, MAX_FLOAT = 2**31 - 1, 3.4e38  # of an axis of an mlx array, of float
 MAX_SIDE = 4096
 # Keys that act only while a switch is on; a switch that is on must be known itself.
 _SWITCHED_KEYS = {"crop_size": "do_center_crop", "pad_size": "do_pad"}
+
+
+MOST = 2**31 - 1  # of counts and factors; above it are slips, and no size of arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +148,7 @@ def _factor(value: object) -> float | None:
 
 
 def _channels(value: object) -> tuple[float, ...] | None:
+    value = value.tolist() if isinstance(value, np.ndarray) else value
     values = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
     fits = len(values) == 3 and all(is_number(part) and abs(part) <= MAX_FLOAT for part in values)
     return values if fits else None
@@ -154,7 +160,7 @@ def _divisors(value: object) -> tuple[float, ...] | None:
 
 
 def _switch(value: object) -> bool | None:
-    return value if isinstance(value, bool) else None
+    return bool(value) if isinstance(value, bool | np.bool_) else None
 
 
 SIDES: Check = sides, '{"height": H, "width": W} or one whole number, from 1 to 4096'
@@ -183,6 +189,8 @@ def override(
     checks: Mapping[str, Check] = CHECKS,
 ) -> Settings:
     """`settings` with the given values that are not None; `error` for a key they lack or a value that does not fit."""
+    if not isinstance(given, Mapping):
+        raise error(f"The options are {shown(given)}; expected a dict of them. Leave them out for the defaults.")
     known = [field.name for field in fields(settings)]
     values = {}
     for key, value in given.items():

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import normalizers
 
-from mlx_mm.errors import ConfigError, InputError, whole_number
-from mlx_mm.processing.batch import Batch, as_list
+from mlx_mm.errors import ConfigError, InputError, shown, whole_number
+from mlx_mm.processing.arguments import Texts, strings
+from mlx_mm.processing.batch import Batch
 from mlx_mm.processing.files import read_json
 from mlx_mm.processing.sentence_piece import SentencePiece
 
@@ -220,20 +221,23 @@ class Tokenizer:
         return backend
 
 
-def as_texts(texts: str | Sequence[str]) -> list[str]:
-    """One text or several as a list; InputError for none. What is not a str is left for the tokenizer to refuse."""
-    return as_list(texts, "texts", str)
+def as_texts(texts: Texts) -> list[str]:
+    """One text or several as a list; InputError for none, and for what is no text."""
+    items = strings(texts, "Text")[0]
+    if not items:
+        raise InputError("The list of texts is empty; expected at least one. Leave the call out for an empty batch.")
+    return items
 
 
 def refuse_task(task: str | None) -> None:
     """Raise InputError where a call names a task and the family has none."""
     if task is not None:
-        raise InputError(f"task={task!r} was given; this family has no tasks. Leave task out.")
+        raise InputError(f"task={shown(task)} was given, and this family has no tasks; expected none. Leave task out.")
 
 
 def prepare_texts(
     tokenizer: Tokenizer,
-    texts: str | Sequence[str],
+    texts: Texts,
     limit: int,
     vocabulary: int,
     *,
@@ -262,7 +266,7 @@ def prepare_texts(
 
 def text_batch(
     tokenizer: Tokenizer,
-    texts: str | Sequence[str],
+    texts: Texts,
     limit: int,
     *,
     padding: bool | str,
@@ -276,8 +280,8 @@ def text_batch(
     truncation: longer texts are cut and keep their end token; False refuses them. on_cut: called with the tokens of
     each text that is cut, all included, before it is. Raises InputError.
     """
-    if padding not in (True, "longest", "max_length"):
-        raise InputError(f'padding is {padding!r}; expected "longest" or "max_length". Leave it out.')
+    if not (padding is True or (isinstance(padding, str) and padding in ("longest", "max_length"))):
+        raise InputError(f'padding is {shown(padding)}; expected "longest" or "max_length". Leave it out.')
     items, cut = as_texts(texts), limit if truncation else None
     rows = tokenizer.encode_as_filed(items, cut, do_lower_case=do_lower_case, on_cut=on_cut)
     _refuse_long(items, [len(row) for row in rows], limit)

@@ -132,6 +132,27 @@ def test_inputs_of_the_tower_in_its_order(name: str) -> None:
         assert close(model(*order).pooler_output, right, 0.0)
 
 
+@pytest.mark.parametrize("family", ["siglip", "siglip2"])
+def test_inputs_of_a_joint_model_in_the_order_of_transformers(family: str) -> None:
+    """(input_ids, pixel_values, [pixel_attention_mask, spatial_shapes,] attention_mask, position_ids)"""
+    model = build(tiny_config(family), tiny_weights(tiny_config(family)))
+    texts, images = batches(family)
+    ids = texts["input_ids"]
+    named = {"attention_mask": (ids != 0).astype(mx.int32), "position_ids": mx.arange(16)[::-1]}
+    right = model(**texts, **images, **named)
+    others = [images[key] for key in ("pixel_attention_mask", "spatial_shapes") if key in images]
+    order = [ids, images["pixel_values"], *others, *named.values()]
+    for count in range(2, len(order) + 1):
+        rest = dict(list({**images, **named}.items())[count - 1 :])
+        got = model(*order[:count], **rest)
+        assert close(got.logits_per_image, right.logits_per_image, 0.0)
+    assert not close(model(**texts, **images).logits_per_image, right.logits_per_image, 1e-3)
+    with pytest.raises(TypeError, match="each input once"):
+        model(*order, True)
+    with pytest.raises(TypeError, match="each input once"):
+        model(*order, attention_mask=named["attention_mask"])
+
+
 def test_inputs_of_images_without_images() -> None:
     """Empty ones pass, as from a wrapper that hands on all; what would not act is refused."""
     model = build(tiny_config("siglip2"), tiny_weights(tiny_config("siglip2")))

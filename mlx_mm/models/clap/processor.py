@@ -7,16 +7,17 @@ stretches; `windows` all of it, one stretch after the other. The filters belong 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 
-from mlx_mm.errors import ConfigError, InputError, is_number, whole_number
+from mlx_mm.errors import ConfigError, InputError, is_number, shown, whole_number
 from mlx_mm.models.clap.config import ModelConfig
 from mlx_mm.models.modalities import lacking, present, require_text
+from mlx_mm.processing.arguments import Texts, flag, optional_flag
 from mlx_mm.processing.audio import (
     AudioSource,
     Floats,
@@ -45,6 +46,7 @@ from mlx_mm.processing.text import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+LONGEST_SECONDS = 600  # of a clip; released models hear 10
 TEXT_LENGTH = 77  # LAION trained with texts of at most 77 tokens
 # Keys of ClapFeatureExtractor's files that change no number: it stores and ignores them, or computes them anew.
 _HARMLESS_KEYS = {
@@ -102,6 +104,10 @@ def _amount(value: object, most: float = 1e9) -> float | None:
     return value if is_number(value) and 0 <= value <= most else None
 
 
+def _seconds(value: object) -> float | None:
+    return _amount(value, LONGEST_SECONDS) or None
+
+
 def _one_of(*names: str) -> Check:
     return lambda value: value if isinstance(value, str) and value in names else None, " or ".join(names)
 
@@ -110,7 +116,7 @@ AUDIO_CHECKS: dict[str, Check] = {
     "feature_size": count_up_to(1024),
     "sampling_rate": count_up_to(192_000),
     "hop_length": count_up_to(1 << 20),
-    "max_length_s": (lambda value: _amount(value, 600) or None, "a number of seconds above 0, at most 600"),
+    "max_length_s": (_seconds, f"a number of seconds above 0, at most {LONGEST_SECONDS}"),
     "fft_window_size": count_up_to(1 << 16),
     "frequency_min": (_amount, "a number of Hz, at least 0"),
     "frequency_max": (_amount, "a number of Hz, at least 0"),
@@ -142,8 +148,8 @@ class Processor:
     def __call__(
         self,
         *,
-        text: str | Sequence[str] | None = None,
-        audio: AudioSource | Sequence[AudioSource] | None = None,
+        text: Texts | None = None,
+        audio: AudioSource | Iterable[AudioSource] | None = None,
         max_length: int | None = None,
         padding: bool | str = "longest",
         truncation: bool = True,
@@ -160,6 +166,8 @@ class Processor:
         if text is not None:
             lower = do_lower_case
             texts = self.text(text, max_length=max_length, padding=padding, truncation=truncation, do_lower_case=lower)
+        if audio_kwargs is not None and not isinstance(audio_kwargs, Mapping):
+            raise InputError(f"audio_kwargs is {shown(audio_kwargs)}; expected a dict of options. Leave it out.")
         options: AudioOptions = audio_kwargs or {}
         if audio is None:
             refuse_options({"seed": seed or None, "as_transformers": as_transformers or None, **options}, "audio")
@@ -169,7 +177,7 @@ class Processor:
 
     def text(
         self,
-        texts: str | Sequence[str],
+        texts: Texts,
         *,
         task: str | None = None,
         max_length: int | None = None,
@@ -198,14 +206,14 @@ class Processor:
             limit,
             config.vocab_size,
             padding=padding,
-            truncation=truncation,
-            do_lower_case=do_lower_case,
+            truncation=flag("truncation", truncation),
+            do_lower_case=optional_flag("do_lower_case", do_lower_case),
             on_cut=on_cut,
         )
 
     def audio(
         self,
-        audio: AudioSource | Sequence[AudioSource],
+        audio: AudioSource | Iterable[AudioSource],
         *,
         seed: int = 0,
         as_transformers: bool = False,
@@ -222,6 +230,7 @@ class Processor:
         """
         settings, whole = self._settings(options)
         fused = settings.truncation == "fusion"
+        as_transformers = flag("as_transformers", as_transformers)
         generator = _generator(seed)
         rows, longer = [], []
         for source in as_audio(audio):
@@ -240,6 +249,11 @@ class Processor:
             longer[generator.randint(0, len(longer))] = True
         return {"input_features": np.stack(rows), "is_longer": np.array(longer)[:, None]}
 
+    def check_audio(self, *, seed: int = 0, **options: Unpack[AudioOptions]) -> None:
+        """Raise what `audio` does for arguments that cannot be used, whatever the sounds."""
+        self._settings(options)
+        _generator(seed)
+
     def windows(self, audio: AudioSource, **options: Unpack[AudioOptions]) -> Iterator[tuple[Batch, float]]:
         """All of one sound: batches of one, each with its weight in a mean; the weights add up to 1.
 
@@ -249,7 +263,8 @@ class Processor:
         """
         if options.get("truncation") not in (None, "windows"):
             raise InputError(
-                f"truncation is {options['truncation']!r}; windows() leaves nothing out. Use audio(), or leave it out."
+                f'truncation is {shown(options["truncation"])}; expected "windows", as windows() leaves nothing out. '
+                "Use audio(), or leave it out."
             )
         settings, _ = self._settings({**options, "truncation": "windows"})
         return _windows(audio, settings, count_samples(audio, settings.sampling_rate))
@@ -268,8 +283,8 @@ class Processor:
         given: dict[str, object] = {**options}
         if given.get("sampling_rate") is not None:
             raise InputError(
-                f"sampling_rate is {given['sampling_rate']!r}, and the model's cannot be changed; expected the rate "
-                "of samples beside them. Pass audio=(samples, sampling_rate)."
+                f"sampling_rate is {shown(given['sampling_rate'])}, and the model's cannot be changed; expected the "
+                "rate of samples beside them. Pass audio=(samples, sampling_rate)."
             )
         whole = given.get("truncation") == "windows"
         if whole:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mlx_mm.errors import InputError, MediaError
+from mlx_mm.errors import MediaError
 from mlx_mm.models.glm4v.pixels import sample_by_duration, sample_by_rate, slice_times, to_patches
 from mlx_mm.models.glm4v.settings import FrameSampling, VisualSettings, grid_of
+from mlx_mm.processing.arguments import optional_flag, positive, unpacked
 from mlx_mm.processing.batch import Batch, as_list
 from mlx_mm.processing.image import ImageSource, resize, to_pixels
 from mlx_mm.processing.measure import measured
@@ -21,6 +23,8 @@ from mlx_mm.processing.video import Video, VideoSource, open_video
 Grid = tuple[int, int, int]
 ONE_IMAGE = (str, bytes, bytearray, memoryview, np.ndarray, Image.Image)
 ONE_VIDEO = (str, bytes, bytearray, memoryview, np.ndarray, Video)
+PICTURE_AXES, VIDEO_AXES = 4, 5  # of an array of several images, or videos
+HIGHEST_RATE = 1e6  # frames per second; above it are slips
 # How fast frames without a rate follow each other where none are left out: transformers' assumption.
 _USUAL_FPS = 24
 
@@ -51,25 +55,29 @@ class MeasuredVideo:
         return self.grid[1] * self.grid[2] // patches, self.labels
 
 
-def measure_images(images: ImageSource | Sequence[ImageSource], settings: VisualSettings) -> Iterator[MeasuredImage]:
+def measure_images(images: ImageSource | Iterable[ImageSource], settings: VisualSettings) -> Iterator[MeasuredImage]:
     """Grids of images, by their headers where these suffice."""
-    for source in as_list(images, "images", ONE_IMAGE):
+    several = cast("Iterable[ImageSource]", unpacked(images, PICTURE_AXES))
+    sources: list[ImageSource] = as_list(several, "images", ONE_IMAGE)
+    for source in sources:
         height, width, opener = measured(source, do_convert_rgb=settings.do_convert_rgb)
         yield MeasuredImage(grid_of(settings, None, height, width), opener)
 
 
 def measure_videos(
-    videos: VideoSource | Sequence[VideoSource],
+    videos: VideoSource | Iterable[VideoSource],
     settings: VisualSettings,
     rule: FrameSampling,
     fps: float | None,
     do_sample_frames: bool | None,
 ) -> Iterator[MeasuredVideo]:
     """Grids, frames and labels of videos. do_sample_frames: None leaves the rule's."""
-    if do_sample_frames is not None and not isinstance(do_sample_frames, bool):
-        raise InputError(f"do_sample_frames is {do_sample_frames!r}; expected True or False. Leave it out.")
-    for source in as_list(videos, "videos", ONE_VIDEO):
-        video = open_video(source, fps=fps)
+    do_sample_frames = optional_flag("do_sample_frames", do_sample_frames)
+    rate = None if fps is None else positive("fps", fps, HIGHEST_RATE, "Leave it out for the video's own.")
+    several = cast("Iterable[VideoSource]", unpacked(videos, VIDEO_AXES))
+    sources: list[VideoSource] = as_list(several, "videos", ONE_VIDEO)
+    for source in sources:
+        video = open_video(source, fps=rate)
         if rule.do_sample_frames if do_sample_frames is None else do_sample_frames:
             indices = _sample(video, rule, settings.temporal_patch_size)
         else:

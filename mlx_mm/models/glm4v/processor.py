@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import numpy as np
 
-from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.errors import ConfigError, InputError, shown, whole_number
 from mlx_mm.generation.defaults import GenerationDefaults
 from mlx_mm.models.contracts import Modality
 from mlx_mm.models.glm4v.config import ModelConfig
 from mlx_mm.models.glm4v.defaults import generation_defaults
 from mlx_mm.models.glm4v.media import (
-    ONE_IMAGE,
-    ONE_VIDEO,
+    PICTURE_AXES,
+    VIDEO_AXES,
     MeasuredImage,
     MeasuredVideo,
     image_arrays,
@@ -41,21 +41,24 @@ from mlx_mm.models.glm4v.settings import (
     settings_of_videos,
 )
 from mlx_mm.models.glm4v.tokens import TokenRows
-from mlx_mm.processing.batch import Batch, as_list
+from mlx_mm.processing.arguments import Texts, flag, listed, optional_flag, unpacked
+from mlx_mm.processing.batch import Batch
 from mlx_mm.processing.chat import ChatTemplate, MediaPart, Messages, Tools
 from mlx_mm.processing.image import ImageSource
 from mlx_mm.processing.measure import measured
 from mlx_mm.processing.settings import override, refuse_options
-from mlx_mm.processing.text import Tokenizer
+from mlx_mm.processing.text import Tokenizer, as_texts
 from mlx_mm.processing.video import VideoSource
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 ARRAYS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
-TAIL = 4  # tokens of a prompt among which it can open a think block
+MOST_ID = 2**32 - 1  # that tokenizers take
+IDS = "Pass a list or an array of ids."
 
-Source = TypeVar("Source")
+Item = TypeVar("Item")
+TAIL = 4  # tokens of a prompt among which it can open a think block
 
 
 class Processor:
@@ -95,9 +98,9 @@ class Processor:
     def __call__(
         self,
         *,
-        text: str | Sequence[str] | None = None,
-        images: ImageSource | Sequence[ImageSource] | None = None,
-        videos: VideoSource | Sequence[VideoSource] | None = None,
+        text: Texts | None = None,
+        images: ImageSource | Iterable[ImageSource] | None = None,
+        videos: VideoSource | Iterable[VideoSource] | None = None,
         fps: float | None = None,
         do_sample_frames: bool | None = None,
         padding: bool | str = "longest",
@@ -127,15 +130,15 @@ class Processor:
             measured_videos = list(measure_videos(videos, moving, self.frame_sampling, fps, do_sample_frames))
         batch: Batch = {}
         if text is not None:
-            rows = self._prompts.rows(as_list(text, "texts", str), measured_images, measured_videos)
+            rows = self._prompts.rows(as_texts(text), measured_images, measured_videos)
             batch = self._prompts.pad(rows, padding, padding_side)
         return batch | image_arrays(measured_images, settings) | video_arrays(measured_videos, moving)
 
-    def text(self, texts: str | Sequence[str], *, padding: bool | str = "longest", padding_side: str = "left") -> Batch:
+    def text(self, texts: Texts, *, padding: bool | str = "longest", padding_side: str = "left") -> Batch:
         """input_ids, attention_mask and mm_token_type_ids of prompts without images; else as in a call."""
         return self(text=texts, padding=padding, padding_side=padding_side)
 
-    def images(self, images: ImageSource | Sequence[ImageSource], **options: Unpack[VisualOptions]) -> Batch:
+    def images(self, images: ImageSource | Iterable[ImageSource], **options: Unpack[VisualOptions]) -> Batch:
         """pixel_values float32 (patches of all images, 1176) and image_grid_thw int32 (n, 3); t is 1.
 
         size: {"shortest_edge", "longest_edge"}, which are not edges but the least and the most of
@@ -148,7 +151,7 @@ class Processor:
 
     def videos(
         self,
-        videos: VideoSource | Sequence[VideoSource],
+        videos: VideoSource | Iterable[VideoSource],
         *,
         fps: float | None = None,
         do_sample_frames: bool | None = None,
@@ -167,8 +170,8 @@ class Processor:
         self,
         messages: Messages,
         *,
-        images: ImageSource | Sequence[ImageSource] = (),
-        videos: VideoSource | Sequence[VideoSource] = (),
+        images: ImageSource | Iterable[ImageSource] | None = (),
+        videos: VideoSource | Iterable[VideoSource] | None = (),
         tools: Tools | None = None,
         enable_thinking: bool | None = None,
         add_generation_prompt: bool = True,
@@ -191,7 +194,10 @@ class Processor:
         refuse_typed(messages, tools)
         placed, media = _placed(messages, images, videos)
         prompt = self.template.render(
-            placed, tools=tools, add_generation_prompt=add_generation_prompt, enable_thinking=enable_thinking
+            placed,
+            tools=tools,
+            add_generation_prompt=flag("add_generation_prompt", add_generation_prompt),
+            enable_thinking=optional_flag("enable_thinking", enable_thinking),
         )
         settings, moving = (self._settings(own, options) for own in (self.settings, self.video_settings))
         measured_images, measured_videos = list[MeasuredImage](), list[MeasuredVideo]()
@@ -201,7 +207,7 @@ class Processor:
                 narrowed = override(settings, own, InputError, VISUAL_CHECKS)
                 measured_images += measure_images([item.source], narrowed)
                 continue
-            rate = cast("float | None", own.pop("fps", fps))  # which `open_video` checks
+            rate = cast("float | None", own.pop("fps", fps))  # which `measure_videos` checks
             narrowed = override(moving, own, InputError, VISUAL_CHECKS)
             measured_videos += measure_videos([item.source], narrowed, self.frame_sampling, rate, do_sample_frames)
         batch = self._prompts.pad(self._prompts.rows([prompt], measured_images, measured_videos), "longest", "left")
@@ -217,7 +223,7 @@ class Processor:
         return without_markers(text)
 
     def image_sizes(
-        self, messages: Messages, *, images: ImageSource | Sequence[ImageSource] = ()
+        self, messages: Messages, *, images: ImageSource | Iterable[ImageSource] | None = ()
     ) -> list[tuple[int, int]]:
         """Height and width of the images of a chat as they were given, in the order in which the model sees them."""
         media = _placed(messages, images, ())[1]
@@ -245,8 +251,8 @@ class Processor:
     def count_tokens(
         self,
         *,
-        images: ImageSource | Sequence[ImageSource] = (),
-        videos: VideoSource | Sequence[VideoSource] = (),
+        images: ImageSource | Iterable[ImageSource] | None = (),
+        videos: VideoSource | Iterable[VideoSource] | None = (),
         fps: float | None = None,
         do_sample_frames: bool | None = None,
         **options: Unpack[VisualOptions],
@@ -257,8 +263,8 @@ class Processor:
         """
         settings, moving = (self._settings(own, options) for own in (self.settings, self.video_settings))
         grids: dict[str, list[tuple[int, int, int]]] = {"images": [], "videos": []}
-        all_images: list[ImageSource] = _several(images, ONE_IMAGE)
-        all_videos: list[VideoSource] = _several(videos, ONE_VIDEO)
+        all_images = cast("list[ImageSource]", listed(images, PICTURE_AXES))
+        all_videos = cast("list[VideoSource]", listed(videos, VIDEO_AXES))
         if all_images:
             grids["images"] = [item.grid for item in measure_images(all_images, settings)]
         if all_videos:
@@ -269,6 +275,7 @@ class Processor:
 
     def get_number_of_image_patches(self, height: int, width: int, images_kwargs: VisualOptions | None = None) -> int:
         """Patches of an image of that size; a quarter of it are tokens."""
+        height, width = whole_number("height", height), whole_number("width", width)
         t, h, w = grid_of(self._settings(self.settings, images_kwargs or {}), None, height, width)
         return t * h * w
 
@@ -276,16 +283,19 @@ class Processor:
         self, num_frames: int, height: int, width: int, videos_kwargs: VisualOptions | None = None
     ) -> int:
         """Patches of a video of so many chosen frames of that size."""
+        height, width = whole_number("height", height), whole_number("width", width)
+        num_frames = whole_number("num_frames", num_frames)
         t, h, w = grid_of(self._settings(self.video_settings, videos_kwargs or {}), num_frames, height, width)
         return t * h * w
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ids; tokens that the file calls special are left out unless skip_special_tokens is False."""
-        return self.tokenizer.decode([int(token) for token in ids], skip_special_tokens=skip_special_tokens)
+        numbers = [whole_number("A token id", token, least=0, most=MOST_ID, advice=IDS) for token in _list(ids)]
+        return self.tokenizer.decode(numbers, skip_special_tokens=flag("skip_special_tokens", skip_special_tokens))
 
     def batch_decode(self, rows: Iterable[Iterable[int]], *, skip_special_tokens: bool = True) -> list[str]:
         """`decode` for each row."""
-        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
+        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in _list(rows)]
 
     def _settings(self, own: VisualSettings, options: VisualOptions) -> VisualSettings:
         settings = override(own, options, InputError, VISUAL_CHECKS)
@@ -295,15 +305,18 @@ class Processor:
 
 def _placed(
     messages: Messages,
-    images: ImageSource | Sequence[ImageSource],
-    videos: VideoSource | Sequence[VideoSource],
+    images: ImageSource | Iterable[ImageSource] | None,
+    videos: VideoSource | Iterable[VideoSource] | None,
 ) -> tuple[list[Mapping[str, object]], list[MediaPart]]:
     """The messages with the images and videos that came beside them, and all of these in their order."""
-    added = [MediaPart("image", source, {}, "An image") for source in _several(images, ONE_IMAGE)]
-    added += [MediaPart("video", source, {}, "A video") for source in _several(videos, ONE_VIDEO)]
+    added = [MediaPart("image", source, {}, "An image") for source in listed(images, PICTURE_AXES)]
+    added += [MediaPart("video", source, {}, "A video") for source in listed(videos, VIDEO_AXES)]
     return put_media(messages, added)
 
 
-def _several(values: Source | Sequence[Source], single: tuple[type, ...]) -> list[Source]:
-    """A list of images or videos, which may be empty here."""
-    return [] if isinstance(values, list | tuple) and not values else as_list(values, "media", single)
+def _list(values: Iterable[Item]) -> list[Item]:
+    """The items of an array of any library, or of a list; InputError for what has none."""
+    values = cast("Iterable[Item]", unpacked(values.tolist() if hasattr(values, "tolist") else values))
+    if isinstance(values, list | tuple):
+        return list(values)
+    raise InputError(f"{shown(values)} is given as token ids; expected several. {IDS}")

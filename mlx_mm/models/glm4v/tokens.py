@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.errors import ConfigError, InputError, shown
 from mlx_mm.models.glm4v.config import ModelConfig
 from mlx_mm.models.glm4v.media import MeasuredImage, MeasuredVideo
 from mlx_mm.models.glm4v.prompt import IMAGE_MARK, MARKERS, VIDEO_MARK, types_by_markers, write_out
@@ -56,9 +56,11 @@ class TokenRows:
 
     def pad(self, rows: Sequence[Sequence[int]], padding: bool | str, side: str) -> Batch:
         """One batch of them; padding: "longest", or True, on the "left" or "right"."""
-        if padding not in (True, "longest") or side not in ("left", "right"):
+        longest = padding is True or (isinstance(padding, str) and padding == "longest")
+        if not longest or not isinstance(side, str) or side not in ("left", "right"):
             raise InputError(
-                f'padding is {padding!r} on side {side!r}; expected "longest" on "left" or "right". Leave it out.'
+                f'padding is {shown(padding)} on side {shown(side)}; expected "longest" on "left" or "right". Leave it '
+                "out."
             )
         pad = self._tokenizer.pad_id if self._config.pad_token_id is None else self._config.pad_token_id
         markers = [self._tokenizer.encode_prompt(mark)[0] for mark in MARKERS[:2]]

@@ -7,7 +7,7 @@ encoded pictures are turned upright.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 import numpy as np
 from PIL import Image
 
-from mlx_mm.errors import ConfigError, InputError
+from mlx_mm.errors import ConfigError, InputError, shown
 from mlx_mm.models.jina_clip.config import ModelConfig
 from mlx_mm.models.modalities import present, require_text
+from mlx_mm.processing.arguments import Texts, flag
 from mlx_mm.processing.batch import Batch, collate, merge
 from mlx_mm.processing.image import (
     ImageSource,
@@ -114,8 +115,8 @@ class Processor:
     def __call__(
         self,
         *,
-        text: str | Sequence[str] | None = None,
-        images: ImageSource | Sequence[ImageSource] | None = None,
+        text: Texts | None = None,
+        images: ImageSource | Iterable[ImageSource] | None = None,
         task: str | None = None,
         max_length: int | None = None,
         padding: bool | str = "longest",
@@ -136,7 +137,7 @@ class Processor:
 
     def text(
         self,
-        texts: str | Sequence[str],
+        texts: Texts,
         *,
         task: str | None = None,
         max_length: int | None = None,
@@ -158,20 +159,23 @@ class Processor:
         instruction = self._instruction(task)
         limit = check_length(max_length, config.max_position_embeddings, usual=TEXT_LENGTH)
         check_padding(tokenizer, config.pad_token_id)
-        # What is not a str is left for the tokenizer to refuse.
-        items = [instruction + item if isinstance(item, str) else item for item in as_texts(texts)]
-        rows = config.vocab_size
-        batch = prepare_texts(tokenizer, items, limit, rows, padding=padding, truncation=truncation, on_cut=on_cut)
+        items, rows = [instruction + item for item in as_texts(texts)], config.vocab_size
+        cutting = flag("truncation", truncation)
+        batch = prepare_texts(tokenizer, items, limit, rows, padding=padding, truncation=cutting, on_cut=on_cut)
         return batch | {"attention_mask": (batch["input_ids"] != config.pad_token_id).astype(np.int32)}
 
-    def images(self, images: ImageSource | Sequence[ImageSource], **options: Unpack[ImageOptions]) -> Batch:
+    def images(self, images: ImageSource | Iterable[ImageSource], **options: Unpack[ImageOptions]) -> Batch:
         """pixel_values float32 (B, size, size, 3); an option that is not None replaces the checkpoint's setting.
 
         Raises MediaError for pictures that cannot be read or are too long for their shorter side to become `size`,
         InputError for arguments.
         """
-        settings = override(self.settings, options, InputError, IMAGE_CHECKS)
+        settings = self._settings(options)
         return self.collate([_process(item, settings) for item in as_images(images)])
+
+    def check_images(self, **options: Unpack[ImageOptions]) -> None:
+        """Raise what `images` does for options that cannot be used, whatever the pictures."""
+        self._settings(options)
 
     def collate(self, items: Sequence[Batch]) -> Batch:
         """One batch from the results of several calls, in order; texts are padded to the longest.
@@ -179,6 +183,9 @@ class Processor:
         Raises InputError when the items differ in their keys or pictures in their size.
         """
         return collate(items, text_padding(self.tokenizer, items))
+
+    def _settings(self, options: ImageOptions) -> ImageSettings:
+        return override(self.settings, options, InputError, IMAGE_CHECKS)
 
     def _instruction(self, task: str | None) -> str:
         """What stands before the texts of a task."""
@@ -189,7 +196,7 @@ class Processor:
             default = self.config.default_instruction_task
             without = "no instruction at all" if default is None else f"the default, {default!r}"
             tasks = f"one of {', '.join(map(repr, known))}" if known else "none, as config.json names no tasks"
-            raise InputError(f"task is {name!r}; expected {tasks}. Leave task out (None) for {without}.")
+            raise InputError(f"task is {shown(name)}; expected {tasks}. Leave task out (None) for {without}.")
         return known[name]
 
 

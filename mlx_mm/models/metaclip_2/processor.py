@@ -6,7 +6,7 @@ to the longest of the call: a causal tower does not see what comes after the end
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from mlx_mm.errors import ConfigError, InputError
 from mlx_mm.models.metaclip_2.config import ModelConfig, TextConfig
 from mlx_mm.models.modalities import lacking, present, require_text
+from mlx_mm.processing.arguments import Texts, flag, optional_flag
 from mlx_mm.processing.batch import Batch, collate, merge
 from mlx_mm.processing.image import (
     ImageSource,
@@ -88,8 +89,8 @@ class Processor:
     def __call__(
         self,
         *,
-        text: str | Sequence[str] | None = None,
-        images: ImageSource | Sequence[ImageSource] | None = None,
+        text: Texts | None = None,
+        images: ImageSource | Iterable[ImageSource] | None = None,
         max_length: int | None = None,
         padding: bool | str = "longest",
         truncation: bool = True,
@@ -109,7 +110,7 @@ class Processor:
 
     def text(
         self,
-        texts: str | Sequence[str],
+        texts: Texts,
         *,
         task: str | None = None,
         max_length: int | None = None,
@@ -137,21 +138,23 @@ class Processor:
             limit,
             config.vocab_size,
             padding=padding,
-            truncation=truncation,
-            do_lower_case=do_lower_case,
+            truncation=flag("truncation", truncation),
+            do_lower_case=optional_flag("do_lower_case", do_lower_case),
             on_cut=on_cut,
         )
 
-    def images(self, images: ImageSource | Sequence[ImageSource], **options: Unpack[ImageOptions]) -> Batch:
+    def images(self, images: ImageSource | Iterable[ImageSource], **options: Unpack[ImageOptions]) -> Batch:
         """pixel_values float32 (B, H, W, 3); an option that is not None replaces the checkpoint's setting.
 
         size: {"height", "width"}, which squeezes, or {"shortest_edge"} or a number, which keeps the aspect ratio.
         Raises MediaError for pictures that cannot be read, InputError and ModalityError for arguments.
         """
-        if self.settings is None:
-            raise lacking("vision tower", "images", self.modalities)
-        settings = override(self.settings, options, InputError, IMAGE_CHECKS)
+        settings = self._settings(options)
         return self.collate([_process(item, settings) for item in as_images(images)])
+
+    def check_images(self, **options: Unpack[ImageOptions]) -> None:
+        """Raise what `images` does for options that cannot be used, whatever the pictures."""
+        self._settings(options)
 
     def collate(self, items: Sequence[Batch]) -> Batch:
         """One batch from the results of several calls, in order; texts are padded to the longest.
@@ -159,6 +162,11 @@ class Processor:
         Raises InputError when the items differ in their keys or pictures in their size.
         """
         return collate(items, text_padding(self.tokenizer, items))
+
+    def _settings(self, options: ImageOptions) -> ImageSettings:
+        if self.settings is None:
+            raise lacking("vision tower", "images", self.modalities)
+        return override(self.settings, options, InputError, IMAGE_CHECKS)
 
 
 def _process(source: ImageSource, settings: ImageSettings) -> Batch:

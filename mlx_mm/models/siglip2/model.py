@@ -13,11 +13,13 @@ import mlx.core as mx
 
 from mlx_mm.models.image_classifier import ImageClassifier, no_vision_config
 from mlx_mm.models.one_tower import Input
-from mlx_mm.models.siglip2.config import ModelConfig
+from mlx_mm.models.siglip2.config import ModelConfig, NaflexVisionConfig
 from mlx_mm.models.siglip2.text import TextTower
 from mlx_mm.models.siglip2.vision import VisionTower
 from mlx_mm.models.siglip2.weights import rules
-from mlx_mm.models.two_towers import SIGMOID, ImageTextModel, towers_of
+from mlx_mm.models.two_towers import SIGMOID, TEXT_INPUTS, ImageTextModel, towers_of
+
+NAFLEX_ORDER = ("pixel_attention_mask", "spatial_shapes", *TEXT_INPUTS)  # of transformers' Siglip2Model
 
 
 def encoder(config: ModelConfig) -> ImageTextModel:
@@ -29,6 +31,7 @@ def encoder(config: ModelConfig) -> ImageTextModel:
         SIGMOID,
         text=None if text is None else TextTower(text),
         vision=None if vision is None else VisionTower(vision),
+        order=NAFLEX_ORDER if isinstance(vision, NaflexVisionConfig) else TEXT_INPUTS,
     )
 
 

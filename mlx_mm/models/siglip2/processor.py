@@ -7,7 +7,7 @@ budget of patches and cuts it up.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +17,7 @@ import numpy as np
 from mlx_mm.errors import ConfigError, InputError
 from mlx_mm.models.modalities import lacking, present, require_text
 from mlx_mm.models.siglip2.config import ModelConfig, NaflexVisionConfig, VisionConfig
+from mlx_mm.processing.arguments import Texts, flag, optional_flag
 from mlx_mm.processing.batch import Batch, collate, merge
 from mlx_mm.processing.image import ImageSource, as_images, open_image, patchify, resize, to_pixels
 from mlx_mm.processing.settings import ImageOptions, PixelSettings, override, read_image_settings, refuse_options
@@ -76,8 +77,8 @@ class Processor:
     def __call__(
         self,
         *,
-        text: str | Sequence[str] | None = None,
-        images: ImageSource | Sequence[ImageSource] | None = None,
+        text: Texts | None = None,
+        images: ImageSource | Iterable[ImageSource] | None = None,
         max_length: int | None = None,
         truncation: bool = True,
         do_lower_case: bool | None = None,
@@ -95,7 +96,7 @@ class Processor:
 
     def text(
         self,
-        texts: str | Sequence[str],
+        texts: Texts,
         *,
         task: str | None = None,
         max_length: int | None = None,
@@ -113,11 +114,12 @@ class Processor:
         config, tokenizer = require_text(self.config.text_config, self.tokenizer, self.modalities)
         refuse_task(task)
         length = check_length(max_length, config.max_position_embeddings)
-        lower = tokenizer.do_lower_case if do_lower_case is None else do_lower_case
-        ids = tokenizer.encode(as_texts(texts), length, do_lower_case=lower, truncation=truncation, on_cut=on_cut)
+        lower, cutting = optional_flag("do_lower_case", do_lower_case), flag("truncation", truncation)
+        lower = tokenizer.do_lower_case if lower is None else lower
+        ids = tokenizer.encode(as_texts(texts), length, do_lower_case=lower, truncation=cutting, on_cut=on_cut)
         return {"input_ids": ids}
 
-    def images(self, images: ImageSource | Sequence[ImageSource], **options: Unpack[ImageOptions]) -> Batch:
+    def images(self, images: ImageSource | Iterable[ImageSource], **options: Unpack[ImageOptions]) -> Batch:
         """Pictures as the model's arrays; an option that is not None replaces the checkpoint's setting.
 
         FixRes: pixel_values float32 (B, H, W, 3).
@@ -126,12 +128,14 @@ class Processor:
         (B, 2), the rows and columns of patches.
         Raises MediaError for pictures that cannot be read, InputError and ModalityError for arguments.
         """
-        if self.settings is None:
-            raise lacking("vision tower", "images", self.modalities)
-        settings = override(self.settings, options, InputError)
+        settings = self._settings(options)
         if isinstance(settings, FixResSettings):
             return self.collate([_fixres(item, settings) for item in as_images(images)])
         return self.collate([_naflex(item, settings) for item in as_images(images)])
+
+    def check_images(self, **options: Unpack[ImageOptions]) -> None:
+        """Raise what `images` does for options that cannot be used, whatever the pictures."""
+        self._settings(options)
 
     def collate(self, items: Sequence[Batch]) -> Batch:
         """One batch from the results of several calls, in order; NaFlex pictures are padded to the largest.
@@ -139,6 +143,11 @@ class Processor:
         Raises InputError when the items differ in their keys, or in a size that padding cannot make equal.
         """
         return collate(items, NAFLEX_PADDING if isinstance(self.settings, NaflexSettings) else {})
+
+    def _settings(self, options: ImageOptions) -> FixResSettings | NaflexSettings:
+        if self.settings is None:
+            raise lacking("vision tower", "images", self.modalities)
+        return override(self.settings, options, InputError)
 
 
 def target_size(height: int, width: int, patch_size: int, max_num_patches: int) -> tuple[int, int]:

@@ -51,7 +51,7 @@ class FixResEmbeddings(PatchEmbeddings):
         if pixel_attention_mask is not None or spatial_shapes is not None:
             raise InputError(
                 "pixel_attention_mask and spatial_shapes belong to NaFlex models (model_type siglip2); "
-                "this one (siglip) takes pixel_values of shape (B, H, W, 3) alone."
+                "this one (siglip) takes pixel_values of shape (B, H, W, 3) alone. Leave them out."
             )
         _, height, width, _ = pixel_values.shape
         positions = self.position_embedding.weight
@@ -79,7 +79,8 @@ class NaflexEmbeddings(PatchEmbeddings):
         if spatial_shapes is None or interpolate_pos_encoding:
             raise InputError(
                 "A NaFlex model (model_type siglip2) needs spatial_shapes, (B, 2) rows and columns of patches, "
-                "and always fits its position table to them: interpolate_pos_encoding has no meaning here."
+                "and always fits its position table to them: interpolate_pos_encoding has no meaning "
+                "here. Pass the one, and leave the other out."
             )
         budget, width = pixel_values.shape[1:]
         if width != self.patch_numbers:
