@@ -26,7 +26,7 @@ import markupsafe
 import mlx_mm
 from mlx_mm.errors import ConfigError, InputError
 from mlx_mm.processing import sandbox
-from mlx_mm.processing.template_worker import MAX_BYTES, READY, REFUSED, REPLY, REQUEST, TEXT
+from mlx_mm.processing.template_worker import FULL, MAX_BYTES, READY, REFUSED, REPLY, REQUEST, TEXT
 
 SECONDS_TO_START = 30.0  # on a busy machine; a tenth of a second elsewhere
 SECONDS_TO_STOP = 1.0  # that a template has beyond its time to say itself that it is too long
@@ -139,6 +139,8 @@ class _Process:
         kind, text = self._exchange(REQUEST.pack(len(data)) + data, seconds)
         if kind == TEXT:
             return text
+        if kind == FULL:
+            self.end()
         raise (InputError if kind == REFUSED else ConfigError)(text)
 
     def _exchange(self, data: bytes, seconds: float) -> tuple[int, str]:

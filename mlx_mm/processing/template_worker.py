@@ -3,6 +3,7 @@
 It imports Jinja and the sandbox, neither NumPy nor MLX, and so is ready in a tenth of a second.
 """
 
+import gc
 import json
 import math
 import resource
@@ -22,7 +23,7 @@ MAX_BYTES = 512 << 20  # of memory; with Python and Jinja it begins at 25 MB
 MAX_FILES = 16
 SECONDS_MORE = 2  # of a processor, before the system ends a template whose parent did not
 
-READY, TEXT, REFUSED, FAILED = range(4)  # kinds of reply
+READY, TEXT, REFUSED, FAILED, FULL = range(5)  # kinds of reply; after FULL there is no memory for another
 REQUEST = struct.Struct(">Q")  # bytes of JSON that follow
 REPLY = struct.Struct(">BQ")  # kind, and bytes of UTF-8 that follow
 
@@ -44,6 +45,8 @@ def serve() -> None:
             )
         except MlxMmError as error:
             kind, text = REFUSED if isinstance(error, InputError) else FAILED, str(error)
+            kind = FULL if isinstance(error.__cause__, MemoryError) else kind
+            gc.collect()  # what the error still held
         _send(replies, kind, text)
 
 
