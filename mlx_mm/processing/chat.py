@@ -10,7 +10,8 @@ from mlx_mm.errors import ConfigError, InputError, foreign
 from mlx_mm.processing import template_process
 from mlx_mm.processing.files import read_json, read_regular
 from mlx_mm.processing.messages import MediaPart, check_tool, read_messages
-from mlx_mm.processing.plain import check_plain, check_switch, quoted
+from mlx_mm.processing.plain import check_plain, check_switch
+from mlx_mm.processing.token_names import token_text
 
 Messages: TypeAlias = Sequence[Mapping[str, object]]  # in the OpenAI shape
 Tools: TypeAlias = Sequence[Mapping[str, object]]  # function schemas in the OpenAI shape
@@ -135,9 +136,8 @@ class ChatTemplate:
 
         In this order: chat_template.jinja, tokenizer_config.json, chat_template.json (older processors).
         """
-        path = folder / "tokenizer_config.json"
-        named = read_json(path)
-        tokens = {key: _token_text(key, named[key], path) for key in _TOKENS if named.get(key) is not None}
+        named = read_json(folder / "tokenizer_config.json")
+        tokens = {key: token_text(named, key, folder) for key in _TOKENS if named.get(key) is not None}
         path = folder / "chat_template.jinja"
         if os.path.lexists(path):
             with foreign(ConfigError, f"{path} cannot be read", "expected UTF-8 text. Download it again."):
@@ -185,16 +185,6 @@ def _default(found: object, path: Path) -> str:
         f'chat_template of {path} holds {names}; expected text, or one called "default". Put the one to use into '
         "chat_template.jinja."
     )
-
-
-def _token_text(key: str, value: object, path: Path) -> str:
-    text = value.get("content") if isinstance(value, dict) else value
-    if not isinstance(text, str):
-        raise ConfigError(
-            f'{path} has {key} {quoted(value)}; expected its text, such as "<{key[:3]}>". Take the checkpoint\'s own '
-            "file."
-        )
-    return text
 
 
 def _filled(part: object, media: MediaPart, kind: str, sources: Iterator[object]) -> object:
