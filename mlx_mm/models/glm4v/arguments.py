@@ -1,4 +1,4 @@
-"""Arguments of a tool call: what a model writes, which is text without types, to the values that a JSON Schema means."""
+"""Arguments of a tool call: the text that a model writes, to values of the types that a JSON Schema has."""
 
 import json
 import re
@@ -51,7 +51,7 @@ class Arguments:
             return True
         properties, other = schema.get("properties"), schema.get("additionalProperties")
         own = properties[name] if isinstance(properties, Mapping) and name in properties else other
-        found = [own] if isinstance(own, Mapping) else []
+        found: list[object] = [own] if isinstance(own, Mapping) else []
         found += [self._argument(part, name, (*seen, "")) for part in _listed(schema, "allOf")]
         for key in ("anyOf", "oneOf"):
             options = [self._argument(part, name, (*seen, "")) for part in _listed(schema, key)]

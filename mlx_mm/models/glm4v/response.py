@@ -203,14 +203,12 @@ def _read_json(text: str, start: int, name: str) -> tuple[_Call | None, int | No
 
 
 def _json_call(name: str, text: str) -> _Call | None:
-    values = parse(text)
-    if not name and values and isinstance(values[0], dict):
-        said = values[0].get("function")
-        said = said if isinstance(said, dict) else values[0]
-        name, arguments = said.get("name"), said.get("arguments", said.get("parameters"))
-        values = parse(arguments) if isinstance(arguments, str) else [{} if arguments is None else arguments]
-    fits = isinstance(name, str) and name and values and isinstance(values[0], dict)
-    return _Call(name, {}, values[0]) if fits else None
+    found: Any = (parse(text) or [None])[0]
+    if not name and isinstance(found, dict):
+        said = found["function"] if isinstance(found.get("function"), dict) else found
+        name, found = said.get("name"), said.get("arguments", said.get("parameters"))
+        found = (parse(found) or [None])[0] if isinstance(found, str) else {} if found is None else found
+    return _Call(name, {}, found) if isinstance(name, str) and name and isinstance(found, dict) else None
 
 
 def _between(text: str, start: int, opening: str, closing: str) -> tuple[str | None, int | None]:
