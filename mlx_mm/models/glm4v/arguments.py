@@ -8,7 +8,7 @@ from urllib.parse import unquote
 MAX_LOOKS = 10_000  # at schemas, for one argument: references can multiply without end
 MAX_DEPTH = 100
 
-_SAMPLES = (None, True, 0.5, "", [], {})  # one of each type
+_SAMPLES: tuple[object, ...] = (None, True, 0.5, "", [], {})  # one of each type
 _PYTHON = {"True": "true", "False": "false", "None": "null"}
 _SPELLED = re.compile(rf'"(?:[^"\\]|\\.)*(?:"|\Z)|\b(?:{"|".join(_PYTHON)})\b', re.DOTALL)
 

@@ -203,12 +203,13 @@ def _read_json(text: str, start: int, name: str) -> tuple[_Call | None, int | No
 
 
 def _json_call(name: str, text: str) -> _Call | None:
+    named: Any = name
     found: Any = (parse(text) or [None])[0]
     if not name and isinstance(found, dict):
         said = found["function"] if isinstance(found.get("function"), dict) else found
-        name, found = said.get("name"), said.get("arguments", said.get("parameters"))
+        named, found = said.get("name"), said.get("arguments", said.get("parameters"))
         found = (parse(found) or [None])[0] if isinstance(found, str) else {} if found is None else found
-    return _Call(name, {}, found) if isinstance(name, str) and name and isinstance(found, dict) else None
+    return _Call(named, {}, found) if isinstance(named, str) and named and isinstance(found, dict) else None
 
 
 def _between(text: str, start: int, opening: str, closing: str) -> tuple[str | None, int | None]:
