@@ -107,7 +107,7 @@ def _content(content: Any, role: str, where: str) -> tuple[str | list[dict[str, 
 def _part(part: Any, where: str) -> tuple[dict[str, Any], MediaPart | None]:
     _check(part, Mapping, where, 'an object with "type"')
     kind = part.get("type")
-    if kind == "text":
+    if _is(kind, "text"):
         _check_text(part.get("text"), f"{where}.text")
         return {"type": "text", "text": part["text"]}, None
     if not isinstance(kind, str) or kind not in _MEDIA_KEYS:
@@ -127,7 +127,7 @@ def _part(part: Any, where: str) -> tuple[dict[str, Any], MediaPart | None]:
         _check(source, (str, type(None)), f"{where}.{given[0]}.url")
     if isinstance(source, str) and not source:
         source = None
-    if options.get("detail") == "auto":  # OpenAI's way of asking for nothing
+    if _is(options.get("detail"), "auto"):  # OpenAI's way of asking for nothing
         del options["detail"]
     name: Literal["image", "video"] = "image" if kind.startswith("image") else "video"
     if odd := [key for key in options if not isinstance(key, str)]:
@@ -145,7 +145,7 @@ def _calls(calls: Any, where: str) -> list[dict[str, Any]]:
 
 def _call(call: Any, where: str) -> dict[str, Any]:
     _check(call, Mapping, where)
-    if call.get("type", "function") != "function":
+    if not _is(call.get("type", "function"), "function"):
         raise InputError(f'{where} is of type {quoted(call["type"])}; expected "function". Change it.')
     function = call.get("function")
     _check(function, Mapping, f"{where}.function", 'an object with "name" and "arguments"')
@@ -162,7 +162,7 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     _check(arguments, dict, f"{where}.function.arguments", "an object, or its JSON")
     check_plain(arguments, f"{where}.function.arguments")
     identity = call.get("id")
-    if identity is not None and not is_whole(identity):
+    if identity is not None and not (is_whole(identity) and abs(identity) < 2**64):
         _check_text(identity, f"{where}.id")
     known = {} if identity is None else {"id": str(identity)}
     return {**known, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
@@ -172,7 +172,7 @@ def check_tool(tool: Any, where: str) -> None:
     """Raise InputError for what is no function schema in the OpenAI shape."""
     check_plain(tool, where)
     _check(tool, Mapping, where, 'an object with "type" and "function"')
-    if tool.get("type") != "function":
+    if not _is(tool.get("type"), "function"):
         raise InputError(f'{where} has the type {quoted(tool.get("type"))}; expected "type": "function". Add it.')
     function = tool.get("function")
     _check(function, Mapping, f"{where}.function", 'an object with "name", "description" and "parameters"')
@@ -191,6 +191,11 @@ def _check(value: Any, types: Any, where: str, expected: str = "") -> None:
 def _check_text(value: Any, where: str) -> None:
     _check(value, str, where)
     check_text(value, where)
+
+
+def _is(value: object, text: str) -> bool:
+    """Whether a value is this text; an array would compare each of its items."""
+    return isinstance(value, str) and value == text
 
 
 def _type(value: Any) -> str:
