@@ -141,7 +141,7 @@ class ChatTemplate:
         path = folder / "chat_template.jinja"
         if os.path.lexists(path):
             with foreign(ConfigError, f"{path} cannot be read", "expected UTF-8 text. Download it again."):
-                return cls(read_regular(path, 4 * MAX_SOURCE).decode(), name=str(path), tokens=tokens)
+                return cls(read_regular(path, 4 * MAX_SOURCE).decode("utf-8-sig"), name=str(path), tokens=tokens)
         for path in (folder / "tokenizer_config.json", folder / "chat_template.json"):
             found = read_json(path).get("chat_template")
             if found is not None:

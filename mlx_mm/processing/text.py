@@ -116,6 +116,7 @@ class Tokenizer:
         the tokens of each text that is cut, its end token included. Special tokens typed in a text are matched
         before it is lower-cased: "<eos>" is a token, "<EOS>" is text. Raises InputError, also for what is not text.
         """
+        check_switch("truncation", truncation)
         eos = self.eos_id
         # Files differ in whether they add the end token; here it is always there and never twice.
         rows = [_without_end(row, eos) for row in self._ids(texts, do_lower_case)]
@@ -215,6 +216,7 @@ class Tokenizer:
         return next(iter(self._backends.values()), None) or self._backend(None)
 
     def _backend(self, do_lower_case: bool | None) -> Any:
+        check_switch("do_lower_case", do_lower_case, unset=True)
         with self._lock:
             if do_lower_case not in self._backends:
                 self._backends[do_lower_case] = self._read(do_lower_case)
@@ -300,6 +302,7 @@ def text_batch(
     """
     if padding not in (True, "longest", "max_length"):
         raise InputError(f'padding is {padding!r}; expected "longest" or "max_length". Leave it out.')
+    check_switch("truncation", truncation)
     items, cut = as_texts(texts), limit if truncation else None
     rows = tokenizer.encode_as_filed(items, cut, do_lower_case=do_lower_case, on_cut=on_cut)
     _refuse_long(items, [len(row) for row in rows], limit)

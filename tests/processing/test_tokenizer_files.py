@@ -15,7 +15,7 @@ import pytest
 from tiny import golden
 
 from mlx_mm.errors import ConfigError, InputError
-from mlx_mm.processing.text import Tokenizer
+from mlx_mm.processing.text import Tokenizer, text_batch
 
 FILE: dict[str, Any] = golden("siglip2_tokenizer_cases")["tokenizer_json"]
 NAMES: dict[str, Any] = {"pad_token": "<pad>", "eos_token": "<eos>"}
@@ -175,6 +175,17 @@ def test_parts_of_other_kinds(tmp_path: Path, part: str, values: list[Any]) -> N
             ConfigError, match=r"tokenizer\.json cannot be read .*; expected a tokenizer file\. Download"
         ):
             use(write(tmp_path, **{part: value}))
+
+
+@pytest.mark.parametrize("value", ["false", 0, 1, [], "longest_first"])
+def test_switches(tmp_path: Path, value: Any) -> None:
+    tokenizer = write(tmp_path)
+    with pytest.raises(InputError, match=r"truncation is .*; expected True or False"):
+        tokenizer.encode(["a"], 5, do_lower_case=True, truncation=value)
+    with pytest.raises(InputError, match=r"truncation is .*; expected True or False"):
+        text_batch(tokenizer, ["a"], 5, padding=True, truncation=value, do_lower_case=None)
+    with pytest.raises(InputError, match=r"do_lower_case is .*; expected True, False or None"):
+        tokenizer.encode(["a"], 5, do_lower_case=value)
 
 
 def test_nesting_without_end(tmp_path: Path) -> None:
