@@ -168,13 +168,14 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     return {**known, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
-def check_tool(tool: Any, where: str) -> None:
+def check_tool(tool: object, where: str) -> None:
     """Raise InputError for what is no function schema in the OpenAI shape."""
     check_plain(tool, where)
-    _check(tool, Mapping, where, 'an object with "type" and "function"')
-    if not _is(tool.get("type"), "function"):
-        raise InputError(f'{where} has the type {quoted(tool.get("type"))}; expected "type": "function". Add it.')
-    function = tool.get("function")
+    given: Any = tool
+    _check(given, Mapping, where, 'an object with "type" and "function"')
+    if not _is(given.get("type"), "function"):
+        raise InputError(f'{where} has the type {quoted(given.get("type"))}; expected "type": "function". Add it.')
+    function = given.get("function")
     _check(function, Mapping, f"{where}.function", 'an object with "name", "description" and "parameters"')
     _check(function.get("name"), str, f"{where}.function.name")
     _check(function.get("description", ""), (str, type(None)), f"{where}.function.description")

@@ -9,6 +9,7 @@ limits of `sandbox` hold. macOS may not enforce limits of memory; there, too, ti
 """
 
 import atexit
+import contextlib
 import json
 import os
 import re
@@ -20,10 +21,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jinja2
-import markupsafe
-
-import mlx_mm
 from mlx_mm.errors import ConfigError, InputError
 from mlx_mm.processing import sandbox
 from mlx_mm.processing.template_worker import FULL, MAX_BYTES, READY, REFUSED, REPLY, REQUEST, TEXT
@@ -34,6 +31,7 @@ PIECE = 1 << 20  # bytes read at a time
 MAX_REPLY = 4 * sandbox.MAX_CHARACTERS
 
 _ENDED = f"its process was ended, as the system does for more than {MAX_BYTES >> 20} MB of memory"
+_PACKAGES = ("jinja2", "markupsafe", "mlx_mm")  # that the other process needs
 _CODE = "import sys; sys.path += sys.argv[1:]; from mlx_mm.processing.template_worker import serve; serve()"
 # Of the environment only where libraries lie and what time it is; the rest is none of a template's business.
 _VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "TZ", "TZDIR")
@@ -91,7 +89,7 @@ def _started() -> "_Process | None":
     if getattr(sys, "frozen", False) or not re.match("python|pypy", Path(executable).name, re.IGNORECASE):
         return None  # an application: starting it again would open a second window, or worse
     # Python's own library comes first, so that no file beside one of these can stand in for a part of it.
-    roots = (Path(os.path.abspath(module.__path__[0])).parent for module in (jinja2, markupsafe, mlx_mm))
+    roots = (Path(os.path.abspath(sys.modules[name].__path__[0])).parent for name in _PACKAGES)
     try:
         return _Process([executable, "-I", "-S", "-c", _CODE, *map(str, dict.fromkeys(roots))])
     except OSError:
@@ -146,18 +144,18 @@ class _Process:
     def _exchange(self, data: bytes, seconds: float) -> tuple[int, str]:
         """The reply to some bytes. The process is ended where none comes, or the wait for it is interrupted."""
         last = time.monotonic() + seconds
-        try:
+        with contextlib.ExitStack() as unfinished:
+            unfinished.callback(self.end)  # after an interruption, too: the next would get the reply to this
             self._write(data, last)
             kind, size = REPLY.unpack(self._read(REPLY.size, last))
             if size > MAX_REPLY:
                 raise EOFError(f"it writes more than {MAX_REPLY >> 20} MB")
-            return kind, self._read(size, last).decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError as error:
-            self.end()
-            raise EOFError("it writes no text") from error
-        except BaseException:  # an interruption, too: the reply would be taken for that to the next request
-            self.end()
-            raise
+            try:
+                text = self._read(size, last).decode("utf-8", "surrogatepass")
+            except UnicodeDecodeError as error:
+                raise EOFError("it writes no text") from error
+            unfinished.pop_all()
+        return kind, text
 
     def _write(self, data: bytes, last: float) -> None:
         rest = memoryview(data)

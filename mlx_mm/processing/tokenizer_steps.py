@@ -53,14 +53,15 @@ def check_size(backend: Backend, text: str, where: str, most: int = MAX_CHARACTE
         )
 
 
-def without_lower_case(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:
+def without_lower_case(normalizer: object) -> object:
     """A normalizer as a file has it, without its steps that lower-case."""
-    if normalizer is None or normalizer["type"] == "Lowercase":
+    given: Any = normalizer
+    if given is None or given["type"] == "Lowercase":
         return None
-    if normalizer["type"] != "Sequence":
+    if given["type"] != "Sequence":
         return normalizer
-    steps = [without_lower_case(step) for step in normalizer["normalizers"]]
-    return normalizer | {"normalizers": [step for step in steps if step is not None]}
+    steps = [without_lower_case(step) for step in given["normalizers"]]
+    return {**given, "normalizers": [step for step in steps if step is not None]}
 
 
 def _bounds(part: Any) -> tuple[int, int, int]:
