@@ -16,11 +16,11 @@ from tokenizers import normalizers
 
 from mlx_mm.errors import ConfigError, InputError, foreign, is_whole, whole_number
 from mlx_mm.processing.batch import Batch, as_list
-from mlx_mm.processing.files import MAX_JSON_BYTES, check_regular, read_json
+from mlx_mm.processing.files import check_regular, read_json
 from mlx_mm.processing.plain import check_switch, check_text, quoted
 from mlx_mm.processing.sentence_piece import SentencePiece
 from mlx_mm.processing.token_names import named_value, token_text
-from mlx_mm.processing.tokenizer_steps import MAX_PROMPT, check_size, check_steps, without_lower_case
+from mlx_mm.processing.tokenizer_steps import MAX_BYTES, MAX_PROMPT, check_size, check_steps, without_lower_case
 
 SENTENCEPIECE = "spiece.model"  # what SigLIP's own tokenizer class reads; its ids are the pieces' places in the file
 # The formats a tokenizer.json is made from; we read only the result.
@@ -226,7 +226,7 @@ class Tokenizer:
         if self.path.name == SENTENCEPIECE:
             return SentencePiece(self.path, do_lower_case is True)
         with foreign(ConfigError, f"{self.path} cannot be read", "expected a tokenizer file. Download it again."):
-            check_regular(self.path, MAX_JSON_BYTES)
+            check_regular(self.path, MAX_BYTES)
             if do_lower_case is not False:
                 backend = tokenizers.Tokenizer.from_file(str(self.path))
                 if do_lower_case:

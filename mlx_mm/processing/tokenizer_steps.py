@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from mlx_mm.errors import ConfigError, InputError
 
+MAX_BYTES = 64 << 20  # of a tokenizer.json; the largest of a supported checkpoint has 33 MB
 MAX_CHARACTERS = 1_000_000  # of a text: seconds, and some hundred MB; no model reads a tenth of it
 MAX_PROMPT = 2 * MAX_CHARACTERS  # of a chat: a model may read 131,072 tokens
 MAX_GROWN = 2_000_000  # characters that the steps may make of one

@@ -220,6 +220,13 @@ def test_names_of_other_kinds(tmp_path: Path, key: str, value: Any) -> None:
     assert str(caught.value).isprintable()
 
 
+def test_a_file_of_any_size(tmp_path: Path) -> None:
+    tokenizer = write(tmp_path)
+    os.truncate(tmp_path / "tokenizer.json", 10**12)  # a hole: it takes no room on the disk
+    with pytest.raises(ConfigError, match=r"tokenizer\.json cannot be read \(it has more than 67,108,864 bytes\)"):
+        use(tokenizer)
+
+
 def test_files_that_are_no_files(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
