@@ -1,6 +1,5 @@
 """Texts to token ids: a wrapper around a checkpoint's tokenizer.json, or its SentencePiece file."""
 
-import json
 import re
 import string
 import threading
@@ -227,16 +226,13 @@ class Tokenizer:
             return SentencePiece(self.path, do_lower_case is True)
         with foreign(ConfigError, f"{self.path} cannot be read", "expected a tokenizer file. Download it again."):
             check_regular(self.path, MAX_BYTES)
-            if do_lower_case is not False:
-                backend = tokenizers.Tokenizer.from_file(str(self.path))
-                if do_lower_case:
-                    steps = [backend.normalizer] if backend.normalizer is not None else []
-                    # Not str.lower: it differs on the Greek final sigma.
-                    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
-            else:
-                values = json.loads(self.path.read_bytes())
-                values["normalizer"] = without_lower_case(values.get("normalizer"))
-                backend = tokenizers.Tokenizer.from_str(json.dumps(values))
+            backend = tokenizers.Tokenizer.from_file(str(self.path))
+            if do_lower_case:
+                steps = [backend.normalizer] if backend.normalizer is not None else []
+                # Not str.lower: it differs on the Greek final sigma.
+                backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+            elif do_lower_case is False and backend.normalizer is not None:
+                backend.normalizer = without_lower_case(backend.normalizer)
             check_steps(backend, self.path)
         # A file can carry its own padding and cutting, which would come before ours.
         backend.no_padding()

@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from tokenizers import normalizers
+from tokenizers.normalizers import Normalizer
+
 from mlx_mm.errors import ConfigError, InputError
 
-MAX_BYTES = 64 << 20  # of a tokenizer.json; the largest of a supported checkpoint has 33 MB
+MAX_BYTES = 48 << 20  # of a tokenizer.json, which takes 17 times as much memory; the largest known one has 33 MB
 MAX_CHARACTERS = 1_000_000  # of a text: seconds, and some hundred MB; no model reads a tenth of it
 MAX_PROMPT = 2 * MAX_CHARACTERS  # of a chat: a model may read 131,072 tokens
 MAX_GROWN = 2_000_000  # characters that the steps may make of one
@@ -54,15 +57,22 @@ def check_size(backend: Backend, text: str, where: str, most: int = MAX_CHARACTE
         )
 
 
-def without_lower_case(normalizer: object) -> object:
-    """A normalizer as a file has it, without its steps that lower-case."""
-    given: Any = normalizer
-    if given is None or given["type"] == "Lowercase":
+def without_lower_case(normalizer: Normalizer) -> Normalizer:
+    """A normalizer without its steps that lower-case."""
+    kept = _kept(json.loads(normalizer.__getstate__()))
+    result: Normalizer = normalizers.Sequence([])
+    if kept is not None:
+        result.__setstate__(json.dumps(kept).encode())
+    return result
+
+
+def _kept(step: dict[str, Any]) -> dict[str, Any] | None:
+    if step["type"] == "Lowercase":
         return None
-    if given["type"] != "Sequence":
-        return normalizer
-    steps = [without_lower_case(step) for step in given["normalizers"]]
-    return {**given, "normalizers": [step for step in steps if step is not None]}
+    if step["type"] != "Sequence":
+        return step
+    steps = [_kept(inner) for inner in step["normalizers"]]
+    return {**step, "normalizers": [inner for inner in steps if inner is not None]}
 
 
 def _bounds(part: Any) -> tuple[int, int, int]:

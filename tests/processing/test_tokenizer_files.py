@@ -223,7 +223,7 @@ def test_names_of_other_kinds(tmp_path: Path, key: str, value: Any) -> None:
 def test_a_file_of_any_size(tmp_path: Path) -> None:
     tokenizer = write(tmp_path)
     os.truncate(tmp_path / "tokenizer.json", 10**12)  # a hole: it takes no room on the disk
-    with pytest.raises(ConfigError, match=r"tokenizer\.json cannot be read \(it has more than 67,108,864 bytes\)"):
+    with pytest.raises(ConfigError, match=r"tokenizer\.json cannot be read \(it has more than 50,331,648 bytes\)"):
         use(tokenizer)
 
 
