@@ -29,7 +29,7 @@ from mlx_mm.generation.prompt_cache import PromptCache
 from mlx_mm.models.contracts import Model, Processor
 from mlx_mm.models.modalities import check_loaded
 from mlx_mm.processing.arguments import listed
-from mlx_mm.processing.chat import check_tools
+from mlx_mm.processing.chat import check_tools, fill_media
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -78,7 +78,8 @@ class Conversation:
     ) -> Pieces:
         """The answer in pieces, as of `stream_generate`; it becomes a message when the last one is taken.
 
-        options: those of `generate` that `GenerateOptions` lists. text: None answers the messages as they stand. An
+        options: those of `generate` that `GenerateOptions` lists. images, videos: belong to the text, or fill parts of
+        the messages that have no source, where there are any. text: None answers the messages as they stand. An
         answer that is left or interrupted in the middle is kept as far as it came, by `close` of what is returned or
         the next question at the latest; where it had not come to words, the question is taken back with it, as after
         an error. Raises what `stream_generate` does, and then too the conversation is as before. Any thread may take
@@ -96,13 +97,14 @@ class Conversation:
             self._running = None
 
     def _ask(self, text: str | None, images: Images, videos: Videos, options: GenerateOptions) -> Pieces:
-        before = len(self.messages)
-        if text is not None:
-            self.messages.append(_question(text, images, videos))
-        elif listed(images, PICTURE_AXES) or listed(videos, VIDEO_AXES):
-            raise InputError("Images or videos are given, and text is None; expected text with them. Pass text=.")
+        before = list(self.messages)
         pieces: list[Generation] = []
         try:
+            new_images, new_videos = self._fill(listed(images, PICTURE_AXES), listed(videos, VIDEO_AXES))
+            if text is not None:
+                self.messages.append(_question(text, new_images, new_videos))
+            elif new_images or new_videos:
+                raise InputError("Images or videos are given, and text is None; expected text with them. Pass text=.")
             stream = stream_generate(
                 self._model,
                 self._processor,
@@ -122,7 +124,16 @@ class Conversation:
             if answer.finish_reason or answer.text or answer.tool_calls:
                 self.messages.append(self._said(answer))
             else:
-                del self.messages[before:]
+                self.messages[:] = before
+
+    def _fill(self, images: Sequence[object], videos: Sequence[object]) -> tuple[Sequence[object], Sequence[object]]:
+        """Put them into the parts of messages that have no source, and return those for which there are none."""
+        if not self.messages:
+            return images, videos
+        filled, images = fill_media(self.messages, "image", images)
+        filled, videos = fill_media(filled, "video", videos)
+        self.messages[:] = [dict(message) for message in filled]
+        return images, videos
 
     def _said(self, answer: Generation) -> dict[str, object]:
         """An answer as a message, in which no word of it can be taken for a marker."""
@@ -185,9 +196,9 @@ class _Answer:
         self._taken_away = unfinished and self._asker != threading.get_ident()
 
 
-def _question(text: str, images: Images, videos: Videos) -> dict[str, object]:
-    parts: list[dict[str, object]] = [{"type": "image", "image": image} for image in listed(images, PICTURE_AXES)]
-    parts += [{"type": "video", "video": video} for video in listed(videos, VIDEO_AXES)]
+def _question(text: str, images: Sequence[object], videos: Sequence[object]) -> dict[str, object]:
+    parts: list[dict[str, object]] = [{"type": "image", "image": image} for image in images]
+    parts += [{"type": "video", "video": video} for video in videos]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}
 
 

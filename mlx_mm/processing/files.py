@@ -35,6 +35,13 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+def check_regular(path: str | os.PathLike[str], most: int) -> None:
+    """OSError for what is no regular file, or has more than `most` bytes; for libraries that open files themselves."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", os.fspath(path))
+
+
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     """The contents of a regular file; OSError for another, and for more than `most` bytes."""
     with open_regular(path) as file:

@@ -1,5 +1,11 @@
-"""Where chat templates run: Jinja as transformers sets it up, without files and Python's own attributes."""
+"""Where chat templates run: Jinja as transformers sets it up, without files and Python's own attributes.
 
+This is the inner wall; the outer one is the process around it, see `template_process`, which imports this file and
+little else.
+"""
+
+import contextlib
+import functools
 import json
 import threading
 import time
@@ -16,10 +22,57 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from mlx_mm.errors import ConfigError, InputError, foreign, reason
+
 # A template comes with a checkpoint and is not trusted: it may not run for ever either.
-MAX_SECONDS = 10.0
+MAX_SECONDS = 5.0
 MAX_CHARACTERS = 2**24
 MAX_BITS = 2**16
+COMPILED = 8  # templates that are kept
+
+UNREADABLE = "cannot be read", "expected a Jinja template. Take the checkpoint's own file again."
+FAILING = (
+    "fails on these messages",
+    "expected text. Take the checkpoint's own file, or give fewer kinds of message.",
+)
+
+
+def render(source: str, values: Mapping[str, object] | None, *, name: str, seconds: float) -> str:
+    """What a template writes; "" where there are no values, which only compiles it.
+
+    name: what errors call it. Raises ConfigError for a template that cannot be compiled, or fails on these values, and
+    InputError where it refuses them.
+    """
+    with _failing(name, *UNREADABLE):
+        environment, template = _compiled(source)
+    if values is None:
+        return ""
+    with _failing(name, *FAILING):
+        try:
+            return environment.run(template, values, seconds)
+        except RefusedError as error:
+            raise InputError(
+                f"{name} refuses these messages: {reason(error)}. Expected a chat as this model has it. "
+                "Change the messages."
+            ) from error
+
+
+@contextlib.contextmanager
+def _failing(name: str, found: str, advice: str) -> Iterator[None]:
+    with foreign(ConfigError, f"{name} {found}", advice):
+        try:
+            yield
+        except (MemoryError, jinja2.TemplateSyntaxError) as error:
+            why = "it needs more memory than it may have"
+            if isinstance(error, jinja2.TemplateSyntaxError):
+                why = f"line {error.lineno}: {reason(error)}"
+            raise ConfigError(f"{name} {found} ({why}); {advice}") from error
+
+
+@functools.lru_cache(COMPILED)
+def _compiled(source: str) -> "tuple[Sandbox, jinja2.Template]":
+    environment = Sandbox()
+    return environment, environment.compiled(source)
 
 
 class RefusedError(Exception):
@@ -55,7 +108,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
     """Jinja as transformers sets it up, with limits on time, length and numbers.
 
     No files (there is no loader), no attributes that begin with "_", no changing of what it is given. Memory is
-    bounded only for what is written out and for * and **: the limits stop accidents and the simple attacks.
+    bounded only for what is written out and for * and **, and time only between the steps of a template: these limits
+    stop accidents and the simple attacks, and say in better words what the process around them would.
     """
 
     intercepted_binops = frozenset(("*", "**"))
@@ -72,8 +126,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             loop.iter = nodes.Filter(loop.iter, "within_time", [], [], None, None).set_lineno(loop.lineno)
         return self.from_string(tree)
 
-    def run(self, template: jinja2.Template, values: Mapping[str, object]) -> str:
-        self.clock.end = time.monotonic() + MAX_SECONDS
+    def run(self, template: jinja2.Template, values: Mapping[str, object], seconds: float) -> str:
+        self.clock.seconds, self.clock.end = seconds, time.monotonic() + seconds
         pieces, size = [], 0
         for piece in template.generate(values):
             size += len(piece)
@@ -83,7 +137,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def check_time(self) -> None:
         if time.monotonic() > self.clock.end:
-            raise OverflowError(f"it ran longer than {MAX_SECONDS} seconds")
+            raise OverflowError(f"it ran longer than {self.clock.seconds} seconds")
 
     def unsafe_undefined(self, obj: object, attribute: str) -> jinja2.Undefined:
         raise SecurityError(f"{attribute!r} of {type(obj).__name__} is unsafe")  # jinja2 alone would write nothing

@@ -3,21 +3,23 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from mlx_mm.errors import ConfigError
+from mlx_mm.errors import ConfigError, foreign
+from mlx_mm.processing.files import read_regular
+
+MAX_BYTES = 64 << 20  # the largest of a supported checkpoint has 4 MB
 
 
 class SentencePiece:
-    """A SentencePiece file with those methods of tokenizers.Tokenizer that are used here; it adds no end token."""
+    """A SentencePiece file with what of tokenizers.Tokenizer is used here; it adds no end token."""
+
+    normalizer = decoder = None
 
     def __init__(self, path: Path, do_lower_case: bool) -> None:
         from sentencepiece import SentencePieceProcessor
 
-        try:
-            self._model = SentencePieceProcessor(model_file=str(path))
-        except (OSError, RuntimeError) as error:
-            raise ConfigError(
-                f"{path} cannot be read ({error}); expected a SentencePiece model. Download it again."
-            ) from error
+        with foreign(ConfigError, f"{path} cannot be read", "expected a SentencePiece model. Download it again."):
+            self._model = SentencePieceProcessor()
+            self._model.LoadFromSerializedProto(read_regular(path, MAX_BYTES))
         self._do_lower_case = do_lower_case
 
     def encode_batch(self, texts: list[str]) -> list[SimpleNamespace]:

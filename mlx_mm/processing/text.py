@@ -1,10 +1,10 @@
 """Texts to token ids: a wrapper around a checkpoint's tokenizer.json, or its SentencePiece file."""
 
-import json
 import re
 import string
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,25 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import normalizers
 
-from mlx_mm.errors import ConfigError, InputError, shown, whole_number
-from mlx_mm.processing.arguments import Texts, strings
+from mlx_mm.errors import ConfigError, InputError, foreign, is_whole, shown, whole_number
+from mlx_mm.processing.arguments import Texts, flag, optional_flag, strings
 from mlx_mm.processing.batch import Batch
-from mlx_mm.processing.files import read_json
+from mlx_mm.processing.files import check_regular, read_json
+from mlx_mm.processing.plain import check_text, quoted
 from mlx_mm.processing.sentence_piece import SentencePiece
+from mlx_mm.processing.token_names import named_value, token_text
+from mlx_mm.processing.tokenizer_steps import MAX_BYTES, MAX_PROMPT, check_size, check_steps, without_lower_case
 
 SENTENCEPIECE = "spiece.model"  # what SigLIP's own tokenizer class reads; its ids are the pieces' places in the file
 # The formats a tokenizer.json is made from; we read only the result.
+_SOURCE_CANONICAL = ("SiglipTokenizer", "SiglipTokenizerFast")
 _SOURCE_FILES = ("tokenizer.model", "sentencepiece.bpe.model", "vocab.json")
+_CANONICAL = ("SiglipTokenizer", "SiglipTokenizerFast")
 _FILES = ("tokenizer.json", "tokenizer_config.json", SENTENCEPIECE, *_SOURCE_FILES)
 
 OnCut = Callable[[int], None]
 _QUOTED = 40  # characters of a text that an error shows
+MAX_ID = 2**31 - 1
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -40,11 +46,11 @@ class Tokenizer:
 
     def __init__(self, path: Path, named: Mapping[str, object]) -> None:
         self.path = path
-        self.canonical = named.get("tokenizer_class") in ("SiglipTokenizer", "SiglipTokenizerFast")
-        self.do_lower_case = named.get("do_lower_case") is not False
-        self._pad_token = _token(named, "pad_token", path.parent)
-        self._eos_token = _token(named, "eos_token", path.parent)
-        self._bos_token = None if named.get("bos_token") is None else _token(named, "bos_token", path.parent)
+        self.canonical = named_value(named, "tokenizer_class", str, path.parent) in _CANONICAL
+        self.do_lower_case = named_value(named, "do_lower_case", bool, path.parent) is not False
+        self._pad_token = token_text(named, "pad_token", path.parent)
+        self._eos_token = token_text(named, "eos_token", path.parent)
+        self._bos_token = None if named.get("bos_token") is None else token_text(named, "bos_token", path.parent)
         self._backends: dict[bool | None, Any] = {}
         self._lock = threading.Lock()  # texts are prepared in threads, and the file should be read once
 
@@ -110,6 +116,7 @@ class Tokenizer:
         the tokens of each text that is cut, its end token included. Special tokens typed in a text are matched
         before it is lower-cased: "<eos>" is a token, "<EOS>" is text. Raises InputError, also for what is not text.
         """
+        flag("truncation", truncation)
         eos = self.eos_id
         # Files differ in whether they add the end token; here it is always there and never twice.
         rows = [_without_end(row, eos) for row in self._ids(texts, do_lower_case)]
@@ -145,53 +152,71 @@ class Tokenizer:
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a finished prompt: nothing is added, and special tokens written in it count as such."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"A prompt holds half of a surrogate pair ({error.reason}); expected valid Unicode. Decode its source "
-                "again, with errors='replace'."
-            ) from error
-        ids: list[int] = self._any_backend().encode(text, add_special_tokens=False).ids
+        check_text(text, "A prompt")
+        backend = self._any_backend()
+        check_size(backend, text, "A prompt", MAX_PROMPT)
+        with self._failing():
+            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        self._check_ids(ids)
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """The text of ids; tokens that the file calls special are written only without skip_special_tokens."""
-        text: str = self._any_backend().decode(list(ids), skip_special_tokens=skip_special_tokens)
+        flag("skip_special_tokens", skip_special_tokens)
+        if not all(is_whole(token) and 0 <= token <= MAX_ID for token in ids):
+            raise InputError(
+                "Among the ids is one that no token can have; expected whole numbers of 0 or more. Leave it out."
+            )
+        with self._failing():
+            text: str = self._any_backend().decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
 
     def _ids(self, texts: Sequence[str], do_lower_case: bool | None) -> list[list[int]]:
+        backend = self._backend(do_lower_case)
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(
                     f"Text number {index} is {type(text).__name__}; expected str. Convert it or leave it out."
                 )
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise InputError(
-                    f"Text number {index} holds half of a surrogate pair ({error.reason}); expected valid "
-                    "Unicode. Decode its source again, with errors='replace'."
-                ) from error
+            check_text(text, f"Text number {index}")
+            check_size(backend, text, f"Text number {index}")
         if self.canonical:
             lower = self.do_lower_case if do_lower_case is None else do_lower_case
             texts = [canonicalize(text, lower) for text in texts]
-        return [encoding.ids for encoding in self._backend(do_lower_case).encode_batch(list(texts))]
+        with self._failing():
+            rows = [encoding.ids for encoding in backend.encode_batch(list(texts))]
+        for row in rows:
+            self._check_ids(row)
+        return rows
 
     def _id(self, token: str) -> int:
-        found: int | None = self._any_backend().token_to_id(token)
+        with self._failing():
+            found: int | None = self._any_backend().token_to_id(token)
         if found is None:
             raise ConfigError(
-                f"{self.path} has no token {token!r}, which tokenizer_config.json names; expected it in the "
+                f"{self.path} has no token {quoted(token)}, which tokenizer_config.json names; expected it in the "
                 "vocabulary. Use the two files of the same checkpoint."
             )
+        self._check_ids([found])
         return found
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        if ids and max(ids) > MAX_ID:
+            raise ConfigError(
+                f"{self.path} gave the id {max(ids)}; expected ids for the rows of a table. Download it again."
+            )
+
+    def _failing(self) -> AbstractContextManager[None]:
+        """Around what a library does with texts by the rules of a file, such as a pattern that does not end."""
+        advice = "expected a tokenizer that takes any text. Take the checkpoint's own file, or leave the text out."
+        return foreign(ConfigError, f"{self.path} fails on a text", advice)
 
     def _any_backend(self) -> Any:
         """A tokenizer that is read already, or else the file's own."""
         return next(iter(self._backends.values()), None) or self._backend(None)
 
     def _backend(self, do_lower_case: bool | None) -> Any:
+        optional_flag("do_lower_case", do_lower_case)
         with self._lock:
             if do_lower_case not in self._backends:
                 self._backends[do_lower_case] = self._read(do_lower_case)
@@ -200,21 +225,16 @@ class Tokenizer:
     def _read(self, do_lower_case: bool | None) -> Any:
         if self.path.name == SENTENCEPIECE:
             return SentencePiece(self.path, do_lower_case is True)
-        try:
-            if do_lower_case is not False:
-                backend = tokenizers.Tokenizer.from_file(str(self.path))
-                if do_lower_case:
-                    steps = [backend.normalizer] if backend.normalizer is not None else []
-                    # Not str.lower: it differs on the Greek final sigma.
-                    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
-            else:
-                values = json.loads(self.path.read_bytes())
-                values["normalizer"] = _without_lower_case(values.get("normalizer"))
-                backend = tokenizers.Tokenizer.from_str(json.dumps(values))
-        except Exception as error:  # tokenizers raises no narrower type for a bad file
-            raise ConfigError(
-                f"{self.path} cannot be read ({error}); expected a tokenizer file. Download it again."
-            ) from error
+        with foreign(ConfigError, f"{self.path} cannot be read", "expected a tokenizer file. Download it again."):
+            check_regular(self.path, MAX_BYTES)
+            backend = tokenizers.Tokenizer.from_file(str(self.path))
+            if do_lower_case:
+                steps = [backend.normalizer] if backend.normalizer is not None else []
+                # Not str.lower: it differs on the Greek final sigma.
+                backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+            elif do_lower_case is False and backend.normalizer is not None:
+                backend.normalizer = without_lower_case(backend.normalizer)
+            check_steps(backend, self.path)
         # A file can carry its own padding and cutting, which would come before ours.
         backend.no_padding()
         backend.no_truncation()
@@ -304,7 +324,7 @@ def check_ends(tokenizer: Tokenizer, do_lower_case: bool | None) -> None:
     if found != ([eos] if tokenizer.canonical else [bos, eos]):
         expected = f"[{eos}]" if tokenizer.canonical else f"[{'the id of bos_token' if bos is None else bos}, {eos}]"
         raise ConfigError(
-            f"{tokenizer.path} turns an empty text into {found}; expected {expected}, the tokens that "
+            f"{tokenizer.path} turns an empty text into {found[:9]}; expected {expected}, the tokens that "
             "tokenizer_config.json names for begin and end. Use these files of the checkpoint's hub repository."
         )
 
@@ -374,24 +394,3 @@ def _without_end(tokens: list[int], eos: int) -> list[int]:
     while count and tokens[count - 1] == eos:
         count -= 1
     return tokens[:count]
-
-
-def _token(named: Mapping[str, object], key: str, folder: Path) -> str:
-    """A token is written as its text, or as an object with its text and its matching rules."""
-    value = named.get(key)
-    token = value.get("content") if isinstance(value, dict) else value
-    if not isinstance(token, str):
-        raise ConfigError(
-            f'tokenizer_config.json in {folder} names no {key}; expected its text, such as "<{key[:3]}>". '
-            "Use the file of the checkpoint's hub repository."
-        )
-    return token
-
-
-def _without_lower_case(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:
-    if normalizer is None or normalizer["type"] == "Lowercase":
-        return None
-    if normalizer["type"] != "Sequence":
-        return normalizer
-    steps = [_without_lower_case(step) for step in normalizer["normalizers"]]
-    return normalizer | {"normalizers": [step for step in steps if step is not None]}

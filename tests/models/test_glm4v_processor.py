@@ -551,3 +551,13 @@ def test_a_tokenizer_of_another_checkpoint(tmp_path: Path) -> None:
     processor = Processor.from_folder(tmp_path, ModelConfig.from_dict(config))
     with pytest.raises(ConfigError, match=r"<\|image\|> into \[500\]"):
         processor.text("a")
+
+
+@pytest.mark.parametrize("value", ["false", "true", 0, 1, []])
+def test_switches_of_a_chat(value: Any, processor: Processor) -> None:
+    """ "false" would be true, and change nothing."""
+    said = [{"role": "user", "content": "x"}]
+    with pytest.raises(InputError, match=r"^enable_thinking is .*; expected True, False or None\. Leave it out\.$"):
+        processor.chat(said, enable_thinking=value)
+    with pytest.raises(InputError, match=r"^add_generation_prompt is .*; expected True or False\. Leave it out\.$"):
+        processor.chat(said, add_generation_prompt=value)

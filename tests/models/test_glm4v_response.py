@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlx_mm.errors import InputError
 from mlx_mm.generation.response import ResponsePart, ToolCall
 from mlx_mm.models.glm4v.response import StreamParser, parse_boxes
 
@@ -261,3 +262,202 @@ def test_boxes_of_an_answer() -> None:
     answer = parse_answer(raw, thinking_open=False)
     assert answer.boxes == [[1, 2, 3, 4]]
     assert answer.text == "The cat: [1,2,3,4]"
+
+
+# --- types of arguments -----------------------------------------------------------------------------------------
+
+DEFINED: dict[str, Any] = {
+    "$defs": {
+        "Text": {"type": "string"},
+        "Count": {"type": "integer"},
+        "Far": {"$ref": "#/$defs/Text"},
+        "Node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}},
+        "Loop": {"$ref": "#/$defs/Pool"},
+        "Pool": {"$ref": "#/$defs/Loop"},
+        "Many": {"anyOf": [{"$ref": "#/$defs/Many"}, {"$ref": "#/$defs/Many"}, {"type": "string"}]},
+        "a/b~c d": {"type": "string"},
+        **{f"D{i}": {"anyOf": [{"$ref": f"#/$defs/D{i + 1}"}] * 3} for i in range(60)},
+        "D60": {"type": "string"},
+    },
+    "definitions": {"Old": {"type": "string"}},
+}
+TEXT, NUMBER, TRUTH, NONE = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}, {"type": "null"}
+
+
+def parsed(schema: Any, raw: str, **root: Any) -> Any:
+    parameters = {"type": "object", "properties": {"x": schema}, **DEFINED, **root}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    ((_, arguments),) = calls(parse_answer(written("f", x=raw), thinking_open=False, tools=tools))
+    return arguments["x"]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/Text"},
+        {"$ref": "#/$defs/Far", "description": "x"},
+        {"$ref": "#/definitions/Old"},
+        {"$ref": "#/$defs/a~1b~0c%20d"},
+        {"$ref": "#/properties/x/oneOf/0", "oneOf": [TEXT]},
+        {"$ref": "#/$defs/Many"},
+        {"allOf": [{"$ref": "#/$defs/Text"}]},
+        {"allOf": [{"description": "x"}, {"type": ["string", "integer"]}, {"type": ["string", "null"]}]},
+        {"anyOf": [{"$ref": "#/$defs/Text"}, NONE]},
+        {"oneOf": [{"allOf": [TEXT]}, {"const": 5}]},
+        {"const": "1"},
+        {"enum": ["1", "2"]},
+        {"enum": ["1", 2]},
+        {"enum": ["a", "b"]},
+        {"type": "string", "enum": ["a"]},
+        {"type": ["string", "null"], "nullable": True},
+        {"type": "string", "nullable": True},
+        {"type": ["null", "string"]},
+        {"type": ["string", "integer"], "enum": ["1", 2]},
+    ],
+)
+def test_text_stays_text(schema: Any) -> None:
+    """In each of these "1" is a text, although it looks like a number."""
+    assert parsed(schema, "1") == "1"
+    assert parsed(schema, "True") == "True"
+
+
+@pytest.mark.parametrize(
+    ("schema", "raw", "value"),
+    [
+        ({"$ref": "#/$defs/Count"}, "1", 1),
+        ({"allOf": [{"$ref": "#/$defs/Count"}, {"minimum": 0}]}, "1", 1),
+        ({"anyOf": [{"$ref": "#/$defs/Count"}, TEXT]}, "1", 1),
+        ({"anyOf": [{"$ref": "#/$defs/Count"}, TEXT]}, "one", "one"),
+        ({"const": 1}, "1", 1),
+        ({"const": True}, "True", True),
+        ({"enum": [1, 2]}, "2", 2),
+        ({"enum": ["1", 2]}, "2", 2),
+        ({"enum": ["a", None]}, "null", None),
+        ({"enum": ["a", "b"]}, "a", "a"),
+        ({"enum": ["a", "b"]}, '"a"', "a"),
+        ({"type": "string", "nullable": True}, "null", None),
+        (TRUTH, "true", True),
+        (TRUTH, "True", True),
+        (TRUTH, "False", False),
+        ({"anyOf": [TRUTH, NONE]}, "None", None),
+        ({"type": "boolean", "nullable": True}, "None", None),
+        ({"type": "array", "items": TRUTH}, "[True, False, null]", [True, False, None]),
+        (
+            {"type": "object"},
+            '{"a": None, "b": "None True", "c": "\\"False"}',
+            {"a": None, "b": "None True", "c": '"False'},
+        ),
+        ({"type": "object", "properties": {"code": TEXT}}, '{"code": "1", "n": 1}', {"code": "1", "n": 1}),
+        ({"$ref": "#/$defs/Node"}, '{"next": {"next": {}}}', {"next": {"next": {}}}),
+        ({"type": "number"}, "1.5", 1.5),
+        ({"type": "array"}, "[1, 2", "[1, 2"),
+        (NUMBER, "12 apples", "12 apples"),
+        ({}, "True", "True"),
+        ({}, '"1"', "1"),
+        (True, "1", 1),
+        (False, "1", 1),
+        ({"type": "any"}, "[1]", [1]),
+        ({"$ref": "https://example.org/x.json"}, "1", 1),
+        ({"$ref": "#/nowhere"}, "1", 1),
+        ({"$ref": 5, "anyOf": 5, "enum": 5, "type": {}, "allOf": [5]}, "1", 1),
+        ({"$ref": "#/$defs/Loop"}, "1", 1),
+        ({"$ref": "#/$defs/D0"}, "a", "a"),
+        ({"$ref": "#"}, '{"x": 1}', {"x": 1}),
+    ],
+)
+def test_values_by_schema(schema: Any, raw: str, value: Any) -> None:
+    found = parsed(schema, raw)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        {"properties": {}, "allOf": [{"properties": {"x": TEXT}}]},
+        {"properties": {}, "$ref": "#/$defs/Args", "$defs": {"Args": {"properties": {"x": TEXT}}}},
+        {"properties": {}, "oneOf": [{"properties": {"x": TEXT}}, {"properties": {"y": NUMBER}}]},
+        {"properties": {}, "additionalProperties": TEXT},
+        {"properties": {}, "anyOf": [{"properties": {"x": {"const": "1"}}}, {"properties": {"x": TEXT}}]},
+    ],
+)
+def test_where_arguments_are_described(root: dict[str, Any]) -> None:
+    assert parsed({}, "1", **root) == "1"
+
+
+JSON_CALLS = {
+    "one line": '{"name": "crop", "arguments": {"note": "1", "box": [1]}}',
+    "several lines": '\n{\n  "name": "crop",\n  "arguments": {"note": "1", "box": [1]}\n}\n',
+    "text": '{"name": "crop", "arguments": "{\\"note\\": \\"1\\", \\"box\\": [1]}"}',
+    "other order": '{"arguments": {"note": "1", "box": [1]}, "id": 5, "name": "crop"}',
+    "parameters": '{"name": "crop", "parameters": {"note": "1", "box": [1]}}',
+    "function": '{"type": "function", "function": {"name": "crop", "arguments": {"note": "1", "box": [1]}}}',
+    "name before": 'crop\n{"note": "1", "box": [1]}\n',
+    "name beside": 'crop{"note": "1", "box": [1]}',
+}
+
+
+@pytest.mark.parametrize("name", JSON_CALLS)
+def test_a_call_in_json(name: str) -> None:
+    raw = f"a <tool_call>{JSON_CALLS[name]}</tool_call> b"
+    answer = parse_answer(raw, thinking_open=False, tools=TOOLS)
+    assert calls(answer) == [("crop", {"note": "1", "box": [1]})]
+    assert answer.text == "a  b"
+    check_cuttings(raw, False)
+
+
+AWKWARD = {"a": '}</tool_call>{"', "b": "\\"}
+
+
+@pytest.mark.parametrize(
+    ("inner", "expected"),
+    [
+        ('{"name": "now"}', [("now", {})]),
+        ('{"name": "now", "arguments": null}', [("now", {})]),
+        (
+            '{"name": "now", "arguments": {"a": "}</tool_call>{\\"", "b": "\\\\"}}',
+            [("now", {"a": '}</tool_call>{"', "b": "\\"})],
+        ),
+        ('{"name": "now", "arguments": {"a": NaN}}', []),
+        ('{"name": "now", "arguments": {"a": "\\ud800"}}', []),
+        ('{"name": "now", "arguments": [1]}', []),
+        ('{"name": "now", "arguments": "x"}', []),
+        ('{"name": 5, "arguments": {}}', []),
+        ('{"arguments": {}}', []),
+        ('{"name": "now", }', []),
+        ('{"name": "now"', []),
+        ('{"name": "now"} x', []),
+        ("{", []),
+        ("{}", []),
+        ("[1]", []),
+        ('[{"name": "now"}]', []),
+        ('"now"', []),
+        ("{" * 5000, []),
+        ('{"a":' * 5000 + "1" + "}" * 5000, []),
+    ],
+)
+def test_json_that_is_no_call_is_text(inner: str, expected: list[Any]) -> None:
+    raw = f"<tool_call>{inner}</tool_call>{written('now')}!"
+    answer = parse_answer(raw, thinking_open=False, tools=TOOLS)
+    assert calls(answer) == [*expected, ("now", {})]
+    assert answer.text == ("!" if expected else f"<tool_call>{inner}</tool_call>!")
+    if len(inner) < 200:
+        check_cuttings(raw, False)
+
+
+@pytest.mark.parametrize("tools", [[5], [{}], [{"function": {"name": "f"}}], {"a": 1}, "x"])
+def test_tools_of_another_shape(tools: Any) -> None:
+    with pytest.raises(InputError, match="tools"):
+        StreamParser(thinking_open=False, tools=tools)
+
+
+def test_schemas_of_any_size_take_no_time() -> None:
+    chain = {f"C{i}": {"$ref": f"#/$defs/C{i + 1}"} for i in range(5000)}
+    wide = {"anyOf": [{"$ref": "#/$defs/W"}] * 2000}
+    for schema, defs in (({"$ref": "#/$defs/C0"}, chain), ({"$ref": "#/$defs/W"}, {"W": wide})):
+        assert parsed(schema, "1", **{"$defs": defs}) == 1
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"anyOf": [deep]}
+    with pytest.raises(InputError, match=r"tools\[0\] cannot be JSON \(it is nested more than 100 times"):
+        parsed(deep, "1")

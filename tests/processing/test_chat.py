@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_generation_prompt_ignored_is_not_golden() -> None:
 
 
 @pytest.mark.parametrize("switch", ["trim_blocks", "lstrip_blocks"])
-def test_blocks_untrimmed_are_not_the_same(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_untrimmed_are_not_the_same(switch: str) -> None:
     case = GOLDEN["messages"]["tool_roundtrip"]
     right = ChatTemplate(SOURCE).render(**case)
     schema = json.dumps(case["tools"][0])
@@ -72,8 +73,10 @@ def test_blocks_untrimmed_are_not_the_same(switch: str, monkeypatch: pytest.Monk
             super().__init__()
             setattr(self, switch, False)
 
-    monkeypatch.setattr("mlx_mm.processing.chat.Sandbox", Untrimmed)
-    assert ChatTemplate(SOURCE).render(**case) != right
+    values = {"messages": for_template(case["messages"]), "tools": case["tools"], "add_generation_prompt": True}
+    for kind, same in ((sandbox.Sandbox, True), (Untrimmed, False)):
+        own = kind()
+        assert (own.run(own.compiled(SOURCE), values, 9.0) == right) is same
 
 
 def test_thinking_is_unset_unless_asked() -> None:
@@ -162,6 +165,13 @@ def test_order_of_files(tmp_path: Path) -> None:
         ("chat_template.jinja", b"{% if %}", "line 1"),
         ("chat_template.jinja", b"{{ x | nonsense }}", "nonsense"),
         ("chat_template.jinja", b"{{ " + b"(" * 5000 + b" }}", "Jinja"),
+        ("chat_template.jinja", b"x" * 2**20 + b"yz", "expected at most 1,048,576"),
+        ("chat_template.jinja", b"x" * 2**23, "more than 4,194,304 bytes"),
+        ("chat_template.jinja", b"{{ 'a' | center(10 ** 9) }}" + b"{% endif %}", "endif"),
+        ("tokenizer_config.json", b'{"chat_template": "x", "bos_token": 5}', "has 5 for bos_token"),
+        ("tokenizer_config.json", b'{"chat_template": "x", "eos_token": {"content": []}}', "for eos_token"),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": ["a"], "template": "x"}]}', "default"),
+        ("tokenizer_config.json", b'{"chat_template": "{{ x | nonsense }}"}', "nonsense"),
         ("tokenizer_config.json", b'{"chat_template": 5}', "int"),
         ("tokenizer_config.json", b'{"chat_template": [{"name": "rag", "template": "x"}]}', "rag"),
         ("tokenizer_config.json", b'{"chat_template": ["x"]}', "list"),
@@ -173,6 +183,29 @@ def test_files_without_sense(tmp_path: Path, name: str, content: bytes, words: s
     with pytest.raises(ConfigError, match=words) as caught:
         ChatTemplate.from_folder(tmp_path)
     assert name in str(caught.value)
+
+
+def test_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}", "utf-8-sig")
+    template = ChatTemplate.from_folder(tmp_path)
+    assert template is not None
+    assert template.render([{"role": "user", "content": "x"}]) == "x"
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "x"}')
+    path = tmp_path / "chat_template.jinja"
+    path.mkdir()
+    with pytest.raises(ConfigError, match=r"chat_template\.jinja cannot be read \(.*directory.*\); expected UTF-8"):
+        ChatTemplate.from_folder(tmp_path)
+    path.rmdir()
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match=r"chat_template\.jinja cannot be read \(it is a pipe"):
+        ChatTemplate.from_folder(tmp_path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=r"chat_template\.jinja cannot be read \(it is a device"):
+        ChatTemplate.from_folder(tmp_path)
 
 
 # --- what a template may not do ---------------------------------------------------------------------------------

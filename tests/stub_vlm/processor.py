@@ -14,7 +14,7 @@ from mlx_mm.errors import InputError
 from mlx_mm.generation.defaults import GenerationDefaults, read_generation_config
 from mlx_mm.models.contracts import Modality
 from mlx_mm.processing.batch import Batch, as_list
-from mlx_mm.processing.chat import Messages, for_template, media_in
+from mlx_mm.processing.chat import Messages, fill_media, for_template, media_in
 from mlx_mm.processing.image import ImageSource, open_image
 from mlx_mm.processing.video import VideoSource
 
@@ -51,7 +51,8 @@ class Processor:
     ) -> Batch:
         if videos or tools or fps or max_pixels:
             raise InputError("videos, tools, fps or max_pixels are given, and the stub has none. Leave them out.")
-        added = as_list(images, "images", ONE) if images else []
+        messages, more = fill_media(messages, "image", as_list(images, "images", ONE) if images else [])
+        added = list(more)
         sources, prompt = [*(part.source for part in media_in(messages)), *added], ""
         for message in for_template(messages):
             content = message["content"]
@@ -81,7 +82,8 @@ class Processor:
     def image_sizes(
         self, messages: Messages, *, images: ImageSource | Sequence[ImageSource] = ()
     ) -> list[tuple[int, int]]:
-        sources = [*(part.source for part in media_in(messages)), *(as_list(images, "images", ONE) if images else [])]
+        messages, added = fill_media(messages, "image", as_list(images, "images", ONE) if images else [])
+        sources = [*(part.source for part in media_in(messages)), *added]
         return [(image.height, image.width) for image in map(open_image, sources)]
 
     def count_tokens(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -41,11 +41,13 @@ from mlx_mm.models.glm4v.settings import (
     settings_of_videos,
 )
 from mlx_mm.models.glm4v.tokens import TokenRows
+from mlx_mm.processing import template_process
 from mlx_mm.processing.arguments import Texts, flag, listed, optional_flag, unpacked
 from mlx_mm.processing.batch import Batch
-from mlx_mm.processing.chat import ChatTemplate, MediaPart, Messages, Tools
+from mlx_mm.processing.chat import ChatTemplate, Messages, Tools, fill_media, with_sources
 from mlx_mm.processing.image import ImageSource
 from mlx_mm.processing.measure import measured
+from mlx_mm.processing.messages import MediaPart
 from mlx_mm.processing.settings import override, refuse_options
 from mlx_mm.processing.text import Tokenizer, as_texts
 from mlx_mm.processing.video import VideoSource
@@ -56,9 +58,10 @@ if TYPE_CHECKING:
 ARRAYS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
 MOST_ID = 2**32 - 1  # that tokenizers take
 IDS = "Pass a list or an array of ids."
-
-Item = TypeVar("Item")
 TAIL = 4  # tokens of a prompt among which it can open a think block
+
+Kind: TypeAlias = Literal["image", "video"]
+Item = TypeVar("Item")
 
 
 class Processor:
@@ -90,9 +93,10 @@ class Processor:
 
         Only the chat template may be missing, which `chat` alone needs.
         """
+        template_process.start()  # it gets ready while the vocabulary is read
         tokenizer = Tokenizer.from_folder(folder)
         images, videos = settings_of_images(folder, config.vision_config), settings_of_videos(folder, config)
-        template, defaults = ChatTemplate.from_folder(folder), generation_defaults(folder, config, tokenizer)
+        defaults, template = generation_defaults(folder, config, tokenizer), ChatTemplate.from_folder(folder)
         return cls(config, tokenizer, images, videos, template, defaults)
 
     def __call__(
@@ -181,7 +185,8 @@ class Processor:
     ) -> Batch:
         """A batch of one from messages in the OpenAI shape, through the checkpoint's own chat template.
 
-        images, videos: stand before the text of the last message of the user, after what it holds already.
+        images, videos: fill the parts of the messages that have no source, in reading order; where there are none, they
+        stand before the text of the last message of the user, after what it holds already.
         tools, enable_thinking: as the template has them. fps, do_sample_frames and options as in `videos`; a part may
         have min_pixels, max_pixels and, of a video, fps of its own.
         Raises InputError for messages in which somebody typed a placeholder: it would be taken for an image.
@@ -192,7 +197,9 @@ class Processor:
                 "the checkpoint's hub repository, or write the prompt yourself and pass text=."
             )
         refuse_typed(messages, tools)
-        placed, media = _placed(messages, images, videos)
+        given: dict[Kind, list[object]] = {"image": listed(images, PICTURE_AXES), "video": listed(videos, VIDEO_AXES)}
+        placed, media = _placed(messages, given)
+        with_sources(media)
         prompt = self.template.render(
             placed,
             tools=tools,
@@ -226,8 +233,8 @@ class Processor:
         self, messages: Messages, *, images: ImageSource | Iterable[ImageSource] | None = ()
     ) -> list[tuple[int, int]]:
         """Height and width of the images of a chat as they were given, in the order in which the model sees them."""
-        media = _placed(messages, images, ())[1]
-        return [measured(item.source)[:2] for item in media if item.kind == "image"]
+        media = [item for item in _placed(messages, {"image": listed(images, PICTURE_AXES)})[1] if item.kind == "image"]
+        return [measured(item.source)[:2] for item in with_sources(media)]
 
     def collate(self, items: Sequence[Batch]) -> Batch:
         """One batch from several, in order: prompts are padded on the left, and some may be without images."""
@@ -304,13 +311,17 @@ class Processor:
 
 
 def _placed(
-    messages: Messages,
-    images: ImageSource | Iterable[ImageSource] | None,
-    videos: VideoSource | Iterable[VideoSource] | None,
+    messages: Messages, given: Mapping[Kind, Sequence[object]]
 ) -> tuple[list[Mapping[str, object]], list[MediaPart]]:
-    """The messages with the images and videos that came beside them, and all of these in their order."""
-    added = [MediaPart("image", source, {}, "An image") for source in listed(images, PICTURE_AXES)]
-    added += [MediaPart("video", source, {}, "A video") for source in listed(videos, VIDEO_AXES)]
+    """The messages with the media that came beside them, and all media in their order.
+
+    They fill the parts of their kind that have no source; where there are none, they stand before the last text of the
+    user.
+    """
+    added: list[MediaPart] = []
+    for kind, sources in given.items():
+        messages, rest = fill_media(messages, kind, sources)
+        added += [MediaPart(kind, source, {}, f"The {kind} that was given") for source in rest]
     return put_media(messages, added)
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mlx_mm.errors import InputError
-from mlx_mm.processing.chat import MediaPart, Messages, Tools, media_in, texts_in, typed_markers
+from mlx_mm.errors import InputError, is_number
+from mlx_mm.processing.chat import Messages, Tools, check_tools, parts_in, texts_in, typed_markers
+from mlx_mm.processing.messages import MediaPart
+from mlx_mm.processing.plain import QUOTED, quoted
 
 IMAGE_MARK, VIDEO_MARK = "<|image|>", "<|video|>"
 BEGIN_IMAGE, END_IMAGE = "<|begin_of_image|>", "<|end_of_image|>"
@@ -58,7 +60,7 @@ def without_markers(text: str) -> str:
 
 def refuse_typed(messages: Messages, tools: Tools | None) -> None:
     """Raise InputError where somebody wrote a placeholder into a chat: it would be taken for an image."""
-    for text in [*texts_in(messages), json.dumps(tools or [], ensure_ascii=False, default=str)]:
+    for text in [*texts_in(messages), json.dumps(check_tools(tools), ensure_ascii=False)]:
         if found := typed_markers(text, MARKERS):
             raise InputError(
                 f"A message or tool holds the text {found[0]}, by which the model knows pictures; expected pictures as "
@@ -72,7 +74,7 @@ def put_media(messages: Messages, added: Sequence[MediaPart]) -> tuple[list[Mapp
     What that message holds before its first text stays in front of them; the added parts carry no source. Raises
     InputError where no user speaks.
     """
-    found, placed = media_in(messages), list(messages)
+    found, placed = parts_in(messages), list(messages)
     if not added:
         return placed, found
     places = [i for i, message in enumerate(messages) if message["role"] == "user"]
@@ -83,10 +85,10 @@ def put_media(messages: Messages, added: Sequence[MediaPart]) -> tuple[list[Mapp
         )
     last, content = places[-1], messages[places[-1]]["content"]
     parts: list[Mapping[str, object]] = [{"type": "text", "text": content}]
-    if isinstance(content, list | tuple):  # which `media_in` has looked through
+    if isinstance(content, list | tuple):  # which `parts_in` has looked through
         parts = list(content)
     first = next((i for i, part in enumerate(parts) if part["type"] == "text"), len(parts))
-    before = len(media_in([*placed[:last], {"role": "user", "content": parts[:first]}]))
+    before = len(parts_in([*placed[:last], {"role": "user", "content": parts[:first]}]))
     marks = [{"type": media.kind} for media in added]
     placed[last] = {**placed[last], "content": [*parts[:first], *marks, *parts[first:]]}
     return placed, [*found[:before], *added, *found[before:]]
@@ -100,10 +102,11 @@ def part_options(media: MediaPart) -> dict[str, object]:
     given = dict(media.options)
     known = ["min_pixels", "max_pixels"] + (["fps"] if media.kind == "video" else [])
     detail = given.pop("detail", None) if media.kind == "image" else None
-    if detail not in (None, "high", "low") or given.keys() - known:
-        key = "detail" if not given.keys() - known else min(given.keys() - known)
+    odd = sorted(given.keys() - known) or [key for key in given if not is_number(given[key])]
+    if odd or detail not in (None, "high", "low"):
+        key = odd[0] if odd else "detail"
         raise InputError(
-            f"{media.where} has {key}: {media.options[key]!r}; expected of {media.kind}s {', '.join(known)}"
-            f"{', or detail low or high' if media.kind == 'image' else ''}. Leave it out."
+            f"{media.where} has {key[:QUOTED]}: {quoted(media.options[key])}; expected of {media.kind}s a number for "
+            f"{', '.join(known)}{', or detail low or high' if media.kind == 'image' else ''}. Leave it out."
         )
     return {"max_pixels": LOW_DETAIL, **given} if detail == "low" else given

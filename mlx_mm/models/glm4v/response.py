@@ -3,8 +3,11 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from mlx_mm.generation.response import ResponsePart, ToolCall, TrimmedText, open_suffix
+from mlx_mm.models.glm4v.arguments import Arguments, parse
+from mlx_mm.processing.chat import check_tools
 
 THINK, END_THINK = "<think>", "</think>"
 ANSWER, END_ANSWER = "<answer>", "</answer>"
@@ -17,13 +20,22 @@ BOX_RANGE = 1000
 
 _MARKERS = (THINK, END_THINK, ANSWER, END_ANSWER, CALL, BOX, END_BOX, *END_TOKENS)  # none begins with another
 _MARKER = re.compile("|".join(map(re.escape, _MARKERS)))
-_NAME = re.compile(r"[^\s<>]*")
+_NAME = re.compile(r"[^\s<>{}\[\]\"]*")
+_JSON = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[{}<]', re.DOTALL)  # strings, and what is not within them
 _SPACE = re.compile(r"\s*")
 _NUMBER = r"\d{1,4}(?:\.\d{1,6})?"
 _BOX = rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{3}}\s*\]"
 # One box or several in box markers, or a list of lists without markers
 _BOXED = re.compile(rf"{re.escape(BOX)}(.*?)(?:{re.escape(END_BOX)}|$)", re.DOTALL)
 _LISTED = re.compile(rf"\[\s*{_BOX}(?:\s*,\s*{_BOX})*\s*\]")
+
+
+class _Call(NamedTuple):
+    """raw: arguments whose types are not known. values: those of JSON."""
+
+    name: str
+    raw: dict[str, str]
+    values: dict[str, object]
 
 
 class StreamParser:
@@ -41,7 +53,7 @@ class StreamParser:
     box_range = BOX_RANGE
 
     def __init__(self, *, thinking_open: bool, tools: Sequence[Mapping[str, object]] | None = None) -> None:
-        self._properties = dict(map(_properties, tools or ()))
+        self._arguments = dict(map(_arguments, check_tools(tools) or ()))
         self._thinking = thinking_open
         self._answer_open = False
         self._buffer = ""
@@ -87,7 +99,7 @@ class StreamParser:
                 self._plain(self._take(len(CALL)))
             else:
                 self._take(end)
-                self._called(*call)
+                self._called(call)
         return self._parts
 
     def _take(self, count: int) -> str:
@@ -120,13 +132,13 @@ class StreamParser:
         elif marker in (BOX, END_BOX) and not self._thinking:
             self._marked.append(marker)
 
-    def _called(self, name: str, arguments: dict[str, str]) -> None:
-        properties = self._properties.get(name, {})
-        values = {key: _value(raw, properties.get(key)) for key, raw in arguments.items()}
+    def _called(self, found: _Call) -> None:
+        known = self._arguments.get(found.name) or Arguments({})
+        values = {key: known.value(key, raw) for key, raw in found.raw.items()} | found.values
         call: ToolCall = {
             "id": f"call_{self._calls}",
             "type": "function",
-            "function": {"name": name, "arguments": json.dumps(values, ensure_ascii=False)},
+            "function": {"name": found.name, "arguments": json.dumps(values, ensure_ascii=False)},
         }
         self._calls += 1
         self._parts.append(ResponsePart(tool_call=call))
@@ -145,15 +157,22 @@ def parse_boxes(text: str) -> list[list[float]]:
     return boxes + _listed(text[end:])
 
 
-def _read_call(text: str) -> tuple[tuple[str, dict[str, str]] | None, int | None]:
-    """The call that a text begins with: (name, raw arguments) and its end; (None, 0) for no call, end None: cut off."""
+def _read_call(text: str) -> tuple[_Call | None, int | None]:
+    """The call that a text begins with, and its end; (None, 0) for no call, end None: cut off.
+
+    Beside the form of the template two others are read that models fall into: a JSON object with name and arguments,
+    and a name with a JSON object of arguments after it.
+    """
     start = _skip(text, len(CALL))
     place = _skip(text, start, _NAME)
-    name = text[start:place]
-    if not name or place == len(text):
-        return None, None if place == len(text) else 0
-    arguments: dict[str, str] = {}
+    name, raw = text[start:place], dict[str, str]()
+    if place == len(text):
+        return None, None
     place = _skip(text, place)
+    if text.startswith("{", place):
+        return _read_json(text, place, name)
+    if not name:
+        return None, 0
     while not text.startswith(END_CALL, place):
         key, place_of_value = _between(text, place, KEY, END_KEY)
         if key is None or place_of_value is None:
@@ -161,9 +180,36 @@ def _read_call(text: str) -> tuple[tuple[str, dict[str, str]] | None, int | None
         value, place_after = _between(text, _skip(text, place_of_value), VALUE, END_VALUE)
         if value is None or place_after is None:
             return None, place_after
-        arguments[key.strip()] = value
+        raw[key.strip()] = value
         place = _skip(text, place_after)
-    return (name, arguments), place + len(END_CALL)
+    return _Call(name, raw, {}), place + len(END_CALL)
+
+
+def _read_json(text: str, start: int, name: str) -> tuple[_Call | None, int | None]:
+    """What `_read_call` gives, for a call with an object of JSON at `start`. name: what stands before it."""
+    depth, end = 0, None
+    for found in _JSON.finditer(text, start):
+        if found.group() == "<":  # JSON has none outside of strings
+            return None, 0
+        depth += {"{": 1, "}": -1}.get(found.group(), 0)
+        if depth == 0:
+            end = found.end()
+            break
+    rest = "" if end is None else text[_skip(text, end) :][: len(END_CALL)]
+    if end is None or (rest != END_CALL and END_CALL.startswith(rest)):
+        return None, None
+    call = _json_call(name, text[start:end])
+    return (call, _skip(text, end) + len(END_CALL)) if call and rest == END_CALL else (None, 0)
+
+
+def _json_call(name: str, text: str) -> _Call | None:
+    named: Any = name
+    found: Any = (parse(text) or [None])[0]
+    if not name and isinstance(found, dict):
+        said = found["function"] if isinstance(found.get("function"), dict) else found
+        named, found = said.get("name"), said.get("arguments", said.get("parameters"))
+        found = (parse(found) or [None])[0] if isinstance(found, str) else {} if found is None else found
+    return _Call(named, {}, found) if isinstance(named, str) and named and isinstance(found, dict) else None
 
 
 def _between(text: str, start: int, opening: str, closing: str) -> tuple[str | None, int | None]:
@@ -180,44 +226,10 @@ def _skip(text: str, start: int, what: re.Pattern[str] = _SPACE) -> int:
     return start if found is None else found.end()
 
 
-def _properties(tool: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
-    """The name of a tool and the schemas of its arguments, as far as it has them."""
-    function = tool["function"]
-    parameters = function.get("parameters") if isinstance(function, Mapping) else None
-    properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
-    name = function["name"] if isinstance(function, Mapping) else ""
-    return name, properties if isinstance(properties, Mapping) else {}
-
-
-def _value(raw: str, schema: object) -> object:
-    """An argument's value: text as it is where the schema says string, else what its JSON says, else text."""
-    types = _types(schema)
-    try:
-        value = json.loads(raw)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # NaN, infinity, half a surrogate pair
-    except (ValueError, RecursionError):
-        return raw
-    # Where text is one of several types, only what is plainly another of them counts as that.
-    return raw if "string" in types and not _json_types(value) & types else value
-
-
-def _types(schema: object) -> set[str]:
-    """The JSON types that a schema allows, as far as it names them."""
-    if not isinstance(schema, Mapping):
-        return set()
-    named = schema.get("type")
-    types = {named} if isinstance(named, str) else set()
-    types |= {kind for kind in named if isinstance(kind, str)} if isinstance(named, list) else set()
-    for key in ("anyOf", "oneOf"):
-        options = schema.get(key)
-        types = types.union(*map(_types, options)) if isinstance(options, list) else types
-    return types
-
-
-def _json_types(value: object) -> set[str]:
-    """The types in a schema's words that a value from JSON has; none for text."""
-    names = {bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}, list: {"array"}, dict: {"object"}}
-    return {"null"} if value is None else names.get(type(value), set())
+def _arguments(tool: Mapping[str, object]) -> tuple[str, Arguments]:
+    """The name of a tool and what is known of its arguments; `check_tools` has looked through it."""
+    function: Any = tool["function"]
+    return function["name"], Arguments(function.get("parameters"))
 
 
 def _listed(text: str) -> list[list[float]]:
