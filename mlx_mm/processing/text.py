@@ -302,7 +302,7 @@ def text_batch(
     """
     if not (padding is True or (isinstance(padding, str) and padding in ("longest", "max_length"))):
         raise InputError(f'padding is {shown(padding)}; expected "longest" or "max_length". Leave it out.')
-    items, cut = as_texts(texts), limit if truncation else None
+    items, cut = as_texts(texts), limit if flag("truncation", truncation) else None
     rows = tokenizer.encode_as_filed(items, cut, do_lower_case=do_lower_case, on_cut=on_cut)
     _refuse_long(items, [len(row) for row in rows], limit)
     length = limit if padding == "max_length" else max(map(len, rows))

@@ -184,7 +184,7 @@ def test_switches(tmp_path: Path, value: Any) -> None:
         tokenizer.encode(["a"], 5, do_lower_case=True, truncation=value)
     with pytest.raises(InputError, match=r"truncation is .*; expected True or False"):
         text_batch(tokenizer, ["a"], 5, padding=True, truncation=value, do_lower_case=None)
-    with pytest.raises(InputError, match=r"do_lower_case is .*; expected True, False or None"):
+    with pytest.raises(InputError, match=r"do_lower_case is .*; expected True or False"):
         tokenizer.encode(["a"], 5, do_lower_case=value)
 
 
@@ -214,7 +214,7 @@ def test_names_of_other_kinds(tmp_path: Path, key: str, value: Any) -> None:
     if (key, value) in (("do_lower_case", True), ("tokenizer_class", "\ud800")):
         return
     with pytest.raises(
-        ConfigError, match=rf"tokenizer_config\.json in .* {key}.*; expected .*\. Use the file"
+        ConfigError, match=rf"tokenizer_config\.json (in .* {key}|cannot be read).*; expected .*\. (Use the|Download)"
     ) as caught:
         use(write(tmp_path, names={key: value}))
     assert str(caught.value).isprintable()
