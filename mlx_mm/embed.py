@@ -117,7 +117,7 @@ def encode_image(
 ) -> Vectors:
     """One vector per image, float32 (N, D), in the order given; one image gives (D,).
 
-    images: path, URL, bytes, data URI, PIL image or NumPy array (H, W, 3) uint8, or a list of them.
+    images: path, URL, bytes, open file, data URI, PIL image or NumPy array (H, W, 3) uint8, or a list of them.
     max_num_patches: the budget of NaFlex models, more keeps finer detail. on_error: called with the index and the
     MediaError of an image that cannot be read, whose row is then left out; by default the error is raised.
     Other arguments as in `encode_text`. Raises ModalityError, MediaError, InputError.
@@ -143,7 +143,7 @@ def encode_audio(
 ) -> Vectors:
     """One vector per sound, float32 (N, D), in the order given; one sound gives (D,).
 
-    audio: path, encoded bytes, or (samples, sampling_rate), or a list of them; any length, any rate.
+    audio: path, URL, bytes, open file, data URI, or (samples, sampling_rate), or a list of them; any length, any rate.
     truncation: what becomes of sounds longer than the model's 10 s. "windows" averages the unit vectors of consecutive
     windows, and so hears all of it; "rand_trunc" hears one crop, "fusion" three and the whole squeezed, drawn from
     `seed`. normalize=False leaves such an average, or the vector of a short sound, at its own length. batch_size:

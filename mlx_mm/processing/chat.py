@@ -15,6 +15,7 @@ from PIL import Image
 from mlx_mm.errors import ConfigError, InputError
 from mlx_mm.processing.files import read_json
 from mlx_mm.processing.sandbox import RefusedError, Sandbox
+from mlx_mm.processing.sources import is_file
 
 Messages: TypeAlias = Sequence[Mapping[str, object]]  # in the OpenAI shape
 Tools: TypeAlias = Sequence[Mapping[str, object]]  # function schemas in the OpenAI shape
@@ -27,9 +28,17 @@ _ROLES: dict[str, tuple[str, ...]] = {  # role -> keys of a message beside "role
 }
 # type of a part -> the keys that can hold its source, and what they take
 _MEDIA_KEYS: dict[str, dict[str, tuple[type, ...]]] = {
-    "image": {"image": (str, os.PathLike, bytes, Image.Image, np.ndarray), "path": (str, os.PathLike), "url": (str,)},
+    "image": {
+        "image": (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray),
+        "path": (str, os.PathLike),
+        "url": (str,),
+    },
     "image_url": {"image_url": (str, Mapping)},
-    "video": {"video": (str, os.PathLike, bytes, np.ndarray, list, tuple), "path": (str, os.PathLike), "url": (str,)},
+    "video": {
+        "video": (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, list, tuple),
+        "path": (str, os.PathLike),
+        "url": (str,),
+    },
     "video_url": {"video_url": (str, Mapping)},
 }
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -266,7 +275,7 @@ def _part(part: Any, where: str) -> tuple[dict[str, Any], MediaPart | None]:
         raise InputError(f"{where} has its source twice, in {' and '.join(given)}; expected one. Leave one out.")
     source = part[given[0]] if given else None
     options = {key: value for key, value in part.items() if key not in ("type", *keys)}
-    if given:
+    if given and not (given[0] == kind and is_file(source)):
         _check(source, keys[given[0]], f"{where}.{given[0]}")
     if isinstance(source, Mapping):
         options |= {key: value for key, value in source.items() if key != "url"}

@@ -1,11 +1,14 @@
 """Encoded pictures to RGB, within bounds: upright, whatever their mode, and no more of them in memory than must be."""
 
+import contextlib
+import ctypes
+import functools
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from mlx_mm.errors import MediaError, foreign
 from mlx_mm.processing.fetching import is_page
@@ -28,7 +31,7 @@ _BAND = 1 << 20  # pixels that are converted at once
 # Bytes a pixel while a picture is decoded and made RGB, of which Pillow keeps 4: measured, 8 where nothing stands here.
 # At Pillow's limit of 89 million pixels that is 0.8 GB; formats whose decoders take more may have fewer pixels.
 _USUAL_BYTES = 9
-_BYTES = {"WEBP": 17, "AVIF": 17, "JPEG2000": 21}
+_BYTES = {"WEBP": 17, "AVIF": 21, "JPEG2000": 26}
 
 
 def decode(source: Source, do_convert_rgb: bool = True) -> Image.Image:
@@ -45,12 +48,13 @@ def decode(source: Source, do_convert_rgb: bool = True) -> Image.Image:
         try:
             return _first_frame(file, source.name, do_convert_rgb)
         except UnidentifiedImageError:
-            found = "a web page, which was saved in place of the file" if is_page(start) else "not an image format"
-            raise ValueError(found if is_page(start) else f"{found} that Pillow knows") from None
+            page = "it is a web page, which was saved in place of the file"
+            raise ValueError(page if is_page(start) else "not an image format that Pillow knows") from None
         except (OSError, ValueError) as error:
+            found = error.with_traceback(None)  # whose frames hold what was decoded
             mended = without_long_texts(file) if isinstance(error, ValueError) else ended_jpeg(file)
             if mended is None:
-                raise
+                raise found from None
             return _first_frame(mended, source.name, do_convert_rgb)
 
 
@@ -125,17 +129,30 @@ def _first_frame(file: BinaryIO, name: str, do_convert_rgb: bool) -> Image.Image
     try:
         with Image.open(file) as image:
             check_pixel_count(image, name)
+            if image.format == "TIFF":
+                _silence_libtiff()
             image.load()
             method = _orientation(image)
             result = to_rgb(image, name, do_convert_rgb)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_large(name, str(error)) from error
-    return result if method is None else result.transpose(method)  # last, when what was decoded is gone
+    del image  # what was decoded is not needed any more
+    return result if method is None else result.transpose(method)
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Damage is told by Pillow's errors; libtiff's own handlers, of the whole process, write to stderr."""
+    with contextlib.suppress(OSError, AttributeError):  # where Pillow was built otherwise
+        libraries = ctypes.CDLL(_imaging.__file__)
+        libraries.TIFFSetErrorHandler(None)
+        libraries.TIFFSetWarningHandler(None)
 
 
 def _bytes_of(image: Image.Image) -> int:
-    if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
-        return 4 + 2 * len(image.getbands())  # all coefficients are kept
+    if image.format in ("JPEG", "MPO") and image.info.get("progressive"):  # of which all coefficients are kept
+        parts = [h * v for _, h, v, _ in getattr(image, "layer", [])] or [1] * len(image.getbands())
+        return 4 + 2 * -(-sum(parts) // max(*parts, 1))
     return _BYTES.get(image.format or "", 0)
 
 

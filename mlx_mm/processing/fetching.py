@@ -88,9 +88,10 @@ def is_page(start: bytes) -> bool:
 
 
 def short_name(name: str) -> str:
-    """The name of a file or its URI, as a message shows it: without credentials, and not too long."""
+    """The name of a file or its URI, as a message shows it: on one line, without credentials, and not too long."""
     if re.match(r"https?://", name, re.IGNORECASE):
         name = _without_credentials(name)
+    name = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], name)
     return name if len(name) <= NAME_CHARACTERS else f"{name[:150]}...({len(name)} characters)"
 
 
@@ -102,11 +103,10 @@ def _without_credentials(url: str) -> str:
     """Of an address whose authority is damaged, such as by a "/" in the password, less is shown rather than more."""
     scheme, _, rest = url.partition("://")
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if "@" in authority:
-        return f"{scheme}://{rest[authority.rindex('@') + 1 :]}"
-    if re.search(r":(?!\d*$)", authority) and not authority.startswith("[") and "@" in rest:
-        return f"{scheme}://{rest[rest.rindex('@') + 1 :]}"
-    return url
+    start = re.match(r"[^/]*:[^/]*@|[^/?#]*@", rest)
+    if start is None and re.search(r":(?!\d*$)", authority) and not authority.startswith("["):
+        start = re.match(r".*@", rest, re.DOTALL)
+    return f"{scheme}://{rest[start.end() :]}" if start else url
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ def shortest_edge_size(height: int, width: int, edge: int) -> tuple[int, int]:
     if limit is not None and edge * edge <= limit < size[0] * size[1]:
         raise MediaError(
             f"A picture of {height}x{width} pixels is too long: with {edge} on the shorter side it has "
-            f"{size[0]}x{size[1]}; expected at most {limit} pixels. Give a part of it."
+            f"{size[0]}x{size[1]}; expected at most {limit} pixels. Give a part of it, whose sides differ less than "
+            f"{max(height, width) / min(height, width):g} times."
         )
     return size
 

@@ -105,10 +105,9 @@ def _opened(source: Source) -> BinaryIO:
 
 def _unnamed(source: Source) -> Any:
     """What soundfile opens: a descriptor where there is one, as of a path libsndfile would believe the ending."""
-    file = source.open()
     if source.path is None:
-        return file if isinstance(file, io.BytesIO) else _Part(file, 0, {})
-    with file:
+        return _Part(source.open(), 0, {})
+    with source.open() as file:
         return os.dup(file.fileno())
 
 
