@@ -184,8 +184,7 @@ class _Fetch:
         for _ in range(self.policy.redirects + 1):
             self._check(place)
             with contextlib.ExitStack() as kept:
-                timed, target, headers = self._connect(place, sender)
-                kept.callback(timed.end)
+                timed, target, headers = self._connect(place, sender, kept)
                 connection = http.client.HTTPConnection(place.host, place.port)
                 connection.sock = timed  # the part of a socket that it uses
                 connection.request("GET", target, headers=headers)
@@ -204,20 +203,24 @@ class _Fetch:
         if self.policy.allowed is not None and not self.policy.allowed(place.host):
             raise OSError(f"the host {place.host} is not allowed")
 
-    def _connect(self, place: _Place, sender: str | None) -> tuple["_Timed", str, dict[str, str]]:
+    def _connect(
+        self, place: _Place, sender: str | None, kept: contextlib.ExitStack
+    ) -> tuple["_Timed", str, dict[str, str]]:
         """A connection to the place or its proxy, and the target and the headers of the request.
 
-        sender: the address that redirects there.
+        sender: the address that redirects there. kept: what ends the connection.
         """
         headers = _HEADERS | {"Host": place.authority} | ({"Authorization": place.login} if place.login else {})
         proxy = _proxy_of(place) if self.policy.proxies else None
         if proxy is None:
             timed = self._reach(place.host, self._addresses(place, sender), place.port)
+            kept.callback(timed.end)
             return (timed.secured(place.host) if place.scheme == "https" else timed), place.target, headers
         if sender is not None:
             with contextlib.suppress(socket.gaierror):  # names may be the proxy's alone to resolve
                 self._addresses(place, sender)
         timed = self._reach(proxy.host, _resolved(proxy), proxy.port)
+        kept.callback(timed.end)
         timed.address = ""  # the place's own is the proxy's to know
         login = {"Proxy-Authorization": proxy.login} if proxy.login else {}
         if place.scheme == "http":
@@ -286,8 +289,10 @@ def _moved(place: _Place, location: str) -> _Place:
     """Where a redirect leads; credentials go to the same host alone."""
     with contextlib.suppress(UnicodeError):  # http.client reads headers as Latin-1
         location = location.encode("latin-1").decode()
+    with contextlib.suppress(ValueError):  # which _place meets, too
+        location = urllib.parse.urljoin(f"{place.scheme}://{place.authority}{place.target}", location)
     try:
-        new = _place(urllib.parse.urljoin(f"{place.scheme}://{place.authority}{place.target}", location))
+        new = _place(location)
     except ValueError as error:
         raise OSError(f"it is redirected, and {error}") from None
     same = (new.scheme, new.host, new.port) == (place.scheme, place.host, place.port)

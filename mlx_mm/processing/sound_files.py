@@ -49,6 +49,8 @@ def open_sound(source: Source) -> Sound:
     """What an encoded sound holds; MediaError for what cannot be read, here or when it is decoded."""
     with _opened(source) as file, reading(source.name):
         start = file.read(2048)
+        if not start:
+            raise unreadable(source.name, "it is empty")
         if is_page(start):
             raise unreadable(source.name, "it is a web page, which was saved in place of the file")
         if _CONTAINER.match(start):
