@@ -27,7 +27,7 @@ _UPRIGHT = {
 }
 TURNED = (5, 6, 7, 8)  # the orientations that exchange height and width
 
-_BAND = 1 << 20  # pixels that are converted at once
+BAND = 1 << 20  # pixels that are converted at once
 # Bytes a pixel while a picture is decoded and made RGB, of which Pillow keeps 4: measured, 8 where nothing stands here.
 # At Pillow's limit of 89 million pixels that is 0.8 GB; formats whose decoders take more may have fewer pixels.
 _USUAL_BYTES = 9
@@ -58,7 +58,7 @@ def decode(source: Source, do_convert_rgb: bool = True) -> Image.Image:
             return _first_frame(mended, source.name, do_convert_rgb)
 
 
-def decoding(name: str) -> Any:
+def decoding(name: str) -> contextlib.AbstractContextManager[None]:
     """The net around everything that Pillow does with an encoded picture."""
     return foreign(
         MediaError,
@@ -114,7 +114,7 @@ def to_rgb(image: Image.Image, name: str, do_convert_rgb: bool = True) -> Image.
         return image.convert("RGB")
 
 
-def floats_to_bytes(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
+def floats_to_bytes(values: npt.NDArray[np.floating], name: str) -> npt.NDArray[np.uint8]:
     """Floats 0..1 to 0..255, rounded; MediaError for others."""
     # Comparisons with NaN are false, so NaN is refused too.
     if not (values.min() >= 0 and values.max() <= 1):
@@ -167,7 +167,7 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
 
 def _in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """A picture whose rows are converted some at a time, so that nothing between is as large as itself."""
-    rows = max(1, _BAND // image.width)
+    rows = max(1, BAND // image.width)
     if rows >= image.height:
         return convert(image).convert("RGB")
     result = Image.new("RGB", image.size)

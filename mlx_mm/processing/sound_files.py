@@ -107,9 +107,10 @@ def _opened(source: Source) -> BinaryIO:
 
 def _unnamed(source: Source) -> Any:
     """What soundfile opens: a descriptor where there is one, as of a path libsndfile would believe the ending."""
+    file = source.open()
     if source.path is None:
-        return _Part(source.open(), 0, {})
-    with source.open() as file:
+        return _Memory(file.getvalue()) if isinstance(file, io.BytesIO) else _Part(file, 0, {})
+    with file:
         return os.dup(file.fileno())
 
 
@@ -157,6 +158,13 @@ class _Onwards(soundfile.SoundFile):  # type: ignore[misc] # which has no types
 
     def seekable(self) -> bool:
         return False
+
+
+class _Memory(io.BytesIO):
+    """Bytes for libsndfile, which seeks to before the start of damaged ones; its calls must not raise."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return super().seek(offset if whence else max(offset, 0), whence)
 
 
 class _Part:

@@ -185,7 +185,7 @@ def test_bands_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     images += [Image.fromarray(values.astype(np.int32)), Image.fromarray((values / 65535).astype(np.float32))]
     whole = [pixels(image) for image in images]
     for size in (1, 100, 333):
-        monkeypatch.setattr(decoding, "_BAND", size)
+        monkeypatch.setattr(decoding, "BAND", size)
         for image, right in zip(images, whole, strict=True):
             np.testing.assert_array_equal(pixels(image), right)
 
