@@ -22,7 +22,7 @@ from mlx_mm.models.modalities import check_loaded, features_of, unfit
 from mlx_mm.processing.arguments import Texts, flag, strings, unpacked
 from mlx_mm.processing.batch import Batch, as_items
 from mlx_mm.processing.chunks import by_size, grouped
-from mlx_mm.processing.image import short_name
+from mlx_mm.processing.fetching import short_name
 from mlx_mm.processing.read_ahead import OnError, read_ahead
 from mlx_mm.processing.vectors import Vectors, unit_length, unusable, usable
 from mlx_mm.progress import Progress, check_progress, progressing
@@ -133,8 +133,8 @@ def encode_image(
 ) -> Vectors:
     """One vector per image, float32 (N, D), in the order given; one image gives (D,).
 
-    images: path, URL, bytes, data URI, PIL image or NumPy array (H, W, 3) uint8, or several in a list, an array
-    (N, H, W, 3), a column or an iterator.
+    images: path, URL, bytes, open file, data URI, PIL image or NumPy array (H, W, 3) uint8, or several in a list, an
+    array (N, H, W, 3), a column or an iterator.
     max_num_patches: the budget of NaFlex models, more keeps finer detail. on_error: called, in the thread of the
     caller, with the index and the error of an image that cannot be read or has no vector, whose row is then left out;
     by default the error is raised. It is a MediaError, or an InputError or WeightsError that only this image meets;
@@ -162,7 +162,7 @@ def encode_audio(
 ) -> Vectors:
     """One vector per sound, float32 (N, D), in the order given; one sound gives (D,).
 
-    audio: path, encoded bytes, or (samples, sampling_rate), or a list of them; any length, any rate.
+    audio: path, URL, bytes, open file, data URI, or (samples, sampling_rate), or a list of them; any length, any rate.
     truncation: what becomes of sounds longer than the model's 10 s. "windows" averages the unit vectors of consecutive
     windows, and so hears all of it; "rand_trunc" hears one crop, "fusion" three and the whole squeezed, drawn from
     `seed`. normalize=False leaves such an average, or the vector of a short sound, at its own length. batch_size:

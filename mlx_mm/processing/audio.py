@@ -4,44 +4,36 @@ Samples are float32 (N,), one channel, full scale at ±1. Rates are in Hz, mel s
 """
 
 import functools
-import io
 import math
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import soxr
 
 from mlx_mm.errors import InputError, MediaError
 from mlx_mm.processing.arguments import unpacked
 from mlx_mm.processing.batch import as_list
+from mlx_mm.processing.sound_files import HIGHEST_RATE, LOWEST_RATE, Sound, open_sound, unreadable
+from mlx_mm.processing.sources import SOUND, EncodedSource, source_of
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Doubles: TypeAlias = npt.NDArray[np.float64]
-AudioSource: TypeAlias = str | os.PathLike[str] | bytes | tuple[npt.NDArray[Any], float]
-Reader: TypeAlias = Callable[[int], Iterator[npt.NDArray[Any]]]  # samples at a time -> blocks (n, channels)
+AudioSource: TypeAlias = EncodedSource | tuple[npt.NDArray[Any], float]
 
-LOWEST_RATE = 1000  # Hz; below it stand slips, such as 48 for 48 kHz, that would grow to gigabytes
 MOST_CHANNELS = 32  # what an axis of channels may hold, to tell it from the axis of samples
 FLOOR = 1e-10  # of a power, before its logarithm: -100 dB (transformers' mel_floor)
 
 SAMPLES_PER_READ = 2**18  # samples per channel decoded at once: 2 MiB of stereo
 FRAMES_PER_BLOCK = 91  # spectrogram frames at once, the 1001 of 10 s in equal parts; they stay in a processor's cache
+# Of float samples: 30 dB over full scale, more than mixing, resampling or a recorder of floats leaves over it. Integers
+# that were made floats without being scaled pass it at a whisper: of 16 bits it is -60 dB.
+MOST_LEVEL = 32
+MOST_SAMPLES = 3600 * 48_000  # that are held as a whole: 0.7 GB
 # Less than this share of what its header promises, and a sound counts as cut off. MP3 files without a table of
 # contents promise an estimate, which was 2 % too high for a file of a constant bit rate.
 _COMPLETE = 0.95
-# libsndfile's log where a chunk promises more bytes than there are, and what pipes write for "until the end".
-_CUT_OFF = re.compile(r"(\d+) \(should be (\d+)\)")
-_UNKNOWN_SIZE = 0x7FFF0000
-_SLACK = 64  # bytes; some writers count a chunk's own header or its padding
-# Containers that libsndfile has no decoder for, by what stands in their first bytes: ISO media (m4a, mp4, mov, 3gp),
-# Matroska and WebM, ADTS AAC, ASF (wma).
-_CONTAINER = re.compile(rb"....ftyp|\x1aE\xdf\xa3|\xff[\xf0\xf1\xf8\xf9]|0&\xb2u\x8ef\xcf\x11", re.DOTALL)
 
 # PCM types -> the value of silence, the value of full scale.
 _PCM = {np.dtype(np.int16): (0, 2**15), np.dtype(np.int32): (0, 2**31), np.dtype(np.uint8): (2**7, 2**7)}
@@ -59,15 +51,31 @@ def as_audio(audio: AudioSource | Iterable[AudioSource]) -> list[AudioSource]:
 def open_audio(source: AudioSource, sampling_rate: int) -> Floats:
     """Read one sound as samples (N,) at `sampling_rate`; they may be the given array itself.
 
-    source: path or encoded bytes of wav, flac, ogg, mp3 and whatever else libsndfile decodes (of m4a, mp4, webm and
-    wma with PyAV, an extra), or the tuple (samples, their rate). Samples are (N,), or have an axis of channels before
-    or after: the axis of length 1, or else the one that holds at most 32 where the other holds more. They are floats,
-    or PCM of int16, int32 or uint8, which is scaled to ±1.
+    source: path, http(s) URL, data URI, encoded bytes or open file of wav, flac, ogg, mp3 and whatever else libsndfile
+    decodes (of m4a, mp4, webm and wma with PyAV, an extra), or the tuple (samples, their rate). Samples are (N,), or
+    have an axis of channels before or after: the axis of length 1, or else the one that holds at most 32 where the
+    other holds more. They are floats with full scale at ±1, up to MOST_LEVEL of it, or PCM of int16, int32 or uint8,
+    which is scaled.
     Channels are averaged, then soxr HQ resamples, then the sound is ceil(N·new/old) long: the steps of
-    librosa.load and of transformers' loader. Raises MediaError for what cannot be read, is empty or is not finite.
+    librosa.load and of transformers' loader. Raises MediaError for what cannot be read, is empty, too loud, not finite
+    or longer than MOST_SAMPLES.
     """
-    pieces = list(_resampled(source, sampling_rate, 2**20))
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    pieces: list[Floats] = []
+    size = 0
+    for piece in _resampled(source, sampling_rate, 2**20):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MOST_SAMPLES:
+            raise MediaError(
+                f"A sound has more than {MOST_SAMPLES:,} samples at {sampling_rate} Hz, which are not held at once; "
+                'expected at most that. Give a part of it, or take truncation="windows".'
+            )
+    return pieces[0] if len(pieces) == 1 else _joined(pieces, size)
+
+
+def reusable(source: AudioSource) -> AudioSource:
+    """The same sound in a form that can be opened as often as needed; what can be read only once is read here."""
+    return source if isinstance(source, tuple) else source_of(source, SOUND) or source
 
 
 def stream_audio(source: AudioSource, sampling_rate: int, block: int) -> Iterator[Floats]:
@@ -87,22 +95,22 @@ def stream_audio(source: AudioSource, sampling_rate: int, block: int) -> Iterato
 
 def count_samples(source: AudioSource, sampling_rate: int) -> int:
     """How many samples `open_audio` gives, by the file's header; of MP3 files without a table an estimate."""
-    _, rate, count, read = _open(source)
+    sound = _open(source)
     # Where no header tells, it is decoded for nothing else
-    count = count or sum(len(block) for block in read(SAMPLES_PER_READ))
-    return math.ceil(count * sampling_rate / rate)
+    count = sound.count or sum(len(block) for block in sound.read(SAMPLES_PER_READ))
+    return math.ceil(count * sampling_rate / sound.rate)
 
 
 def _resampled(source: AudioSource, sampling_rate: int, size: int) -> Iterator[Floats]:
     """Pieces of one channel at `sampling_rate`, of about `size` samples before they are resampled."""
-    name, rate, count, read = _open(source)
+    sound = _open(source)
+    name, rate, count = sound.name, sound.rate, sound.count
     # Streaming gives the bits of soxr.resample in one go, whatever the size of the pieces.
     stream = None if rate == sampling_rate else soxr.ResampleStream(rate, sampling_rate, 1, "float32", "HQ")
     taken = made = 0
-    for block in read(size):
+    for block in sound.read(size):
         piece = _mono(block)
-        if not np.isfinite(piece).all():
-            raise MediaError(f"{name} has NaN or infinite samples; expected numbers. Repair it, or leave it out.")
+        _check_level(piece, name)
         taken += len(piece)
         if stream is not None:
             piece = stream.resample_chunk(piece)
@@ -110,37 +118,53 @@ def _resampled(source: AudioSource, sampling_rate: int, size: int) -> Iterator[F
         if piece.size:
             yield piece
     if taken < count * _COMPLETE or not taken:
-        raise _unreadable(name, f"ends after {taken} of {count} samples")
+        raise unreadable(name, f"ends after {taken} of {count} samples")
     if stream is not None:
         left = math.ceil(taken * sampling_rate / rate) - made
         last = stream.resample_chunk(np.empty(0, np.float32), last=True)[:left]
         yield np.pad(last, (0, left - len(last)))  # soxr gives one sample fewer at some lengths
 
 
-def _open(source: AudioSource) -> tuple[str, float, int, Reader]:
-    """A name for messages, the rate in Hz, the samples per channel and how to read them."""
+def _check_level(piece: Floats, name: str) -> None:
+    peak = max(piece.max(initial=0), -piece.min(initial=0))
+    if not np.isfinite(peak):
+        raise MediaError(f"{name} has NaN or infinite samples; expected numbers. Repair it, or leave it out.")
+    if peak > MOST_LEVEL:
+        raise MediaError(
+            f"{name} has samples up to {peak:g}; expected floats with full scale at ±1, and nothing beyond "
+            f"±{MOST_LEVEL}, 30 dB over it. Give integers as they are, or divide by full scale, 32768 for 16 bits."
+        )
+
+
+def _joined(pieces: list[Floats], size: int) -> Floats:
+    """One array, while the pieces go."""
+    whole, place = np.empty(size, np.float32), 0
+    pieces.reverse()
+    while pieces:
+        piece = pieces.pop()
+        whole[place : place + len(piece)] = piece
+        place += len(piece)
+    return whole
+
+
+def _open(source: AudioSource) -> Sound:
     if isinstance(source, tuple):
         return _open_array(*source) if len(source) == 2 else _open_array(source, None)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(source)
-        return _open_file(lambda: io.BytesIO(data), data[:16], f"the {len(data)} bytes given")
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if not path.is_file():
-            raise MediaError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; expected a sound file.")
-        with path.open("rb") as file:
-            return _open_file(lambda: str(path), file.read(16), str(path))
-    raise MediaError(
-        f"A sound was given as {type(source).__name__}; expected a path, encoded bytes, or samples together with their "
-        "rate: (samples, sampling_rate). Convert it to one of these."
-    )
-
-
-def _open_array(samples: Any, rate: Any) -> tuple[str, float, int, Reader]:
-    number = isinstance(rate, int | float | np.integer | np.floating)
-    if not number or not LOWEST_RATE <= rate < math.inf:
+    found = source_of(source, SOUND)
+    if found is None:
         raise MediaError(
-            f"The sampling rate is {rate!r}; expected a number of at least {LOWEST_RATE} Hz. Give a sound as the "
+            f"A sound was given as {type(source).__name__}; expected a path, URL, data URI, encoded bytes, open file, "
+            "or samples together with their rate: (samples, sampling_rate). Convert it to one of these."
+        )
+    return open_sound(found)
+
+
+def _open_array(samples: Any, rate: Any) -> Sound:
+    number = isinstance(rate, int | float | np.integer | np.floating)
+    if not number or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        shown = rate if number and rate < HIGHEST_RATE else repr(rate)[:50]
+        raise MediaError(
+            f"The sampling rate is {shown}; expected a number of at least {LOWEST_RATE} Hz. Give a sound as the "
             "tuple (samples, sampling_rate)."
         )
     try:
@@ -165,75 +189,8 @@ def _open_array(samples: Any, rate: Any) -> tuple[str, float, int, Reader]:
             "and a longer one of samples. Average the channels yourself and give (N,)."
         )
     values = values if few[0] else values.T
-    return name, float(rate), len(values), lambda size: (values[i : i + size] for i in range(0, len(values), size))
-
-
-def _open_file(target: Callable[[], Any], start: bytes, name: str) -> tuple[str, float, int, Reader]:
-    """target gives what soundfile opens, anew at each call; start: the first bytes of the file."""
-    try:
-        with soundfile.SoundFile(target()) as sound:
-            rate, count, log = sound.samplerate, sound.frames, sound.extra_info
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError for files named .raw, which have no header
-        if _CONTAINER.match(start):
-            return _open_container(target, name)
-        raise _unreadable(name, str(error).rsplit(": ", 1)[-1]) from error
-    for promised, there in _CUT_OFF.findall(log):
-        if int(there) + _SLACK < int(promised) < _UNKNOWN_SIZE:
-            raise _unreadable(name, f"has {there} of {promised} bytes")
-    if count < 1 or rate < LOWEST_RATE:
-        raise _unreadable(name, f"has {count} samples at {rate} Hz")
-
-    def read(size: int) -> Iterator[npt.NDArray[Any]]:
-        try:
-            with soundfile.SoundFile(target()) as sound:
-                while len(block := sound.read(size, dtype="float32", always_2d=True)):
-                    yield block
-        except soundfile.SoundFileError as error:
-            raise _unreadable(name, str(error).rsplit(": ", 1)[-1]) from error
-
-    return name, rate, count, read
-
-
-def _open_container(target: Callable[[], Any], name: str) -> tuple[str, float, int, Reader]:
-    """Sounds, also those of videos, through PyAV, which is an extra; how long they are is not known before."""
-    try:
-        import av
-    except ImportError as error:
-        raise MediaError(
-            f"{name} is AAC, MP4, WebM or WMA, and PyAV, which decodes them, is not there; expected it, or wav, flac, "
-            "ogg or mp3. pip install 'mlx_mm[audio]', or convert the sound: ffmpeg -i INPUT -vn OUTPUT.flac"
-        ) from error
-
-    def read(size: int) -> Iterator[npt.NDArray[Any]]:
-        parts: list[npt.NDArray[Any]] = []
-        try:
-            with av.open(target()) as container:
-                to_floats = av.AudioResampler("fltp")
-                for frame in container.decode(audio=0):
-                    parts += [part.to_ndarray().T for part in to_floats.resample(frame)]
-                    if len(parts) * len(parts[0]) >= size:
-                        yield np.concatenate(parts)
-                        parts = []
-        except (av.FFmpegError, ValueError) as error:
-            raise _unreadable(name, str(error)) from error
-        if parts:
-            yield np.concatenate(parts)
-
-    try:
-        with av.open(target()) as container:
-            rates = [track.rate for track in container.streams.audio]
-    except (av.FFmpegError, ValueError) as error:
-        raise _unreadable(name, str(error)) from error
-    if not rates or rates[0] < LOWEST_RATE:
-        raise _unreadable(name, f"its tracks of sound have the rates {rates}")
-    return name, rates[0], 0, read
-
-
-def _unreadable(name: str, found: str) -> MediaError:
-    return MediaError(
-        f"{name} cannot be read as a sound ({found.strip().rstrip('.')}); expected a complete wav, flac, ogg or mp3 "
-        "file. Download or convert it again."
-    )
+    read = lambda size: (values[i : i + size] for i in range(0, len(values), size))  # noqa: E731
+    return Sound(name, float(rate), len(values), read)
 
 
 def _mono(block: npt.NDArray[Any]) -> Floats:

@@ -7,24 +7,31 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_mm.errors import InputError
+from mlx_mm.processing.sources import each_once, is_file
 
 Batch = dict[str, npt.NDArray[Any]]
 Item = TypeVar("Item")
 
 
 def as_list(values: Item | Iterable[Item], name: str, single: type | tuple[type, ...]) -> list[Item]:
-    """A single item is a batch of one; InputError for none. single: types of one item that could be iterated over."""
-    several = isinstance(values, Iterable) and not isinstance(values, single)
-    items = list(cast("Iterable[Item]", values)) if several else [cast("Item", values)]
+    """A single item is a batch of one; InputError for none.
+
+    single: types of one item that could be iterated over; an open file is one item, too.
+    """
+    several = isinstance(values, Iterable) and not isinstance(values, single) and not is_file(values)
+    items = cast("list[Item]", each_once(cast("Iterable[Item]", values)) if several else [values])
     if not items:
         raise InputError(f"The list of {name} is empty; expected at least one. Leave the call out for an empty batch.")
     return items
 
 
 def as_items(values: object) -> tuple[list[object], bool]:
-    """The items of a list, a tuple or an iterator, also none; anything else is a single item, and then True."""
-    if isinstance(values, list | tuple | Iterator):
-        return list(values), False
+    """The items of a list, a tuple or an iterator, also none; anything else is a single item, and then True.
+
+    An open file is a single item; one that stands among the items twice is read once.
+    """
+    if isinstance(values, list | tuple | Iterator) and not is_file(values):
+        return each_once(values), False
     return [values], True
 
 

@@ -4,27 +4,32 @@ A video is opened without keeping a picture; `frames` then decodes what it is as
 """
 
 import contextlib
-import io
 import os
 import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from mlx_mm.errors import InputError, MediaError
-from mlx_mm.processing.image import ImageSource, open_image, read_data_uri, short_name
+from mlx_mm.errors import InputError, MediaError, foreign, is_number
+from mlx_mm.processing.decoding import check_pixel_count, to_rgb, too_large
+from mlx_mm.processing.fetching import is_page, short_name
+from mlx_mm.processing.image import ImageSource, open_image
+from mlx_mm.processing.sources import VIDEO, EncodedSource, Source, each_once, source_of
 
 Frames: TypeAlias = Generator[Image.Image, None, None]
 Read: TypeAlias = Callable[[Sequence[int]], Frames]
 
 _ANIMATIONS = ("GIF", "WEBP", "PNG")  # what Pillow reads frame by frame, by its names
 _MILLISECONDS = 1000
-_DECODE_ERRORS = (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's
+_FRAME_BYTES = 24  # that Pillow holds for each pixel of an animation: frames of 33 million pixels, 8K, take 0.8 GB
+_SLOWEST, _FASTEST = 1e-6, 1e6  # frames per second, from one in 12 days to the fastest cameras
+# Playlists, in which ffmpeg would follow the names of other files and addresses: HLS, concat and DASH.
+_PLAYLIST = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:#EXTM3U|ffconcat|<)", re.IGNORECASE)
 # Decoders may find a few frames less than packets promise; with less than this share a file counts as cut off.
 _COMPLETE = 0.95
 _EXPECTED = "a complete mp4, mov, webm or mkv, an animated GIF, WebP or PNG, or a folder of pictures"
@@ -62,22 +67,23 @@ class Video:
                 yield image
 
 
-VideoSource: TypeAlias = (
-    str | os.PathLike[str] | bytes | npt.NDArray[Any] | list[ImageSource] | tuple[ImageSource, ...] | Video
-)
+VideoSource: TypeAlias = EncodedSource | npt.NDArray[Any] | list[ImageSource] | tuple[ImageSource, ...] | Video
 
 
 def open_video(source: VideoSource, *, fps: float | None = None) -> Video:
     """Find out what a video is, whatever it comes in.
 
-    source: path, data URI or bytes of mp4, mov, webm, mkv (with PyAV, the extra `video`) or of an animated GIF, WebP
-    or PNG; a folder of pictures, which are sorted by name with numbers in their order; a list of frames, each
-    whatever `open_image` takes; an array (T, H, W, 3) of uint8 or of floats in 0..1.
+    source: path, http(s) URL, data URI, bytes or open file of mp4, mov, webm, mkv (with PyAV, the extra `video`) or of
+    an animated GIF, WebP or PNG; a folder of pictures, which are sorted by name with numbers in their order; a list of
+    frames, each whatever `open_image` takes; an array (T, H, W, 3) of uint8 or of floats in 0..1.
     fps: of the frames in a folder, list or array, and of animations that do not say it. A file that says it has its
     own. Phone videos are turned upright. Raises MediaError for what cannot be read and InputError for the fps.
     """
-    if fps is not None and not (isinstance(fps, int | float | np.number) and 0 < fps < float("inf")):
-        raise InputError(f"fps is {fps!r}; expected a number above 0, the frames per second of the video. Correct it.")
+    if fps is not None and not (is_number(fps) and _SLOWEST <= fps <= _FASTEST):
+        raise InputError(
+            f"fps is {repr(fps)[:50]}; expected a number above 0, from {_SLOWEST:g} to {_FASTEST:g}, the frames per "
+            "second of the video. Correct it."
+        )
     video = _open(source)
     if fps is None:
         return video
@@ -94,23 +100,17 @@ def _open(source: VideoSource) -> Video:
         return source
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(source)
-        return _from_file(lambda: io.BytesIO(data), f"the {len(data)} bytes given")
-    if isinstance(source, str) and source[:5].lower() == "data:":
-        content = read_data_uri(source, "video")
-        return _from_file(lambda: io.BytesIO(content), "the data URI")
-    if isinstance(source, str) and re.match(r"https?://", source, re.IGNORECASE):
-        raise MediaError(f"{source[:200]} is a URL; expected a video on this machine. Download it and give its path.")
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        return _from_folder(path) if path.is_dir() else _from_file(lambda: open(path, "rb"), short_name(str(path)))
     if isinstance(source, list | tuple):
         return _from_images(source, "the list of frames")
-    raise MediaError(
-        f"A video was given as {type(source).__name__}; expected a path, bytes, a list of frames or an array "
-        "(T, H, W, 3). Convert it to one of these; a list of videos is a list of these."
-    )
+    if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
+        return _from_folder(Path(os.fsdecode(source)))
+    found = source_of(source, VIDEO)
+    if found is None:
+        raise MediaError(
+            f"A video was given as {type(source).__name__}; expected a path, URL, bytes, open file, list of frames or "
+            "an array (T, H, W, 3). Convert it to one of these; a list of videos is a list of these."
+        )
+    return _from_file(found)
 
 
 # --- frames that are there already
@@ -137,9 +137,11 @@ def _from_array(array: npt.NDArray[Any]) -> Video:
 
 def _from_folder(path: Path) -> Video:
     known = Image.registered_extensions()
-    files = [file for file in path.iterdir() if file.suffix.lower() in known and not file.name.startswith(".")]
+    name = f"the folder {short_name(str(path))}"
+    with foreign(MediaError, f"{name} cannot be listed", "expected a folder of pictures. Check its permissions."):
+        files = [file for file in path.iterdir() if file.suffix.lower() in known and not file.name.startswith(".")]
     files.sort(key=_natural)
-    return _from_images(files, f"the folder {path}")
+    return _from_images(files, name)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -150,10 +152,11 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def _from_images(sources: Sequence[ImageSource], name: str) -> Video:
     if not sources:
         raise MediaError(f"{name} has no frames; expected pictures, one at least. Leave the video out.")
-    first = open_image(sources[0])
+    frames = cast("list[ImageSource]", each_once(sources))
+    first = open_image(frames[0])
 
     def read(indices: Sequence[int]) -> Frames:
-        yield from (open_image(sources[index]) for index in indices)
+        yield from (open_image(frames[index]) for index in indices)
 
     height, width = first.height, first.width
     return Video(name=name, total=len(sources), fps=None, duration=None, height=height, width=width, read=read)
@@ -162,43 +165,49 @@ def _from_images(sources: Sequence[ImageSource], name: str) -> Video:
 # --- files
 
 
-def _from_file(target: Callable[[], Any], name: str) -> Video:
-    """target: opens the file anew at each call, because the first pass ends at its end."""
-    try:
-        with target() as file:
-            if not file.read(1):
-                raise MediaError(f"{name} is empty; expected a video. Replace the file.")
-            file.seek(0)
-            try:
-                return _animation(file, target, name)
-            except UnidentifiedImageError:
-                pass
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{name} cannot be opened ({reason}); expected a video file. Check the path.") from error
-    return _from_container(target, name)
+def _from_file(source: Source) -> Video:
+    with source.opened(VIDEO) as file, _reading(source.name):
+        start = file.read(2048)
+        if not start:
+            raise MediaError(f"{source.name} is empty; expected a video. Replace the file.")
+        if is_page(start):
+            raise _unreadable(source.name, "it is a web page, which was saved in place of the file")
+        if _PLAYLIST.match(start):
+            raise _unreadable(source.name, "it is a text")
+        file.seek(0)
+        with contextlib.suppress(UnidentifiedImageError):
+            return _animation(file, source)
+    return _from_container(source)
 
 
-def _animation(file: Any, target: Callable[[], Any], name: str) -> Video:
+def _reading(name: str) -> contextlib.AbstractContextManager[None]:
+    """The net around everything that a library does with an encoded video."""
+    return foreign(
+        MediaError,
+        f"{name} cannot be read as a video",
+        f"expected {_EXPECTED}. Play it to see whether it is damaged, and download or convert it again.",
+    )
+
+
+def _animation(file: Any, source: Source) -> Video:
     """GIF, WebP or animated PNG; raises UnidentifiedImageError for other files."""
-    with Image.open(file, formats=_ANIMATIONS) as image:
-        total = getattr(image, "n_frames", 1)
-        if not getattr(image, "is_animated", False) and image.format != "GIF":
-            raise MediaError(f"{name} is a still picture; expected a video. Pass it as an image.")
-        try:
+    name = source.name
+    try:
+        with Image.open(file, formats=_ANIMATIONS) as image:
+            check_pixel_count(image, name, _FRAME_BYTES)
+            total = getattr(image, "n_frames", 1)
+            if not getattr(image, "is_animated", False) and image.format != "GIF":
+                raise MediaError(f"{name} is a still picture; expected a video. Pass it as an image.")
             seconds = sum(_frame_seconds(image, index) for index in range(total))
-        except _DECODE_ERRORS as error:
-            raise _unreadable(name, str(error)) from error
-        width, height = image.size
+            width, height = image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise too_large(name, str(error)) from error
 
     def read(indices: Sequence[int]) -> Frames:
-        try:
-            with target() as file, Image.open(file, formats=_ANIMATIONS) as image:
-                for index in indices:
-                    image.seek(index)
-                    yield open_image(image.copy())
-        except _DECODE_ERRORS as error:
-            raise _unreadable(name, str(error)) from error
+        with _reading(name), source.open() as file, Image.open(file, formats=_ANIMATIONS) as image:
+            for index in indices:
+                image.seek(index)
+                yield to_rgb(image, name)
 
     fps = total / seconds if seconds else None
     return Video(name=name, total=total, fps=fps, duration=seconds or None, height=height, width=width, read=read)
@@ -211,8 +220,9 @@ def _frame_seconds(image: Image.Image, index: int) -> float:
     return float(image.info.get("duration", 0)) / _MILLISECONDS
 
 
-def _from_container(target: Callable[[], Any], name: str) -> Video:
+def _from_container(source: Source) -> Video:
     """mp4, mov, webm, mkv and whatever else ffmpeg reads, through PyAV, which is an extra."""
+    name = source.name
     try:
         import av
     except ImportError as error:
@@ -221,8 +231,8 @@ def _from_container(target: Callable[[], Any], name: str) -> Video:
             "expected it. pip install 'mlx_mm[video]', or give the frames as a list or folder, with fps."
         ) from error
 
-    try:
-        with target() as file, av.open(file) as container:
+    with _reading(name):
+        with source.open() as file, av.open(file) as container:
             if not container.streams.video or re.search("image2|_pipe", container.format.name):
                 raise _unreadable(name, "it has no video track")
             stream = container.streams.video[0]
@@ -231,26 +241,21 @@ def _from_container(target: Callable[[], Any], name: str) -> Video:
             if first is None:
                 raise _unreadable(name, "it has no frames")
             width, height = _upright(first).size
-        with target() as file, av.open(file) as container:
+        with source.open() as file, av.open(file) as container:
             # The header's count is 0 in webm, and in mp4 it counts what an edit list hides.
             total = sum(not packet.is_discard and packet.size > 0 for packet in container.demux(video=0))
-    except (av.FFmpegError, ValueError) as error:
-        raise _unreadable(name, str(error)) from error
 
     def read(indices: Sequence[int]) -> Frames:
         place, count, frame = 0, 0, None
-        try:
-            with target() as file, av.open(file) as container:
-                container.streams.video[0].thread_type = "AUTO"
-                for frame in container.decode(video=0):
-                    while place < len(indices) and indices[place] == count:
-                        yield _upright(frame)
-                        place += 1
-                    if place == len(indices):
-                        return
-                    count += 1
-        except (av.FFmpegError, ValueError) as error:
-            raise _unreadable(name, str(error)) from error
+        with _reading(name), source.open() as file, av.open(file) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            for frame in container.decode(video=0):
+                while place < len(indices) and indices[place] == count:
+                    yield _upright(frame)
+                    place += 1
+                if place == len(indices):
+                    return
+                count += 1
         if frame is None or count < _COMPLETE * total:
             raise _unreadable(name, f"{count} of its {total} frames can be decoded")
         for _ in indices[place:]:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mlx_mm.errors import InputError, MediaError
-from mlx_mm.processing import image as image_module
+from mlx_mm.processing.fetching import FetchPolicy, fetch
 from mlx_mm.processing.image import open_image, patchify, rescale_and_normalize, resize
 
 RGB = np.arange(5 * 6 * 3, dtype=np.uint8).reshape(5, 6, 3) * 2
@@ -146,13 +146,12 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         thread.join()
 
 
-def test_url(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_url(host: str) -> None:
     np.testing.assert_array_equal(pixels(f"{host}/a.png"), RGB)
     with pytest.raises(MediaError, match=r"missing\.png cannot be downloaded.*404"):
         open_image(f"{host}/missing.png")
-    monkeypatch.setattr(image_module, "URL_MAX_BYTES", 20)
     with pytest.raises(MediaError, match="larger than 20 bytes"):
-        open_image(f"{host}/a.png")
+        fetch(f"{host}/a.png", policy=FetchPolicy(most_bytes=20))
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/a.png", "http://", "https://[broken/a.png", "http://a b/c"])

@@ -101,6 +101,30 @@ def test_an_animation_without_durations_needs_the_fps(tmp_path: Path) -> None:
     assert open_video(path, fps=5).fps == 5.0
 
 
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_an_animation_cut_at_any_length(suffix: str, tmp_path: Path) -> None:
+    """Some cuts leave whole frames, and what is left is then a shorter film; no cut lets another error out."""
+    data = animation(tmp_path / f"a.{suffix}", levels=LEVELS[:3]).read_bytes()
+    refused = 0
+    for length in range(0, len(data), max(1, len(data) // 1200)):
+        try:
+            video = open_video(data[:length])
+            assert len(levels_of(video, range(video.total))) == video.total
+        except MediaError:
+            refused += 1
+    assert refused > 20
+
+
+def test_frames_that_are_too_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An animation holds several canvases, so its frames may have fewer pixels than a picture."""
+    path = animation(tmp_path / "a.gif")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIDE[0] * SIDE[1] * 24 // 9 + 24)
+    assert open_video(path).total == 6
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIDE[0] * SIDE[1])
+    with pytest.raises(MediaError, match=r"is too large \(1536 pixels, limit 576\)"):
+        open_video(path)
+
+
 # --- files that cannot be used
 
 
@@ -125,6 +149,21 @@ def test_what_is_no_video(source: Any, words: str) -> None:
         open_video(source)
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"<!DOCTYPE html><html>", "it is a web page"),
+        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "it is a text"),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", "it is a text"),
+        (b"<?xml version='1.0'?><MPD><BaseURL>http://127.0.0.1/</BaseURL></MPD>", "it is a text"),
+    ],
+)
+def test_pages_and_playlists_are_no_videos(data: bytes, words: str) -> None:
+    """ffmpeg would open what a playlist names."""
+    with pytest.raises(MediaError, match=rf"cannot be read as a video \({words}"):
+        open_video(data)
+
+
 def test_a_folder_without_pictures_and_a_still_picture(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="no frames"):
         open_video(tmp_path)
@@ -138,7 +177,9 @@ def test_frames_of_two_sizes() -> None:
         levels_of(open_video([frame(20), frame(20, (30, 48))]), [0, 1])
 
 
-@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), "2"])
+@pytest.mark.parametrize(
+    "fps", [0, -1, float("nan"), float("inf"), "2", True, 10**400, -(10**400), 1e-300, 5e-324, 1e300, [2], 1j]
+)
 def test_an_fps_that_cannot_be(fps: Any) -> None:
     with pytest.raises(InputError, match="fps"):
         open_video([frame(20)], fps=fps)

@@ -28,6 +28,7 @@ from mlx_mm.processing.audio import (
     mel_bank,
     open_audio,
     resize_time,
+    reusable,
     stream_audio,
 )
 from mlx_mm.processing.batch import Batch, collate, merge
@@ -267,7 +268,8 @@ class Processor:
                 "Use audio(), or leave it out."
             )
         settings, _ = self._settings({**options, "truncation": "windows"})
-        return _windows(audio, settings, count_samples(audio, settings.sampling_rate))
+        sound = reusable(audio)
+        return _windows(sound, settings, count_samples(sound, settings.sampling_rate))
 
     def collate(self, items: Sequence[Batch]) -> Batch:
         """One batch from the results of several calls, in order; texts are padded to the longest.

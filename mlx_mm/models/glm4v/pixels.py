@@ -33,14 +33,15 @@ def smart_resize(
             f"A video has {frames} frame; expected at least {temporal}. Leave do_sample_frames on, or pass the frame "
             "as an image."
         )
+    given = height, width
     if height < factor or width < factor:
         scale = max(factor / height, factor / width)
         height, width = int(height * scale), int(width * scale)
-    ratio = max(height, width) / min(height, width)
-    if ratio > HIGHEST_RATIO:
+    if max(height, width) / min(height, width) > HIGHEST_RATIO:
+        ratio = max(given) / min(given)
         raise InputError(
-            f"A picture of {height}x{width} has an aspect ratio of {ratio}; expected at most {HIGHEST_RATIO}. Cut it "
-            "into parts."
+            f"A picture of {given[0]}x{given[1]} is too long for this model, its aspect ratio is {ratio}; expected at "
+            f"most {HIGHEST_RATIO}. Cut it into parts."
         )
     rows, columns = round(height / factor) * factor, round(width / factor) * factor
     cost = round(frames / temporal) * temporal * rows * columns
