@@ -90,6 +90,8 @@ def remove(checkpoint: LocalCheckpoint) -> None:
         if checkpoint.kind == "hub cache":
             scan, repository = _repository(checkpoint.name)
             scan.delete_revisions(*(revision.commit_hash for revision in repository.revisions)).execute()
+            if repository.repo_path.exists():  # huggingface_hub says nothing of what it could not delete
+                raise OutputError(f"{repository.repo_path} could not be removed as a whole. Check its permissions.")
             return
         _refuse_others(checkpoint)
         shutil.rmtree(folder)
@@ -127,11 +129,11 @@ def _cached(repository: "CachedRepoInfo") -> LocalCheckpoint | None:
 
 
 def _scan() -> "HFCacheInfo | None":
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     with contextlib.suppress(CacheNotFound, OSError):
-        return scan_cache_dir()
+        return scan_cache_dir(constants.HF_HUB_CACHE)
     return None
 
 

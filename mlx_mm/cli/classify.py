@@ -10,7 +10,7 @@ from mlx_mm.cli.files import input_lines, modality_of, require_some
 from mlx_mm.cli.notes import Skipped
 from mlx_mm.cli.opening import modality_beside_text, open_encoder
 from mlx_mm.cli.options import add_encoder, add_inputs
-from mlx_mm.cli.output import say, say_json, terminal_width
+from mlx_mm.cli.output import json_text, put_json, say, terminal_width
 from mlx_mm.cli.reading import lines, read_text
 from mlx_mm.cli.tables import table
 from mlx_mm.errors import InputError
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     names = require_some(skipped.remaining(files))
     rows = [(name, result[:top]) for name, result in zip(names, results, strict=True)]
     if args.json:
-        say_json(scores_plain(rows))
+        put_json(scores_json(rows))
     else:
         say(scores_table(rows, terminal_width()))
     skipped.report()
@@ -88,12 +88,13 @@ def scores_table(results: FileScores, width: int | None = None) -> str:
     return table(rows, "<<>", width)
 
 
-def scores_plain(results: FileScores) -> list[dict[str, object]]:
-    """A list of {"id", "labels": [{"label", "score"}]}."""
-    return [
+def scores_json(results: FileScores) -> str:
+    """A JSON array of {"id", "labels": [{"label", "score"}]}."""
+    rows = [
         {"id": name, "labels": [{"label": label, "score": score} for label, score in scores]}
         for name, scores in results
     ]
+    return json_text(rows, indent=2)
 
 
 COMMAND = Command(

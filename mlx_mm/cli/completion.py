@@ -63,11 +63,11 @@ def bash_script(parser: "Parser") -> str:
 
 def zsh_script(parser: "Parser") -> str:
     """For zsh: a function of its completion system, with what each option is for."""
-    lines = ["#compdef mlx_mm", "_mlx_mm() {", "  local -a commands=("]
+    lines = ["#compdef mlx_mm", "_mlx_mm() {", "  local -a verbs=("]
     lines += [f"    {_quoted(f'{name}:{command.description}')}" for name, command in parser.commands.items()]
     lines += ["  )", "  if (( CURRENT == 2 )); then"]
-    lines += ["    _describe command commands", f"    _arguments {' '.join(map(_zsh, parser.options))}", "    return"]
-    lines += ["  fi", '  local command="$words[2]"', "  shift words", "  (( CURRENT-- ))", '  case "$command" in']
+    lines += ["    _describe command verbs", f"    _arguments {' '.join(map(_zsh, parser.options))}", "    return"]
+    lines += ["  fi", '  local verb="$words[2]"', "  shift words", "  (( CURRENT-- ))", '  case "$verb" in']
     for name, command in parser.commands.items():
         specs = [_zsh(option) for option in command.options]
         lines.append(f"    {name}) _arguments {' '.join(dict.fromkeys(specs))} ;;")

@@ -108,6 +108,6 @@ COMMAND = Command(
     (
         "mlx_mm embed photos/ -o photos.npz",
         'mlx_mm embed --text "a photo of a cat" -o query.jsonl',
-        "find photos -name '*.jpg' -print0 | mlx_mm embed -0 - -o photos.npz",
+        "find photos -name '*.jpg' -print0 | mlx_mm embed --null - -o photos.npz",
     ),
 )

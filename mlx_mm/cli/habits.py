@@ -70,7 +70,7 @@ OPTIONS = {
         **dict.fromkeys(("--truncate-dim", "--dims", "--dimensions", "--matryoshka-dim"), "--dim"),
         **dict.fromkeys(("--prompt-name", "--task-type"), "--task"),
         **dict.fromkeys(("--max-seq-length", "--max-tokens"), "--max-length"),
-        "--print0": "--null",
+        **dict.fromkeys(("-0", "--print0", "--null-data"), "--null"),
     },
     "classify": {
         **dict.fromkeys(("--classes", "--class-names", "--candidate-labels", "--tags", "--text", "--texts"), _LABELS),
@@ -78,7 +78,7 @@ OPTIONS = {
         **dict.fromkeys(("--prompt", "--prompts", "--hypothesis-template"), "--template"),
         **dict.fromkeys(("--top-k", "--topk", "-k", "-n"), "--top"),
         **dict.fromkeys(("--output", "--out", "-o"), "Results go to stdout: --json > FILE."),
-        "--print0": "--null",
+        **dict.fromkeys(("-0", "--print0", "--null-data"), "--null"),
     },
     "generate": {
         **dict.fromkeys(("--prompt", "-p", "--question", "--query", "--text"), _PROMPT),

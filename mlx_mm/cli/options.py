@@ -18,7 +18,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="pictures or sounds: files, folders, patterns, of pictures also URLs, or - for one per line on stdin",
     )
-    parser.add_argument("-0", "--null", action="store_true", help="those on stdin end with NUL, as of find -print0")
+    parser.add_argument("--null", action="store_true", help="those on stdin end with NUL, as of find -print0")
 
 
 def add_encoder(parser: argparse.ArgumentParser) -> None:

@@ -80,7 +80,7 @@ def decode(data: bytes, where: str, *, names: bool = False, null: bool = False) 
     if "\0" in text and not null:
         raise InputError(
             f"{where} has NUL bytes, as UTF-16 without its mark has, or a list of `find -print0`; expected text in "
-            "UTF-8. Save it as that; for such a list of names pass -0."
+            "UTF-8. Save it as that; for such a list of names pass --null."
         )
     return text
 

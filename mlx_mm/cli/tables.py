@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from mlx_mm.cli.output import visible
 
@@ -17,21 +18,20 @@ def plural(count: int, noun: str, nouns: str | None = None) -> str:
 def table(rows: Sequence[Sequence[str]], align: str, width: int | None = None) -> str:
     """Columns of equal width; align has one of < and > per column. What a cell holds cannot leave it.
 
-    width: of a terminal that cannot show longer lines; the widest column of texts is then broken into several.
+    width: of a terminal that cannot show longer lines; of the columns of texts the widest are then broken into several.
     """
     cells = [[visible(cell) for cell in row] for row in rows]
     widths = [max(_columns(row[i]) for row in cells) for i in range(len(align))]
-    total = sum(widths) + len(GAP) * (len(align) - 1)
-    broken = max((i for i, a in enumerate(align) if a == "<"), key=lambda i: widths[i], default=0)
-    if width is not None and total > width:
-        widths[broken] = max(NARROWEST, widths[broken] - (total - width))
+    excess = 0 if width is None else sum(widths) + len(GAP) * (len(align) - 1) - width
+    for i in sorted((i for i, a in enumerate(align) if a == "<"), key=lambda i: -widths[i]):
+        cut = min(excess, widths[i] - NARROWEST)
+        if cut > 0:
+            widths[i] -= cut
+            excess -= cut
     lines = []
     for row in cells:
-        first, *more = _break(row[broken], widths[broken])
-        for number, part in enumerate([first, *more]):
-            shown = [cell if number == 0 else "" for cell in row]
-            shown[broken] = part
-            lines.append(GAP.join(map(_padded, shown, align, widths)).rstrip())
+        for parts in zip_longest(*map(_break, row, widths), fillvalue=""):
+            lines.append(GAP.join(map(_padded, parts, align, widths)).rstrip())
     return "\n".join(lines)
 
 
