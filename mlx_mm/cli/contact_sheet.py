@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont, features
 
-from mlx_mm.errors import OutputError
+from mlx_mm.checkpoint.atomic import new_file
 
 if TYPE_CHECKING:
     from mlx_mm.cli.demo import Search
@@ -50,10 +50,8 @@ def draw_sheet(path: Path, title: str, searches: Sequence[Search], pictures: Pat
             thumbnail.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
             x = left + LABEL + j * (CELL + GAP) + (CELL - thumbnail.width) // 2
             sheet.paste(thumbnail, (x, top + 10 + (CELL - thumbnail.height) // 2), thumbnail)
-    try:
-        sheet.save(path)
-    except OSError as error:
-        raise OutputError(f"Writing {path} failed: {error.strerror or error}. Choose another place.") from error
+    with new_file(path) as new:
+        sheet.save(new)
 
 
 def script_of(text: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
-from command_line import Run, assert_one_error, damage, stdin
+from command_line import EQUAL, Run, assert_one_error, damage, embed_images, stdin
 from PIL import Image
 
 from mlx_mm.cli.files import (
@@ -237,6 +238,19 @@ def test_pipes_in_a_folder_are_passed_over(tree: Path) -> None:
     assert passed_over_line(found) == "left out of the folders: 3 pipes and devices"
     assert find_files(["photos/pipe*"]).problems == ["photos/pipe*: there is no such file"]
     assert find_files(["photos/pipe.png"]).files == ["photos/pipe.png"]  # it was named
+
+
+def test_pipes_that_are_named_are_read(run: Run, model: Path, photos: Path) -> None:
+    """As `embed <(cat photos/a.jpg) photos/b.png` names them."""
+    reader, writer = os.pipe()
+    os.write(writer, Path("photos/a.jpg").read_bytes())
+    os.close(writer)
+    try:
+        piped, plain = run("embed", f"/dev/fd/{reader}", "photos/b.png", "-m", model).rows
+    finally:
+        os.close(reader)
+    assert (piped["id"], plain["id"]) == (f"/dev/fd/{reader}", "photos/b.png")
+    assert np.abs(np.array(piped["vector"]) - embed_images(model, ["photos/a.jpg"])[0]).max() <= EQUAL
 
 
 def test_nothing_named() -> None:
