@@ -30,6 +30,16 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; the exit status is 0, 1 for an error the user can mend, 2 for wrong usage."""
     prepare_streams()
+    try:
+        status = _run(argv)
+    except KeyboardInterrupt:
+        note("interrupted; nothing half-written was kept")
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+def _run(argv: list[str] | None) -> int:
+    """The exit status of a command that is not interrupted."""
     as_options: Callable[[str], str] = str
     try:
         parser = build_parser()
@@ -43,13 +53,10 @@ def main(argv: list[str] | None = None) -> None:
         own = isinstance(error, ConfigError | WeightsError)
         note(f"error: {error if own else as_options(str(error))}")
         status = ERROR
-    except KeyboardInterrupt:
-        note("interrupted; nothing half-written was kept")
-        status = INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         abandon(sys.stdout)
         status = ERROR
-    sys.exit(status)
+    return status
 
 
 def build_parser() -> Parser:

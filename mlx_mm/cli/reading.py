@@ -23,6 +23,8 @@ _MARKS = {
 
 def read_text(path: Path) -> str:
     """The contents of a text file, or of a pipe that is named; InputError where it cannot be read."""
+    if str(path) == os.devnull:  # of all devices the one that is a usual name for nothing
+        return ""
     try:
         with open_regular(path, pipes=True) as file:
             data = file.read(MAX_BYTES + 1)
