@@ -46,7 +46,13 @@ def run(args: argparse.Namespace) -> int:
     def begin() -> Conversation:
         return Conversation(model, processor, system=system, max_kv_size=size, kv_bits=bits)
 
-    return talk(begin, answering(args), show_stats=args.stats, show_thinking=args.show_thinking)
+    return talk(
+        begin,
+        answering(args),
+        show_stats=args.stats,
+        show_thinking=args.show_thinking,
+        as_options=args.as_options,
+    )
 
 
 def talk(
@@ -55,10 +61,12 @@ def talk(
     *,
     show_stats: bool = False,
     show_thinking: bool = False,
+    as_options: Callable[[str], str] = str,
 ) -> int:
     """Read questions until the input ends; the status is 1 where a piped one could not be answered.
 
-    begin: makes a conversation in which nothing was said. options: of `Conversation.ask`.
+    begin: makes a conversation in which nothing was said. options: of `Conversation.ask`. as_options: puts the names of
+    options in the place of those of arguments.
     """
     piped = not watched(sys.stdin)
     screen = Screen(show_thinking=show_thinking)
@@ -83,7 +91,7 @@ def talk(
                 _answer(conversation, screen, text, question, options, show_stats)
         except MlxMmError as error:
             screen.end()
-            note(f"error: {error}")
+            note(f"error: {as_options(str(error))}")
             failed = True
     return int(failed and piped)
 

@@ -44,7 +44,7 @@ def _run(argv: list[str] | None) -> int:
     try:
         parser = build_parser()
         args = parser.parse_args(argv)
-        as_options = naming_options(parser.commands[args.command].options)
+        as_options = args.as_options = naming_options(parser.commands[args.command].options)
         with warnings_as_notes(as_options):
             status = COMMANDS[args.command].run(args)
         flush()
