@@ -27,6 +27,7 @@ from tiny import write_checkpoint, write_json
 import mlx_mm
 from mlx_mm.checkpoint import hub
 from mlx_mm.cli import program as cli
+from mlx_mm.cli.demo import run_demo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -157,6 +158,29 @@ def test_python_block(
     out = capsys.readouterr().out
     for word in re.findall(r'encode_text\([^)]*"(\w+)"\)', blocks("python")[number]):
         assert re.findall(r"[\w-]+\.png", out)[0] == f"{word}.png"  # what README searches for is found first
+
+
+def test_the_first_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """Behind each print stands its output; and the picture is one of what it is scored against."""
+    text = blocks("python")[0]
+    exec(compile(text, "README.md", "exec"), {"__name__": "__main__"})
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == re.findall(r"^print\(.*\)  # (.+)$", text, re.MULTILINE)
+    (label, score), *others = ast.literal_eval(shown[1])
+    assert shown[0] == f"{label}.png"
+    assert score > 0.9
+    assert len(others) >= 2
+    assert all(other < 0.1 for _, other in others)
+
+
+def test_the_sheet_in_the_documents_is_that_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to what another version of Pillow or FreeType draws."""
+    monkeypatch.setenv("MLX_MM_CACHE", str(tmp_path / "cache"))
+    run_demo(tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as made, Image.open(ROOT / "docs" / "demo.png") as shown:
+        assert made.size == shown.size
+        difference = np.abs(np.asarray(made.convert("L"), np.int16) - np.asarray(shown.convert("L"), np.int16))
+    assert difference.mean() < 2
 
 
 @pytest.mark.parametrize("line", RUNNABLE)

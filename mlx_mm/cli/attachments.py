@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlx_mm.cli.files import IMAGE_ENDINGS, VIDEO_ENDINGS, ending_of
+from mlx_mm.cli.files import VIDEO_ENDINGS, ending_of, image_endings
 from mlx_mm.cli.notes import note
 
 # A word, a quoted text, or a word with escaped spaces, as terminals write a file that is dropped on them
@@ -36,13 +36,13 @@ def find_attachments(line: str) -> tuple[str, Attachments]:
         name = unquote(word)
         for plain, rest in _readings(name, quoted=name != word):
             ending = ending_of(plain)
-            if ending in IMAGE_ENDINGS and is_there(plain, url=True):
+            if ending in image_endings() and is_there(plain, url=True):
                 found.images.append(local_name(plain))
                 return rest
             if ending in VIDEO_ENDINGS and is_there(plain, url=False):
                 found.videos.append(local_name(plain))
                 return rest
-            if ending in (*IMAGE_ENDINGS, *VIDEO_ENDINGS) and "/" in plain and "://" not in plain:
+            if (ending in VIDEO_ENDINGS or ending in image_endings()) and "/" in plain and "://" not in plain:
                 note(f"warning: there is no file {plain}; it is taken as text")
                 break
         return word
@@ -79,7 +79,7 @@ def _readings(name: str, quoted: bool) -> Iterator[tuple[str, str]]:
     plain = name if quoted else re.sub(r"\\(.)", r"\1", name)
     bare = plain.rstrip(_PUNCTUATION)
     if bare != plain and not quoted:
-        if Path(plain).suffix.lower() in (*IMAGE_ENDINGS, *VIDEO_ENDINGS):
+        if Path(plain).suffix.lower() in {*image_endings(), *VIDEO_ENDINGS}:
             yield plain, ""
         yield bare, plain[len(bare) :]
     else:

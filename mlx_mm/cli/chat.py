@@ -10,6 +10,8 @@ from mlx_mm.cli.command import Command
 from mlx_mm.cli.notes import note
 from mlx_mm.cli.opening import open_generator, require_name
 from mlx_mm.cli.options import add_answering, answering
+from mlx_mm.cli.output import say, watched
+from mlx_mm.cli.reading import stdin_line
 from mlx_mm.cli.screen import Screen, note_end
 from mlx_mm.cli.tables import plural
 from mlx_mm.errors import InputError, MlxMmError
@@ -44,7 +46,13 @@ def run(args: argparse.Namespace) -> int:
     def begin() -> Conversation:
         return Conversation(model, processor, system=system, max_kv_size=size, kv_bits=bits)
 
-    return talk(begin, answering(args), show_stats=args.stats, show_thinking=args.show_thinking)
+    return talk(
+        begin,
+        answering(args),
+        show_stats=args.stats,
+        show_thinking=args.show_thinking,
+        as_options=args.as_options,
+    )
 
 
 def talk(
@@ -53,12 +61,14 @@ def talk(
     *,
     show_stats: bool = False,
     show_thinking: bool = False,
+    as_options: Callable[[str], str] = str,
 ) -> int:
     """Read questions until the input ends; the status is 1 where a piped one could not be answered.
 
-    begin: makes a conversation in which nothing was said. options: of `Conversation.ask`.
+    begin: makes a conversation in which nothing was said. options: of `Conversation.ask`. as_options: puts the names of
+    options in the place of those of arguments.
     """
-    piped = not sys.stdin.isatty()
+    piped = not watched(sys.stdin)
     screen = Screen(show_thinking=show_thinking)
     if not piped:
         note("Type a question; /help lists what else there is. Ctrl-C stops an answer, Ctrl-D leaves.")
@@ -81,7 +91,7 @@ def talk(
                 _answer(conversation, screen, text, question, options, show_stats)
         except MlxMmError as error:
             screen.end()
-            note(f"error: {error}")
+            note(f"error: {as_options(str(error))}")
             failed = True
     return int(failed and piped)
 
@@ -90,11 +100,11 @@ def _read(piped: bool) -> str | None:
     """The next line that is not empty; None at the end."""
     while True:
         try:
-            line = (sys.stdin.readline() or None) if piped else input("> ")
+            line = stdin_line() if piped else input("> ")
         except EOFError:
             line = None
         except KeyboardInterrupt:
-            print()
+            say("")
             line = None
         if line is None:
             return None
@@ -128,7 +138,7 @@ def _answer(
 def _obey(order: str, argument: str, conversation: "Conversation") -> Attachments:
     """Do what a line that begins with / says; what it attaches to the next question."""
     if order == "/help":
-        print(HELP)
+        say(HELP)
         return Attachments()
     if order not in ("/image", "/video", "/save", "/load"):
         known = "/image, /video, /clear, /save, /load, /help or /exit"
@@ -149,4 +159,13 @@ def _obey(order: str, argument: str, conversation: "Conversation") -> Attachment
     return Attachments(images=[name]) if order == "/image" else Attachments(videos=[name])
 
 
-COMMAND = Command("talk about pictures and videos", add_arguments, run)
+COMMAND = Command(
+    "talk about pictures and videos",
+    add_arguments,
+    run,
+    (
+        "mlx_mm chat -m glm-flash-4bit",
+        "mlx_mm chat -m zai-org/GLM-4.6V-Flash --system 'Answer in one sentence.' --no-thinking",
+        "printf 'What is on receipt.jpg?\\nWhat did it cost?\\n' | mlx_mm chat -m glm-flash-4bit",
+    ),
+)

@@ -1,16 +1,17 @@
 """`mlx_mm classify`: images or sounds -> scores of labels, as a table or JSON."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from mlx_mm.cli.command import Command
-from mlx_mm.cli.files import input_lines, modality_of, read_text, require_some
-from mlx_mm.cli.notes import Skipped, is_terminal
+from mlx_mm.cli.files import input_lines, modality_of, require_some
+from mlx_mm.cli.notes import Skipped
 from mlx_mm.cli.opening import modality_beside_text, open_encoder
 from mlx_mm.cli.options import add_encoder, add_inputs
+from mlx_mm.cli.output import json_text, put_json, say, terminal_width
+from mlx_mm.cli.reading import lines, read_text
 from mlx_mm.cli.tables import table
 from mlx_mm.errors import InputError
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if top < 1:
         raise InputError(f"--top is {top}; expected 1 or more.")
     skipped = Skipped()
-    inputs = require_some(input_lines(args.inputs))
+    inputs = require_some(input_lines(args.inputs, null=args.null))
     checkpoint = open_encoder(args.model, args.revision)
     modality = modality_of(inputs) or modality_beside_text(checkpoint)
     check_labels(checkpoint, labels, templates)
@@ -55,12 +56,15 @@ def run(args: argparse.Namespace) -> int:
         labels,
         template=templates,
         batch_size=args.batch_size,
-        progress=is_terminal(),
+        progress=True,
         on_error=skipped.on_error(files),
     )
     names = require_some(skipped.remaining(files))
     rows = [(name, result[:top]) for name, result in zip(names, results, strict=True)]
-    print(scores_json(rows) if args.json else scores_table(rows))
+    if args.json:
+        put_json(scores_json(rows))
+    else:
+        say(scores_table(rows, terminal_width()))
     skipped.report()
     return 0
 
@@ -71,17 +75,17 @@ def read_labels(given: Sequence[str] | None, file: Path | None) -> list[str] | N
         return None
     labels = [part.strip() for text in given or [] for part in text.split(",")]
     if file is not None:
-        labels += [line.strip() for line in read_text(file).splitlines()]
+        labels += [line.strip() for line in lines(read_text(file))]
     return [label for label in labels if label]
 
 
-def scores_table(results: FileScores) -> str:
-    """File, label, score; the file only in its first line."""
+def scores_table(results: FileScores, width: int | None = None) -> str:
+    """File, label, score; the file only in its first line. width: as of `table`."""
     rows = []
     for name, scores in results:
         for i, (label, score) in enumerate(scores):
             rows.append((name if i == 0 else "", label, f"{score:.3f}"))
-    return table(rows, "<<>")
+    return table(rows, "<<>", width)
 
 
 def scores_json(results: FileScores) -> str:
@@ -90,7 +94,16 @@ def scores_json(results: FileScores) -> str:
         {"id": name, "labels": [{"label": label, "score": score} for label, score in scores]}
         for name, scores in results
     ]
-    return json.dumps(rows, ensure_ascii=False, indent=2)
+    return json_text(rows, indent=2)
 
 
-COMMAND = Command("score pictures or sounds against labels", add_arguments, run)
+COMMAND = Command(
+    "score pictures or sounds against labels",
+    add_arguments,
+    run,
+    (
+        "mlx_mm classify photos/ --labels 'cat, pizza, rocket' --top 2",
+        "mlx_mm classify holiday.jpg --labels-file words.txt --template 'a photo of a {}' --json",
+        "mlx_mm classify sounds/ -m laion/clap-htsat-unfused --labels 'rain, applause'",
+    ),
+)

@@ -1,43 +1,67 @@
-"""The demo's contact sheet: a row for each query, with the images that fit it best."""
+"""The demo's contact sheet: each query with the pictures that fit it, and how well."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, features
 
 from mlx_mm.checkpoint.atomic import new_file
 
 if TYPE_CHECKING:
     from mlx_mm.cli.demo import Search
 
-CELL, GAP, LABEL, ROW, HEAD = 112, 16, 250, 132, 44  # pixels
+COLUMNS = 3  # queries side by side
+CELL, GAP, LABEL, ROW, HEAD = 112, 16, 176, 132, 44  # pixels
+# First word of a letter's Unicode name -> the font with its script, a few letters of each; see training/fonts.py
+FONTS = {
+    **dict.fromkeys(("LATIN", "CYRILLIC"), "NotoSans.ttf"),
+    "ARABIC": "NotoSansArabic.ttf",
+    **dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA", "HANGUL"), "NotoSansCJK.otf"),
+}
+JOINED = {"ARABIC"}  # scripts whose letters change with their neighbours, which Pillow draws where it has libraqm
 
 
-def draw_sheet(path: Path, title: str, searches: Sequence[Search], folder: Path) -> None:
-    """Write a PNG with the hits of all searches, whose images lie in `folder`. Raises OutputError."""
-    most = max(len(search["hits"]) for search in searches)
-    sheet = Image.new("RGB", (LABEL + most * (CELL + GAP) + GAP, HEAD + ROW * len(searches)), "white")
+def draw_sheet(path: Path, title: str, searches: Sequence[Search], pictures: Path, fonts: Path) -> None:
+    """Write a PNG with the pictures that fit each search. Raises OutputError.
+
+    pictures, fonts: the folders that hold them.
+    """
+    most = max(len(search["fitting"]) for search in searches)
+    width = LABEL + most * (CELL + GAP) + GAP
+    rows = -(-len(searches) // COLUMNS)
+    sheet = Image.new("RGB", (width * min(COLUMNS, len(searches)), HEAD + ROW * rows), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((20, 14), title, "#666666", ImageFont.load_default(16))
+    plain = fonts / FONTS["LATIN"]
+    draw.text((20, 12), title, "#666666", ImageFont.truetype(plain, 16))
     for i, search in enumerate(searches):
-        top = HEAD + i * ROW
-        draw.line((20, top, sheet.width - 20, top), "#dddddd")
-        draw.text((20, top + 40), _drawable(search), "black", ImageFont.load_default(22))
-        draw.text((20, top + 70), search["language"], "#888888", ImageFont.load_default(15))
-        for j, hit in enumerate(search["hits"]):
-            with Image.open(folder / f"{hit['picture']}.png") as image:
+        left, top = i % COLUMNS * width, HEAD + i // COLUMNS * ROW
+        draw.line((left + 20, top, left + width - GAP, top), "#dddddd")
+        words, font = _drawable(search, fonts)
+        draw.text((left + 20, top + 60), words, "black", ImageFont.truetype(font, 20), anchor="ls")
+        score = f"{search['hits'][0]['score']:.2f}" if search["fitting"] else "nothing fits"
+        draw.text((left + 20, top + 70), f"{search['language']}   {score}", "#888888", ImageFont.truetype(plain, 15))
+        for j, name in enumerate(search["fitting"]):
+            with Image.open(pictures / f"{name}.png") as image:
                 thumbnail = image.convert("RGBA")
             thumbnail.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
-            left = LABEL + j * (CELL + GAP) + (CELL - thumbnail.width) // 2
-            sheet.paste(thumbnail, (left, top + 10 + (CELL - thumbnail.height) // 2), thumbnail)
+            x = left + LABEL + j * (CELL + GAP) + (CELL - thumbnail.width) // 2
+            sheet.paste(thumbnail, (x, top + 10 + (CELL - thumbnail.height) // 2), thumbnail)
     with new_file(path) as new:
         sheet.save(new)
 
 
-def _drawable(search: Search) -> str:
-    """The query, or its meaning where Pillow's own font lacks the script."""
-    latin = all(ord(c) < 0x180 for c in search["query"])  # up to Latin Extended-A
-    return search["query"] if latin else f"(means {search['expected'].replace('_', ' ')})"
+def script_of(text: str) -> str:
+    """The script of the first letter, such as "LATIN" or "CJK"."""
+    return next((unicodedata.name(c, "").split(" ")[0] for c in text if c.isalpha()), "LATIN")
+
+
+def _drawable(search: Search, fonts: Path) -> tuple[str, Path]:
+    """The query and its font, or its meaning where Pillow here cannot draw its script."""
+    script = script_of(search["query"])
+    if script in FONTS and (script not in JOINED or features.check("raqm")):
+        return search["query"], fonts / FONTS[script]
+    return f"(means {search['expected'].replace('_', ' ')})", fonts / FONTS["LATIN"]

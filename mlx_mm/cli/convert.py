@@ -1,18 +1,16 @@
 """`mlx_mm convert`: a Hugging Face checkpoint -> MLX weights of 4 or 8 bit, and what became of its layers."""
 
 import argparse
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mlx_mm.cli.command import Command
-from mlx_mm.cli.files import read_text
-from mlx_mm.cli.notes import is_terminal
 from mlx_mm.cli.options import add_revision
+from mlx_mm.cli.output import say, say_json, terminal_width, visible
+from mlx_mm.cli.reading import read_json_file
 from mlx_mm.cli.tables import plural, table
-from mlx_mm.errors import InputError
 
 if TYPE_CHECKING:
     from mlx_mm.convert import ConvertReport
@@ -52,9 +50,12 @@ def run(args: argparse.Namespace) -> int:
         revision=args.revision,
         overwrite=args.overwrite,
         check=args.check,
-        progress=is_terminal(),
+        progress=True,
     )
-    print(json.dumps(report_as_dict(report), indent=2) if args.json else report_table(report))
+    if args.json:
+        say_json(report_as_dict(report))
+    else:
+        say(report_table(report, terminal_width()))
     return 0
 
 
@@ -62,11 +63,7 @@ def read_recipe(recipe: str | None) -> "str | Recipe | None":
     """A name as it is, or what a .json file holds; `convert` checks either. InputError for a file that is no JSON."""
     if recipe is None or not recipe.endswith(".json"):
         return recipe
-    try:
-        values: Recipe = json.loads(read_text(Path(recipe)))
-    except ValueError as error:
-        raise InputError(f"{recipe} is not JSON ({error}). Expected {{path pattern: settings or false}}.") from error
-    return values
+    return cast("Recipe", read_json_file(Path(recipe), "{path pattern: settings or false}"))
 
 
 def report_as_dict(report: "ConvertReport") -> dict[str, object]:
@@ -74,8 +71,8 @@ def report_as_dict(report: "ConvertReport") -> dict[str, object]:
     return {**asdict(report), "out": str(report.out)}
 
 
-def report_table(report: "ConvertReport") -> str:
-    """What a conversion did: groups of layers, sizes, licence."""
+def report_table(report: "ConvertReport", width: int | None = None) -> str:
+    """What a conversion did: groups of layers, sizes, licence. width: as of `table`."""
     groups: dict[tuple[str, str], list[LayerPlan]] = {}
     for choice in report.choices:
         scheme = choice.scheme
@@ -86,7 +83,7 @@ def report_table(report: "ConvertReport") -> str:
         kinds = ", ".join(sorted({choice.path.split(".")[-1] for choice in choices}))
         parameters = sum(math.prod(choice.shape) for choice in choices)
         rows.append((tower, what, plural(len(choices), "layer"), f"{parameters:,} weights", kinds))
-    lines = [table(sorted(rows), "<<>><")] if rows else ["nothing quantised"]
+    lines = [table(sorted(rows), "<<>><", width)] if rows else ["nothing quantised"]
     for key, (old, new) in report.padded.items():
         lines.append(f"{key} {old} -> {new}: zeros added so that the group size divides it; exact")
     lines.append(
@@ -95,8 +92,8 @@ def report_table(report: "ConvertReport") -> str:
     )
     for modality, (mean, low) in (report.cosines or {}).items():
         lines.append(f"{modality} vectors against the source's: cosine {mean:.4f} on average, {low:.4f} at the lowest")
-    lines.append(f"licence of the weights: {report.licence or 'not named by the source'}")
-    lines.append(f"written to {report.out}")
+    lines.append(f"licence of the weights: {visible(report.licence or 'not named by the source')}")
+    lines.append(f"written to {visible(str(report.out))}")
     return "\n".join(lines)
 
 
@@ -108,4 +105,13 @@ def _bits(text: str) -> int | None:
     return int(text)
 
 
-COMMAND = Command("convert a Hugging Face checkpoint to 4 or 8 bit", add_arguments, run)
+COMMAND = Command(
+    "convert a Hugging Face checkpoint to 4 or 8 bit",
+    add_arguments,
+    run,
+    (
+        "mlx_mm convert emoji-siglip2 emoji-8bit --bits 8 --check",
+        "mlx_mm convert google/siglip2-so400m-patch16-naflex so400m-4bit",
+        "mlx_mm convert ./my-checkpoint my-checkpoint-float16 --bits none --dtype float16",
+    ),
+)

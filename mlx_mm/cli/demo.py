@@ -9,27 +9,33 @@ from typing import TypedDict
 
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.opening import DEFAULT_MODEL
+from mlx_mm.cli.output import say, say_json, terminal_width, visible
 from mlx_mm.cli.tables import table
 from mlx_mm.errors import OutputError
 
 BITS = 4
 BEST = 5  # images per query
+# A picture fits where the model holds it likelier than not. Its scores are probabilities of just that: SigLIP is
+# trained to tell pairs from strangers, each by itself. Between the right pictures and the next ones lies a wide gap.
+FITS = 0.5
 
 
 class Hit(TypedDict):
-    """A bundled image and the cosine of its vector with the query's."""
+    """A bundled image, the cosine of its vector with the query's, and the model's score: how likely it fits."""
 
     picture: str
     cosine: float
+    score: float
 
 
 class Search(TypedDict):
-    """A query, its language, the image it must find, and what it found, best first."""
+    """A query, its language, the image it must find, the nearest ones, best first, and those of them that fit."""
 
     query: str
     language: str
     expected: str
     hits: list[Hit]
+    fitting: list[str]
 
 
 class Label(TypedDict):
@@ -76,7 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demonstration and print what it found."""
     result = run_demo(args.out)
-    print(json.dumps(result, ensure_ascii=False, indent=2) if args.json else demo_table(result))
+    if args.json:
+        say_json(result)
+    else:
+        say(demo_table(result, terminal_width()))
     return 0
 
 
@@ -106,23 +115,37 @@ def run_demo(sheet: Path) -> Demo:
 
     files = sorted((hub.BUNDLED / "pictures").glob("*.png"))
     images = encode_image(model, processor, files)
-    queries = encode_text(model, processor, [search["query"] for search in plan["searches"]])
+    words = [search["query"] for search in plan["searches"]]
+    scores = [dict(found) for found in classify(model, processor, files, words, template="{}")]
     searches: list[Search] = []
-    for search, cosines in zip(plan["searches"], queries @ images.T, strict=True):
-        best = (-cosines).argsort(kind="stable")[:BEST]
-        hits: list[Hit] = [{"picture": files[i].stem, "cosine": round(float(cosines[i]), 4)} for i in best]
+    for search, cosines in zip(plan["searches"], encode_text(model, processor, words) @ images.T, strict=True):
+        hits: list[Hit] = [
+            {
+                "picture": files[i].stem,
+                "cosine": round(float(cosines[i]), 4),
+                "score": round(scores[i][search["query"]], 4),
+            }
+            for i in (-cosines).argsort(kind="stable")[:BEST]
+        ]
+        fitting = [hit["picture"] for hit in hits if hit["score"] >= FITS]
         searches.append(
-            {"query": search["query"], "language": search["language"], "expected": search["expected"], "hits": hits}
+            {
+                "query": search["query"],
+                "language": search["language"],
+                "expected": search["expected"],
+                "hits": hits,
+                "fitting": fitting,
+            }
         )
 
     classified: list[Classified] = []
     for item in plan["classify"]:
-        scores = classify(model, processor, hub.BUNDLED / "pictures" / item["picture"], item["labels"])
-        labels: list[Label] = [{"label": label, "score": round(score, 4)} for label, score in scores]
+        found = classify(model, processor, hub.BUNDLED / "pictures" / item["picture"], item["labels"])
+        labels: list[Label] = [{"label": label, "score": round(score, 4)} for label, score in found]
         classified.append({"picture": Path(item["picture"]).stem, "labels": labels})
 
-    title = f"{DEFAULT_MODEL}, {BITS} bit: query and best {BEST} pictures"
-    draw_sheet(sheet, title, searches, hub.BUNDLED / "pictures")
+    title = f"{DEFAULT_MODEL}, {BITS} bit: of {len(files)} pictures those that fit, and how likely the model holds it"
+    draw_sheet(sheet, title, searches, hub.BUNDLED / "pictures", hub.BUNDLED / "fonts")
     return {
         "conversion": {
             "model": DEFAULT_MODEL,
@@ -138,23 +161,30 @@ def run_demo(sheet: Path) -> Demo:
     }
 
 
-def demo_table(result: Demo) -> str:
-    """The conversion, searches and classifications."""
+def demo_table(result: Demo, width: int | None = None) -> str:
+    """The conversion, searches and classifications. width: as of `table`."""
     made = result["conversion"]
-    rows = [("search", "", "best picture", "")]
+    rows = [("search", "", "best picture", "likely", "next one", "likely")]
     for search in result["searches"]:
-        best, *others = (hit["picture"] for hit in search["hits"])
-        rows.append((search["query"], search["language"], best, f"then {', '.join(others)}"))
+        best, second = search["hits"][:2]
+        fits = best["picture"] if search["fitting"] else "nothing fits"
+        likely = [f"{hit['score']:.2f}" for hit in (best, second)]
+        rows.append((search["query"], search["language"], fits, likely[0], second["picture"], likely[1]))
     blocks = [
         f"{made['model']}: {made['source_bytes'] / 1e6:.1f} MB -> {made['bytes'] / 1e6:.1f} MB "
         f"({made['bits']} bit) in {made['seconds']:.1f} s",
-        table(rows, "<<<<"),
+        table(rows, "<<<><>", width),
     ]
     for item in result["classified"]:
         scores = ", ".join(f"{label['label']} {label['score']:.2f}" for label in item["labels"])
         blocks.append(f"classify {item['picture']}: {scores}")
-    blocks.append(f"contact sheet: {result['sheet']}")
+    blocks.append(f"contact sheet: {visible(result['sheet'])}")
     return "\n\n".join(blocks)
 
 
-COMMAND = Command("search and classify the bundled pictures, offline", add_arguments, run)
+COMMAND = Command(
+    "search and classify the bundled pictures, offline",
+    add_arguments,
+    run,
+    ("mlx_mm demo", "mlx_mm demo --out sheet.png", "mlx_mm demo --json"),
+)

@@ -1,15 +1,15 @@
 """`mlx_mm embed`: images, sounds or texts -> vectors, in a file or as JSON lines."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.files import input_lines, modality_of, require_some
-from mlx_mm.cli.notes import Skipped, is_terminal
+from mlx_mm.cli.notes import Skipped
 from mlx_mm.cli.opening import DEFAULT_MODEL, modality_beside_text, open_encoder
 from mlx_mm.cli.options import add_encoder, add_inputs
+from mlx_mm.cli.output import put_json, say, say_json, visible
 from mlx_mm.cli.tables import plural
 from mlx_mm.errors import InputError
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if out is not None:
         check_output(out)
     skipped = Skipped()
-    inputs = require_some(input_lines(args.inputs))
+    inputs = require_some(input_lines(args.inputs, names=not args.text, null=args.null))
     checkpoint = open_encoder(args.model, args.revision)
     modality = "text" if args.text else modality_of(inputs) or modality_beside_text(checkpoint)
     _check_options(args, modality)
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         "dim": args.dim,
         "normalize": not args.no_normalize,
         "batch_size": args.batch_size,
-        "progress": is_terminal(),
+        "progress": True,
     }
     on_error = skipped.on_error(ids)
     if modality == "text":
@@ -75,12 +75,15 @@ def run(args: argparse.Namespace) -> int:
     ids = require_some(skipped.remaining(ids))
     if out is None:
         for line in json_lines(ids, embeddings):
-            print(line)
+            put_json(line)
     else:
         write_embeddings(out, ids, embeddings, args.model or DEFAULT_MODEL)
         dim = embeddings.shape[1]
         summary = {"out": str(out), "vectors": len(ids), "dim": dim, "skipped": skipped.count}
-        print(json.dumps(summary) if args.json else f"{plural(len(ids), 'vector')} of {dim} numbers -> {out}")
+        if args.json:
+            say_json(summary, indent=None)
+        else:
+            say(f"{plural(len(ids), 'vector')} of {dim} numbers -> {visible(str(out))}")
     skipped.report()
     return 0
 
@@ -98,4 +101,13 @@ def _check_options(args: argparse.Namespace, modality: "Modality") -> None:
             raise InputError(f"{option} is about {what}, and this embeds {modality}. Leave it out.")
 
 
-COMMAND = Command("turn pictures, sounds or texts into vectors", add_arguments, run)
+COMMAND = Command(
+    "turn pictures, sounds or texts into vectors",
+    add_arguments,
+    run,
+    (
+        "mlx_mm embed photos/ -o photos.npz",
+        'mlx_mm embed --text "a photo of a cat" -o query.jsonl',
+        "find photos -name '*.jpg' -print0 | mlx_mm embed --null - -o photos.npz",
+    ),
+)

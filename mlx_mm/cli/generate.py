@@ -1,15 +1,15 @@
 """`mlx_mm generate`: a question, images and videos -> an answer, as it comes or as JSON."""
 
 import argparse
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.opening import open_generator, require_name
 from mlx_mm.cli.options import add_answering, answering
+from mlx_mm.cli.output import say_json
+from mlx_mm.cli.reading import read_json_file, read_stdin
 from mlx_mm.cli.screen import Screen, note_end
 from mlx_mm.errors import InputError
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Print an answer as it comes, or with --json all of it at the end."""
     name = require_name(args.model)
     tools = read_tools(args.tools)
-    messages = _messages(args.system, sys.stdin.read() if args.prompt == "-" else args.prompt)
+    messages = _messages(args.system, read_stdin() if args.prompt == "-" else args.prompt)
     from mlx_mm.generate import join, refuse_idle, stream_generate
 
     refuse_idle(args.image, args.video, args.max_pixels, args.fps)
@@ -52,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
     screen.end()
     answer = join(pieces)
     if args.json:
-        print(json.dumps(asdict(answer), ensure_ascii=False, indent=2))
+        say_json(asdict(answer))
         return 0
     for call in answer.tool_calls:
-        print(json.dumps(call, ensure_ascii=False))
+        say_json(call, indent=None)
     note_end(answer, show_stats=args.stats)
     return 0
 
@@ -64,11 +64,7 @@ def read_tools(path: Path | None) -> Tools | None:
     """What a .json file holds, which `stream_generate` checks; InputError for one that is no JSON."""
     if path is None:
         return None
-    try:
-        tools: Tools = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"Cannot read {path}: {error}. Expected a JSON list of function schemas.") from error
-    return tools
+    return cast("Tools", read_json_file(path, "a list of function schemas"))
 
 
 def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:
@@ -78,4 +74,13 @@ def _messages(system: str | None, prompt: str) -> list[dict[str, str]]:
     return [*messages, {"role": "user", "content": prompt}]
 
 
-COMMAND = Command("answer a question, also about pictures", add_arguments, run)
+COMMAND = Command(
+    "answer a question, also about pictures",
+    add_arguments,
+    run,
+    (
+        'mlx_mm generate "What is on this receipt?" --image receipt.jpg -m glm-flash-4bit',
+        'mlx_mm generate "What happens here?" --video clip.mp4 --no-thinking -m glm-flash-4bit',
+        "mlx_mm generate - -m glm-flash-4bit --json < question.txt",
+    ),
+)

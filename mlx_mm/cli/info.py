@@ -1,13 +1,13 @@
 """`mlx_mm info`: what runs here, or what a checkpoint is."""
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 
 from mlx_mm import __version__
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.options import add_revision
+from mlx_mm.cli.output import say, say_json, terminal_width
 from mlx_mm.cli.tables import key_values
 from mlx_mm.errors import InputError, ModalityError
 
@@ -98,8 +98,20 @@ def run(args: argparse.Namespace) -> int:
     result = describe_model(model, args.revision) if model else describe_machine()
     if tokens is not None:
         result["tokens"] = tokens
-    print(json.dumps(result, indent=2) if args.json else key_values(result))
+    if args.json:
+        say_json(result)
+    else:
+        say(key_values(result, terminal_width()))
     return 0
 
 
-COMMAND = Command("show what runs here, or what a checkpoint is", add_arguments, run)
+COMMAND = Command(
+    "show what runs here, or what a checkpoint is",
+    add_arguments,
+    run,
+    (
+        "mlx_mm info",
+        "mlx_mm info emoji-siglip2 --json",
+        "mlx_mm info zai-org/GLM-4.6V-Flash --image receipt.jpg",
+    ),
+)

@@ -1,12 +1,12 @@
 """What is said beside the results, on stderr: notes, warnings, and which inputs were skipped."""
 
 import contextlib
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from mlx_mm.cli.files import find_files
+from mlx_mm.cli.files import find_files, passed_over_line
+from mlx_mm.cli.output import say_beside
 from mlx_mm.cli.tables import plural
 from mlx_mm.errors import MlxMmError
 
@@ -14,19 +14,17 @@ if TYPE_CHECKING:
     from mlx_mm.models.contracts import Modality
 
 
-def is_terminal() -> bool:
-    """Whether somebody watches stderr, so that a progress bar makes sense."""
-    return sys.stderr.isatty()
-
-
 def note(text: str) -> None:
     """One line on stderr."""
-    print(text, file=sys.stderr)
+    say_beside(text)
 
 
 @contextlib.contextmanager
-def warnings_as_notes() -> Iterator[None]:
-    """Inside, a UserWarning is one line on stderr, without the place in the code; the same one appears once."""
+def warnings_as_notes(as_options: Callable[[str], str] = str) -> Iterator[None]:
+    """Inside, a UserWarning is one line on stderr, without the place in the code; the same one appears once.
+
+    as_options: puts the names of options in the place of those of arguments.
+    """
 
     def show(
         message: Warning | str,
@@ -37,7 +35,7 @@ def warnings_as_notes() -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         if issubclass(category, UserWarning):
-            note(f"warning: {' '.join(str(message).split())}")
+            note(f"warning: {as_options(' '.join(str(message).split()))}")
         else:
             usual(message, category, filename, lineno, file, line)
 
@@ -59,6 +57,8 @@ class Skipped:
         found = find_files(names, modality)
         for problem in found.problems:
             self._warn(problem)
+        if line := passed_over_line(found):
+            note(line)
         return found.files
 
     def on_error(self, files: Sequence[str]) -> Callable[[int, MlxMmError], None]:

@@ -3,7 +3,6 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from mlx_mm.cli.notes import is_terminal
 from mlx_mm.cli.opening import CHAT_MODEL, DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="pictures or sounds: files, folders, patterns, of pictures also URLs, or - for one per line on stdin",
     )
+    parser.add_argument("--null", action="store_true", help="those on stdin end with NUL, as of find -print0")
 
 
 def add_encoder(parser: argparse.ArgumentParser) -> None:
@@ -75,5 +75,5 @@ def answering(args: argparse.Namespace) -> "GenerateOptions":
         "stop": args.stop,
         "fps": args.fps,
         "max_pixels": args.max_pixels,
-        "progress": is_terminal(),
+        "progress": True,
     }

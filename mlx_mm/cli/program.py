@@ -1,16 +1,18 @@
 """Command line: arguments -> a call of the API -> print. Progress and warnings go to stderr."""
 
 import argparse
-import io
-import os
 import sys
+from collections.abc import Callable
 
 from mlx_mm import __version__
 from mlx_mm.checkpoint import undisturbed
-from mlx_mm.cli import chat, classify, convert, demo, embed, generate, info
-from mlx_mm.cli.notes import warnings_as_notes
+from mlx_mm.cli import chat, classify, completion, convert, demo, embed, generate, info, models
+from mlx_mm.cli.notes import note, warnings_as_notes
+from mlx_mm.cli.option_names import naming_options
+from mlx_mm.cli.output import abandon, flush, prepare_streams, say
 from mlx_mm.cli.signals import Terminated, unwinding
-from mlx_mm.errors import MlxMmError
+from mlx_mm.cli.usage import Parser
+from mlx_mm.errors import ConfigError, MlxMmError, WeightsError
 
 COMMANDS = {
     "demo": demo.COMMAND,
@@ -20,6 +22,8 @@ COMMANDS = {
     "classify": classify.COMMAND,
     "generate": generate.COMMAND,
     "chat": chat.COMMAND,
+    "models": models.COMMAND,
+    "completion": completion.COMMAND,
 }
 ERROR = 1  # one that the user can mend; argparse itself ends with 2 for wrong usage
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -31,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
     argv: the words after the name; None for those of this process, which ends with them.
     """
+    prepare_streams()
     with unwinding(last=argv is None):
         try:
             undisturbed.end()
@@ -38,43 +43,63 @@ def main(argv: list[str] | None = None) -> None:
             undisturbed.Section.held = True
         except KeyboardInterrupt:
             undisturbed.Section.held = True
-            print("interrupted; nothing half-written was kept", file=sys.stderr)
+            note("interrupted; nothing half-written was kept")
             status = INTERRUPTED
         except Terminated as ended:
             undisturbed.Section.held = True
-            print("terminated; nothing half-written was kept", file=sys.stderr)
+            note("terminated; nothing half-written was kept")
             status = ended.status
     sys.exit(status)
 
 
 def _run(argv: list[str] | None) -> int:
     """The exit status of a command that is not interrupted."""
-    args = build_parser().parse_args(argv)
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")  # file names may be any bytes
+    as_options: Callable[[str], str] = str
     try:
-        with warnings_as_notes():
+        parser = build_parser()
+        args = parser.parse_args(argv)
+        as_options = args.as_options = naming_options(parser.commands[args.command].options)
+        with warnings_as_notes(as_options):
             status = COMMANDS[args.command].run(args)
-        sys.stdout.flush()
+        flush()
     except MlxMmError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # What stands in a checkpoint has the names of its files, which may be those of arguments
+        own = isinstance(error, ConfigError | WeightsError)
+        note(f"error: {error if own else as_options(str(error))}")
         status = ERROR
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon(sys.stdout)
         status = ERROR
     return status
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="mlx_mm", description="Search pictures and sounds by words, tag them, convert models. All on this machine."
+    parser = Parser(
+        prog="mlx_mm",
+        description="Search pictures and sounds by words, tag them, convert models. All on this machine.",
+        examples=("mlx_mm demo", "mlx_mm classify photos/ --labels 'cat, pizza, rocket'", "mlx_mm embed --help"),
     )
-    parser.add_argument("--version", action="version", version=f"mlx_mm {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    parser.commands = {
+        name: commands.add_parser(
+            name,
+            help=command.help,
+            prog=f"mlx_mm {name}",
+            description=command.help[0].upper() + command.help[1:] + ".",
+            examples=command.examples,
+            command=name,
+        )
+        for name, command in COMMANDS.items()
+    }
     for name, command in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.help, description=command.help)
-        command.add_arguments(sub)
-        sub.add_argument("--json", action="store_true", help="print results as JSON")
+        command.add_arguments(parser.commands[name])
+        parser.commands[name].add_argument("--json", action="store_true", help="print results as JSON")
     return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        say(f"mlx_mm {__version__}")
+        parser.exit()

@@ -5,20 +5,20 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlx_mm.cli.notes import note
+from mlx_mm.cli.output import UNSAFE, flush, put, watched
 from mlx_mm.cli.tables import plural
 
 if TYPE_CHECKING:
     from mlx_mm.generate import Generation
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
-_CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 class Screen:
     """Shows an answer as it comes: reasoning dimmed and only where somebody watches, or asked for."""
 
     def __init__(self, *, show_thinking: bool = False) -> None:
-        self._terminal = sys.stdout.isatty()
+        self._terminal = watched(sys.stdout)
         self._colour = self._terminal and not os.environ.get("NO_COLOR")
         self._thinking = self._terminal or show_thinking
         self._last = ""  # "reasoning" or "text"
@@ -34,17 +34,23 @@ class Screen:
     def end(self) -> None:
         """The line after an answer, also one that was cut short."""
         if self._last:
-            print(flush=True)
+            self._put("\n")
         self._last = ""
 
     def _write(self, part: str, text: str) -> None:
         gap = "\n\n" if self._last not in ("", part) else ""
-        print(gap + text, end="", flush=True)
+        self._put(gap + text)
         self._last = part
 
     def _clean(self, text: str) -> str:
         """A model must not steer a terminal."""
-        return text.translate(_CONTROL) if self._terminal else text
+        return (
+            UNSAFE.sub(lambda found: found.group() if found.group() in "\n\t" else "", text) if self._terminal else text
+        )
+
+    def _put(self, text: str) -> None:
+        put(text)
+        flush()
 
 
 def note_end(answer: "Generation", *, show_stats: bool) -> None:

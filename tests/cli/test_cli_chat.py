@@ -12,7 +12,7 @@ from command_line import Run
 from glm_answers import picture, script
 
 from mlx_mm import Conversation, load
-from mlx_mm.cli import chat
+from mlx_mm.cli import chat, main
 
 
 def test_piped_chat(run: Run, glm: Path, says: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +23,43 @@ def test_piped_chat(run: Run, glm: Path, says: Any, monkeypatch: pytest.MonkeyPa
     assert "kept from before" in err.splitlines()[1]
     assert err.splitlines()[2].startswith("error: There is no command /nonsense")
     assert run("chat", "-m", glm, "--json")[0] == 1
+
+
+def test_what_a_line_of_a_pipe_is(glm: Path, loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to its line feed, without a mark at the beginning."""
+    data = "\ufeffOne?\r\nTwo\u2028three\x85four?\n\n  Five\rsix? ".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    model, processor = loaded
+    chats: list[Conversation] = []
+
+    def begin() -> Conversation:
+        chats.append(Conversation(script(model, processor, "<think></think>Yes."), processor))
+        return chats[-1]
+
+    assert chat.talk(begin, {"max_tokens": 20}) == 0
+    asked = [message["content"] for message in chats[0].messages if message["role"] == "user"]
+    assert asked == ["One?", "Two\u2028three\x85four?", "Five\rsix?"]
+
+
+def test_closed_streams_end_a_chat(
+    run: Run, glm: Path, says: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says("<think></think>Yes.")
+    monkeypatch.setattr("sys.stdin", None)
+    assert run("chat", "-m", glm)[:2] == (1, "")
+    monkeypatch.setattr("sys.stdin", io.StringIO("One?\n"))
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["chat", "-m", str(glm)])
+    assert stop.value.code == 1
+    assert "error: stdout is closed" in capsys.readouterr().err
+
+
+def test_errors_of_a_chat_name_options(run: Run, glm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("One?\n"))
+    status, _, err = run("chat", "-m", glm, "--max-tokens", "0", "--no-thinking")
+    assert status == 1
+    assert "error: --max-tokens is 0" in err
 
 
 def test_chat_forgets_on_clear_but_not_the_system(

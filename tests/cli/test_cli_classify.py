@@ -87,7 +87,7 @@ def test_classify_skips(run: Run, model: Path, photos: Path) -> None:
         (["-l", ""], "no labels"),
         (["-l", "cat", "--template", "a photo"], "has no {}"),
         (["-l", "cat", "--top", "0"], "--top is 0"),
-        (["-l", "cat", "--batch-size", "-1"], "batch_size is -1"),
+        (["-l", "cat", "--batch-size", "-1"], "--batch-size is -1"),
         (["--labels-file", "missing.txt"], "missing.txt"),
         (["--labels-file", "photos/b.png"], "photos/b.png"),
         (["--labels-file", "photos"], "photos"),

@@ -74,14 +74,14 @@ def test_convert_overwrites_only_when_told(run: Run, model: Path, photos: Path) 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["out", "--group-size", "48"], "group_size is 48"),
-        (["out", "--mode", "nf4"], "mode is 'nf4'"),
+        (["out", "--group-size", "48"], "--group-size is 48"),
+        (["out", "--mode", "nf4"], "--mode is 'nf4'"),
         (["out", "--dtype", "float8"], "dtype is 'float8'"),
         (["out", "--recipe", "fast"], "no recipe 'fast'"),
         (["out", "--recipe", "missing.json"], "missing.json"),
         (["out", "--recipe", "bad.json"], "bad.json is not JSON"),
         (["out", "--recipe", "list.json"], "recipe"),
-        (["out", "--bits", "none", "--recipe", "text-only"], "bits=None"),
+        (["out", "--bits", "none", "--recipe", "text-only"], "with --bits none"),
         (["bad.json"], "bad.json is a file"),
         (["photos"], "exists already"),
         (["photos", "--overwrite"], "is no checkpoint, so it is not overwritten"),

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
+import pytest
+
+from mlx_mm.cli import main, output
 from mlx_mm.cli.tables import key_values, table
 
 
@@ -56,3 +62,51 @@ def test_key_values() -> None:
         "padded        no",
         "empty",
     ]
+
+
+def test_the_widest_column_is_broken_where_a_terminal_ends() -> None:
+    rows = [("model type", "siglip2", "1"), ("kinds", "one, two and three, four of them", "22")]
+    text = table(rows, "<<>", width=36)
+    assert text.split("\n") == [
+        "model type  siglip2                1",
+        "kinds       one, two and three,   22",
+        "            four of them",
+    ]
+    assert table(rows, "<<>") == table(rows, "<<>", width=200)
+    assert max(columns_of(line) for line in table([("a" * 90, "猫" * 30)], "<<", width=100).split("\n")) <= 100
+
+
+def test_a_word_that_is_too_long_is_cut() -> None:
+    lines = table([("photos/" + "x" * 50, "0.9")], "<>", width=30).split("\n")
+    assert [columns_of(line) for line in lines] == [30, 25, 7]
+    assert lines[0].endswith("  0.9")
+    assert "".join(line.split("  ")[0] for line in lines) == "photos/" + "x" * 50
+    narrow = table([("猫" * 20, "1")], "<>", width=5).split("\n")  # no narrower than that
+    assert [columns_of(line) for line in narrow] == [15, 12, 12, 4]
+
+
+def test_tables_break_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert output.terminal_width() is None
+    monkeypatch.setattr("sys.stdout", Terminal())
+    assert output.terminal_width() == 40
+    monkeypatch.setattr("sys.stdout", None)
+    assert output.terminal_width() is None
+
+
+def test_info_and_convert_fit_a_terminal(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in (["convert", model, tmp_path / "out"], ["info", tmp_path / "out"], ["info"]):
+        monkeypatch.setattr("sys.stdout", shown := Terminal())
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        assert stop.value.code == 0
+        rows = [line for line in shown.getvalue().splitlines() if "  " in line]
+        assert max(map(columns_of, rows)) <= 80
+
+
+class Terminal(io.StringIO):
+    """Standard output that somebody watches."""
+
+    def isatty(self) -> bool:
+        return True

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont, features
 
 import mlx_mm
+from mlx_mm import classify, load
 from mlx_mm.checkpoint import hub
 from mlx_mm.cli import contact_sheet, demo, info, main
 from mlx_mm.errors import OutputError
@@ -70,20 +71,72 @@ def test_the_result_is_plain(run: tuple[dict[str, Any], Path]) -> None:
     assert run[0]["sheet"] == str(run[1] / "sheet.png")
 
 
-def test_the_sheet_shows_a_row_for_each_query(run: tuple[dict[str, Any], Path]) -> None:
+def test_only_what_fits_is_shown(run: tuple[dict[str, Any], Path]) -> None:
+    """By the model's own score, that of `classify`; the next best is far below."""
+    for search in run[0]["searches"]:
+        scores = [hit["score"] for hit in search["hits"]]
+        assert search["fitting"] == [search["expected"]]
+        assert scores == sorted(scores, reverse=True)
+        assert scores[0] >= demo.FITS > 0.2 > scores[1]
+    alone = classify(*load(run[0]["conversion"]["folder"]), PICTURES["pizza"], ["pizza"], template="{}")
+    assert run[0]["searches"][0]["hits"][0]["score"] == pytest.approx(alone[0][1], abs=1e-3)
+
+
+def test_the_sheet_shows_a_cell_for_each_query(run: tuple[dict[str, Any], Path]) -> None:
+    columns, label = contact_sheet.COLUMNS, contact_sheet.LABEL
+    rows = -(-len(PLAN["searches"]) // columns)
     with Image.open(run[1] / "sheet.png") as image:
         assert image.format == "PNG"
         assert image.width in range(600, 1400)
-        assert image.height == contact_sheet.HEAD + contact_sheet.ROW * len(PLAN["searches"])
+        assert image.height == contact_sheet.HEAD + contact_sheet.ROW * rows
         pixels = np.asarray(image.convert("RGB"))
-    for i in range(len(PLAN["searches"])):
-        top = contact_sheet.HEAD + i * contact_sheet.ROW
-        row = pixels[top + 4 : top + contact_sheet.ROW]
-        assert (row[:, : contact_sheet.LABEL] < 200).any(), f"row {i} has no words"
-        for j in range(demo.BEST):
-            left = contact_sheet.LABEL + j * (contact_sheet.CELL + contact_sheet.GAP)
-            assert (row[:, left : left + contact_sheet.CELL] < 200).mean() > 0.02, f"row {i} lacks picture {j}"
+    width = pixels.shape[1] // columns
+    for i, search in enumerate(PLAN["searches"]):
+        top, left = contact_sheet.HEAD + i // columns * contact_sheet.ROW, i % columns * width
+        cell = pixels[top + 4 : top + contact_sheet.ROW, left : left + width]
+        assert (cell[:, :label] < 100).any(), f"{search['query']} is not written"
+        assert (cell[:, label:] < 200).mean() > 0.02, f"{search['query']} lacks its picture"
     assert (pixels == 255).mean() > 0.3  # a white sheet, not a black one
+
+
+def test_a_search_that_nothing_fits(tmp_path: Path) -> None:
+    hits: list[demo.Hit] = [{"picture": "pizza", "cosine": 0.1, "score": 0.0001}]
+    searches: list[demo.Search] = [
+        {"query": "x", "language": "en", "expected": "pizza", "hits": hits, "fitting": fitting}
+        for fitting in ([], ["pizza"])
+    ]
+    contact_sheet.draw_sheet(tmp_path / "a.png", "", searches, hub.BUNDLED / "pictures", hub.BUNDLED / "fonts")
+    with Image.open(tmp_path / "a.png") as image:
+        pixels = np.asarray(image.convert("RGB"))[contact_sheet.HEAD + 4 :]
+    half = pixels.shape[1] // 2
+    assert (pixels[:, contact_sheet.LABEL : half] == 255).all()
+    assert (pixels[:, half + contact_sheet.LABEL :] < 200).any()
+
+
+def test_every_letter_of_the_queries_is_in_the_fonts() -> None:
+    """A letter that a font lacks is drawn as its empty box."""
+    for search in PLAN["searches"]:
+        file = contact_sheet.FONTS[contact_sheet.script_of(search["query"])]
+        font = ImageFont.truetype(hub.BUNDLED / "fonts" / file, 20)
+        missing = bytes(font.getmask("\U0010ffff"))
+        assert missing
+        for letter in set(search["query"]) - {" "}:
+            assert bytes(font.getmask(letter)) != missing, f"{file} lacks {letter}"
+
+
+@pytest.mark.skipif(not features.check("raqm"), reason="this Pillow cannot join letters")
+def test_arabic_is_joined_and_without_raqm_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def drawn(name: str) -> np.ndarray:
+        search: demo.Search = {"query": "بومة", "language": "ar", "expected": "owl", "hits": [], "fitting": []}
+        contact_sheet.draw_sheet(tmp_path / name, "", [search], hub.BUNDLED / "pictures", hub.BUNDLED / "fonts")
+        with Image.open(tmp_path / name) as image:
+            return np.asarray(image.convert("L"))[:, : contact_sheet.LABEL]
+
+    font = ImageFont.truetype(hub.BUNDLED / "fonts" / "NotoSansArabic.ttf", 20)
+    assert font.getlength("بومة") < sum(map(font.getlength, "بومة"))
+    joined = drawn("joined.png")
+    monkeypatch.setattr(features, "check", lambda name: False)
+    assert not np.array_equal(joined, drawn("explained.png"))
 
 
 def test_the_conversion_is_kept(run: tuple[dict[str, Any], Path]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,31 @@ def test_npz_names_the_model_and_needs_no_pickle(tmp_path: Path, vectors: np.nda
     with np.load(tmp_path / "v.npz", allow_pickle=False) as file:
         assert sorted(file) == ["ids", "model", "vectors"]
         assert str(file["model"]) == "a-model"
+
+
+def test_one_long_id_does_not_widen_the_others(tmp_path: Path) -> None:
+    ids = [f"photos/{number}.png" for number in range(2000)] + ["x" * 5_000]
+    vectors = np.ones((len(ids), 4), np.float32)
+    path = tmp_path / "v.npz"
+    tracemalloc.start()
+    embeddings.write_embeddings(path, ids, vectors, "m")
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+    assert path.stat().st_size < 4e5
+    with np.load(path, allow_pickle=False) as file:
+        assert file["ids"].tolist() == ids
+        assert np.array_equal(file["vectors"], vectors)
+
+
+@pytest.mark.parametrize("ids", [IDS, ["", os.fsdecode(b"caf\xe9.png"), "\u2028"], ["a"]])
+def test_ids_too_wide_for_an_array_of_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: list[str]) -> None:
+    monkeypatch.setattr(embeddings, "MOST_IDS_BYTES", 1)
+    embeddings.write_embeddings(tmp_path / "v.npz", ids, np.ones((len(ids), 2), np.float32), "m")
+    with np.load(tmp_path / "v.npz", allow_pickle=False) as file:
+        assert sorted(file) == ["ids_offsets", "ids_utf8", "model", "vectors"]
+        text, offsets = file["ids_utf8"].tobytes(), file["ids_offsets"]
+        assert (offsets.dtype, offsets[0], offsets[-1]) == (np.int64, 0, len(text))
+        assert [os.fsdecode(text[a:b]) for a, b in itertools.pairwise(offsets)] == ids
 
 
 def test_jsonl_has_one_plain_object_a_line(tmp_path: Path, vectors: np.ndarray) -> None:

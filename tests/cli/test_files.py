@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
-from command_line import Run, assert_one_error, damage, stdin
+from command_line import EQUAL, Run, assert_one_error, damage, embed_images, stdin
+from PIL import Image
 
-from mlx_mm.cli.files import AUDIO_ENDINGS, IMAGE_ENDINGS, find_files, modality_of
+from mlx_mm.cli.files import (
+    AUDIO_ENDINGS,
+    IMAGE_ENDINGS,
+    endings_of,
+    find_files,
+    image_endings,
+    modality_of,
+    passed_over_line,
+)
 
 
 @pytest.fixture
@@ -135,6 +146,111 @@ def test_other_endings(tree: Path) -> None:
 def test_links_to_a_parent_do_not_loop(tree: Path) -> None:
     (tree / "photos/deep/up").symlink_to(tree / "photos", target_is_directory=True)
     assert len(find_files(["photos"]).files) == 5
+
+
+def test_a_linked_album_is_followed(tree: Path) -> None:
+    (tree / "albums/summer").mkdir(parents=True)
+    (tree / "albums/summer/s.png").touch()
+    (tree / "photos/album").symlink_to(tree / "albums", target_is_directory=True)
+    found = find_files(["photos"])
+    assert found.files[-1] == "photos/album/summer/s.png"
+    assert len(found.files) == 6
+    assert found.problems == []
+
+
+def test_each_real_folder_once(tree: Path) -> None:
+    """Under its own name where it has one inside what was named."""
+    (tree / "photos/aa").symlink_to(tree / "photos/deep", target_is_directory=True)
+    (tree / "photos/deep/er/loop").symlink_to("..", target_is_directory=True)
+    (tree / "photos/deep/self").symlink_to("self")  # leads nowhere
+    files = find_files(["photos"]).files
+    assert [name for name in files if "deep" in name] == ["photos/deep/d.tiff", "photos/deep/er/c.webp"]
+    assert len(files) == 5
+    (tree / "again").symlink_to("photos", target_is_directory=True)
+    found = find_files(["photos", "./photos", "again"])
+    assert (found.files, found.problems) == (files, [])
+
+
+def test_a_folder_that_cannot_be_searched(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(path: str) -> object:
+        if path == "photos/deep":
+            raise PermissionError(13, "Permission denied", path)
+        return usual(path)
+
+    usual = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = find_files(["photos"])
+    assert found.problems == ["photos/deep: the folder cannot be searched (Permission denied)"]
+    assert found.files == ["photos/[x].png", "photos/a.PNG", "photos/b.jpg"]
+    alone = find_files(["photos/deep"])
+    assert (alone.files, alone.problems) == ([], found.problems)
+
+
+@pytest.mark.parametrize(
+    "ending", [".JPE", ".mpo", ".jpx", ".dib", ".ico", ".pgm", ".qoi", ".psd", ".apng", ".HEIC", ".Avif", ".J2K"]
+)
+def test_what_pillow_opens_is_a_picture(tree: Path, ending: str) -> None:
+    (tree / "new").mkdir()
+    (tree / f"new/a{ending}").touch()
+    assert find_files(["new"]).files == [f"new/a{ending}"]
+    assert modality_of([f"a{ending}"]) == "image"
+
+
+def test_what_pillow_registers_in_addition_is_a_picture(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a plug-in for .jxl would."""
+    (tree / "photos/a.JXL").touch()
+    assert find_files(["photos"]).passed_over == {".jxl": 1}
+    monkeypatch.setitem(Image.OPEN, "JXL", Image.OPEN["PNG"])
+    monkeypatch.setitem(Image.EXTENSION, ".jxl", "JXL")
+    image_endings.cache_clear()
+    try:
+        assert "photos/a.JXL" in find_files(["photos"]).files
+    finally:
+        image_endings.cache_clear()
+
+
+@pytest.mark.parametrize("ending", [".pdf", ".txt", ".eps", ".h5", ".mpg", ".wmf", ".svg", ".mp4", ".wav", ""])
+def test_what_is_no_picture(ending: str) -> None:
+    assert ending not in endings_of("image")
+
+
+def test_media_of_other_kinds_are_counted(tree: Path, run: Run, model: Path) -> None:
+    for name in ("photos/a.wav", "photos/b.MOV", "photos/deep/c.cr2", "photos/d.xmp"):
+        (tree / name).touch()
+    found = find_files(["photos"])
+    assert found.passed_over == {".wav": 1, ".mov": 1, ".cr2": 1}
+    assert passed_over_line(found) == "left out of the folders: 3 files of other kinds (.cr2, .mov, .wav)"
+    assert passed_over_line(find_files(["other"])) == ""
+    assert find_files(["other"], "audio").problems == [
+        "other: no sounds in the folder (2 files of other kinds: .gif, none)"
+    ]
+    assert passed_over_line(found) in run("embed", "photos", "-m", model).err.splitlines()
+
+
+def test_pipes_in_a_folder_are_passed_over(tree: Path) -> None:
+    os.mkfifo(tree / "photos/pipe.png")
+    os.mkfifo(tree / "photos/pipe")
+    (tree / "photos/deep/link.png").symlink_to("../pipe.png")
+    (tree / "photos/gone.png").symlink_to("nowhere.png")
+    found = find_files(["photos"])
+    assert "photos/gone.png" in found.files  # whoever opens it says that there is no such file
+    assert len(found.files) == 6
+    assert passed_over_line(found) == "left out of the folders: 3 pipes and devices"
+    assert find_files(["photos/pipe*"]).problems == ["photos/pipe*: there is no such file"]
+    assert find_files(["photos/pipe.png"]).files == ["photos/pipe.png"]  # it was named
+
+
+def test_pipes_that_are_named_are_read(run: Run, model: Path, photos: Path) -> None:
+    """As `embed <(cat photos/a.jpg) photos/b.png` names them."""
+    reader, writer = os.pipe()
+    os.write(writer, Path("photos/a.jpg").read_bytes())
+    os.close(writer)
+    try:
+        piped, plain = run("embed", f"/dev/fd/{reader}", "photos/b.png", "-m", model).rows
+    finally:
+        os.close(reader)
+    assert (piped["id"], plain["id"]) == (f"/dev/fd/{reader}", "photos/b.png")
+    assert np.abs(np.array(piped["vector"]) - embed_images(model, ["photos/a.jpg"])[0]).max() <= EQUAL
 
 
 def test_nothing_named() -> None:

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from command_line import Run
 
+from mlx_mm import progress
 from mlx_mm.cli.notes import Skipped, warnings_as_notes
 from mlx_mm.errors import MediaError
 
@@ -66,3 +68,16 @@ def test_warnings_as_notes(capsys: pytest.CaptureFixture[str]) -> None:
         warnings.warn("not for users", RuntimeWarning, stacklevel=1)
     with pytest.raises(UserWarning):  # pytest's own filters are back
         work()
+
+
+@pytest.mark.parametrize("command", ["embed", "classify", "convert"])
+def test_progress_is_told_in_lines_where_there_is_no_terminal(
+    run: Run, model: Path, photos: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
+    words = {"embed": ["photos"], "classify": ["photos", "-l", "cat"], "convert": ["out"]}[command]
+    result = run(command, *([model, *words] if command == "convert" else [*words, "-m", model]))
+    assert result.status == 0
+    assert any(line.endswith("s") and ": 4 of 4" in line for line in result.err.splitlines()) or command == "convert"
+    assert result.err.count("\n") >= 1
+    assert "\r" not in result.err
