@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mlx_mm.errors import InputError
 from mlx_mm.generate import GenerateOptions, Generation, Images, Pieces, Videos, join, stream_generate
 from mlx_mm.generation.prompt_cache import PromptCache
+from mlx_mm.generation.shared import Shared
 from mlx_mm.models.contracts import Model, Processor
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Conversation:
         with self._asking:
             self.settle()
             self._running = _Answer(self._ask(text, images, videos, options))
-            return self._running.taken()
+            return Shared(self._running.taken())
 
     def settle(self) -> None:
         """End an answer that was left in the middle; InputError while another thread takes a piece of it."""
