@@ -26,6 +26,7 @@ from mlx_mm.generate import (
     stream_generate,
 )
 from mlx_mm.generation.prompt_cache import PromptCache
+from mlx_mm.generation.shared import Shared
 from mlx_mm.models.contracts import Model, Processor
 from mlx_mm.models.modalities import check_loaded
 from mlx_mm.processing.arguments import listed
@@ -88,7 +89,7 @@ class Conversation:
         with self._asking:
             self.settle()
             self._running = _Answer(self._ask(text, images, videos, options))
-            return self._running.taken()
+            return Shared(self._running.taken())
 
     def settle(self) -> None:
         """End an answer that was left in the middle; InputError while another thread takes a piece of it."""

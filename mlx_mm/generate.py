@@ -21,6 +21,7 @@ from mlx_mm.generation.prompt_cache import PromptCache, StoredLayer
 from mlx_mm.generation.request import Request
 from mlx_mm.generation.response import Listener, ResponseDelta, ToolCall, scale_boxes
 from mlx_mm.generation.sampling import LogitsProcessor, make_processors, make_sampler, sampling_params
+from mlx_mm.generation.shared import Shared
 from mlx_mm.generation.token_loop import answer_tokens
 from mlx_mm.models.contracts import Generator, Model, Processor
 from mlx_mm.models.modalities import check_loaded, no_words, unfit
@@ -122,7 +123,8 @@ def stream_generate(
 ) -> Pieces:
     """What `generate` gives, piece by piece: one for each token and one at the end; see `Generation`.
 
-    Arguments are those of `generate`. They are checked and images read here, before the first piece is asked for.
+    Arguments are those of `generate`. They are checked and images read here, before the first piece is asked for. Any
+    thread may take pieces, and close the stream.
     """
     check_loaded(model, processor)
     if model.kind != "generator":
@@ -275,8 +277,11 @@ class _Job:
 
 
 def _run(job: _Job) -> Pieces:
-    with job.cache.taken():
-        yield from _answer(job)
+    def alone() -> Pieces:
+        with job.cache.taken():
+            yield from _answer(job)
+
+    return Shared(alone())
 
 
 def _answer(job: _Job) -> Pieces:

@@ -130,6 +130,28 @@ def test_pieces_may_be_taken_and_closed_by_any_thread(tmp_path: Path) -> None:
     assert list(left) == []
 
 
+@pytest.mark.parametrize(
+    "streaming", [stream_generate, lambda *model, **options: Conversation(*model[:2]).ask("hello", **options)]
+)
+def test_threads_that_take_pieces_at_the_same_time(streaming: Callable[..., Any], tmp_path: Path) -> None:
+    loaded = load(RECIPES["glm4v"].write(tmp_path / "glm"))
+    right = generate(*loaded, "hello", max_tokens=24).raw
+    stream = streaming(*loaded, "hello", max_tokens=24)
+    with ThreadPoolExecutor(4) as pool:
+        taken = [future.result() for future in [pool.submit(list, stream) for _ in range(4)]]
+    pieces = sorted((piece for part in taken for piece in part), key=lambda piece: piece.generation_tokens)
+    assert "".join(piece.raw for piece in pieces) == right
+    stream = streaming(*loaded, "hello", max_tokens=400)
+    next(stream)
+    with ThreadPoolExecutor(2) as pool:
+        taker = pool.submit(list, stream)
+        pool.submit(stream.close).result()
+        assert len(taker.result()) < 400
+    with pytest.raises(KeyError):
+        streaming(*loaded, "hello", max_tokens=2).throw(KeyError("a"))
+    assert generate(*loaded, "hello", max_tokens=24).raw == right
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loaded_lazily_in_one_thread_and_used_in_others(family: str, tiny_checkpoint: Callable[..., Path]) -> None:
     folder = tiny_checkpoint(family)

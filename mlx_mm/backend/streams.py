@@ -50,7 +50,7 @@ class _Thread(threading.local):
 
 class _Process:
     """forked: its parent had begun to compute. callers: the system's numbers of threads that have had a turn, and may
-    be about to end. tasks: what the workers are to do. last: holds the turn in which the interpreter ends."""
+    be about to end. workers, tasks: who does what. last: holds the turn in which the interpreter ends."""
 
     forked = False
     tasks: ClassVar[SimpleQueue[Callable[[], None]]] = SimpleQueue()
