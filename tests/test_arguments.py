@@ -300,7 +300,7 @@ def refusals(call: Callable[..., Any], case: Case) -> Iterator[str]:
             shown = f"{name}={described(value)}"
             try:
                 result = call(**(right | {name: value}))
-                if inspect.isgenerator(result):
+                if isinstance(result, Iterator):
                     list(result)
             except MlxMmError as error:
                 text = str(error)

@@ -1,5 +1,6 @@
 """The tokens of an answer, each of which may be asked for by another thread."""
 
+import math
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as PythonGenerator
 from functools import partial
@@ -13,7 +14,6 @@ from mlx_mm.generation.prompt_cache import StoredLayer
 from mlx_mm.generation.request import Request
 from mlx_mm.generation.sampling import LogitsProcessor, Sampler
 
-NO_TOKEN = -1  # an id that none has; an embedding takes it for its last row
 TOKENS_PER_CLEARING = 256  # after so many, what MLX keeps of freed arrays is given back
 
 
@@ -54,26 +54,25 @@ def answer_tokens(
             seen = mx.concatenate([seen, ids])
         return logits
 
-    def submit(ids: mx.array) -> mx.array:
+    def submit(ids: mx.array) -> tuple[mx.array, mx.array]:
         logits = run(ids)[:, -1, :]
         for process in processors:
             logits = process(seen, logits)
-        total = mx.logsumexp(logits, keepdims=True)
-        # One of the logits is infinite or NaN where this is; told by the token itself, it costs no waiting.
-        token = mx.where(mx.isfinite(total[0]), sampler(logits - total).astype(mx.int32), NO_TOKEN)
-        mx.async_eval(token)
-        return token
+        total = mx.logsumexp(logits, keepdims=True)  # infinite or NaN where one of the logits is
+        token = sampler(logits - total)
+        mx.async_eval(token, total)
+        return token, total
 
     progress(0)
     for start in range(0, len(prompt) - 1, prefill_step_size):
         end = min(start + prefill_step_size, len(prompt) - 1)
         compute(partial(read, start, end))
         progress(end)
-    token = compute(lambda: submit(left[-1:]))
+    token, total = compute(lambda: submit(left[-1:]))
     for count in range(max_tokens):
         following = compute(partial(submit, token))
         (found,) = cast(list[int], token.tolist())
-        if found == NO_TOKEN:
+        if not math.isfinite(cast(float, total.item())):  # there already, because the token is
             raise WeightsError(
                 f"The model's logits for token number {count} of the answer are not finite; expected numbers. Its "
                 "weights are damaged or too large for its precision: load it with dtype='float32', or download or "
@@ -84,7 +83,7 @@ def answer_tokens(
         yield found
         if count % TOKENS_PER_CLEARING == 0:
             compute(give_back_memory)
-        token = following
+        token, total = following
 
 
 def _quantize(layers: list[StoredLayer], bits: int | None, group_size: int) -> None:
