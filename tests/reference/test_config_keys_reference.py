@@ -1,4 +1,4 @@
-"""Every key of config.json acts as in transformers: each is varied on a small random model, and what comes out compared.
+"""Every key of config.json acts as in transformers: each is varied on a small random model, and the outputs compared.
 
 What is refused though transformers runs it stands in `REFUSED`. Values that transformers does not run are passed over.
 """
