@@ -110,9 +110,11 @@ def test_sizes_are_held_against_every_kind_of_file(
         open_checkpoint(put(folder, ("vision_config", layers), 10**6))
 
 
-def test_long_lists(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
-    folder = put(tiny_checkpoint("clap"), ("audio_config", "depths"), [2] * 10**6)
-    every_door(put(folder, ("audio_config", "num_attention_heads"), [2] * 10**6), tmp_path / "out", ConfigError)
+def test_long_lists(tiny_checkpoint: Checkpoint) -> None:
+    folder = put(tiny_checkpoint("clap"), ("audio_config", "depths"), [2] * 10**5)
+    put(folder, ("audio_config", "num_attention_heads"), [2] * 10**5)
+    with pytest.raises(ConfigError, match=r"depths = \(2, 2, .*…; expected a short list"):
+        mlx_mm.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -308,25 +310,25 @@ def reshape(part: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[
     ids=["row", "flat", "deep", "column", "turned", "number", "empty"],
 )
 @pytest.mark.parametrize(
-    ("name", "part"),
+    ("name", "part", "word"),
     [
-        ("siglip", "in_proj_weight"),
-        ("siglip", "patch_embedding.weight"),
-        ("clip", "patch_embedding.weight"),
-        ("clap-fused", "mel_conv2d.weight"),
-        ("clap", "patch_embed.proj.weight"),
-        ("jina_clip", "Wqkv.parametrizations.weight.0.lora_A"),
-        ("jina_clip", "Wqkv.parametrizations.weight.original"),
-        ("jina_clip", "word_embeddings.parametrizations.weight.original"),
-        ("jina_clip", "pos_embed"),
-        ("glm46v", "patch_embed.proj.weight"),
-        ("glm46v", "gate_up_proj.weight"),
-        ("glm4v_moe", "experts.1.up_proj.weight"),
-        ("glm4v_moe", "downsample.weight"),
+        ("siglip", "in_proj_weight", "head.attention"),
+        ("siglip", "patch_embedding.weight", "patch_embedding.weight"),
+        ("clip", "patch_embedding.weight", "patch_embedding.weight"),
+        ("clap-fused", "mel_conv2d.weight", "mel_conv2d.weight"),
+        ("clap", "patch_embed.proj.weight", "patch_embed.proj.weight"),
+        ("jina_clip", "Wqkv.parametrizations.weight.0.lora_A", "mixer.Wqkv"),
+        ("jina_clip", "Wqkv.parametrizations.weight.original", "mixer.Wqkv"),
+        ("jina_clip", "word_embeddings.parametrizations.weight.original", "word_embeddings"),
+        ("jina_clip", "pos_embed", "position_embedding"),
+        ("glm46v", "patch_embed.proj.weight", "patch_embed.proj.weight"),
+        ("glm46v", "gate_up_proj.weight", "gate_up_proj.weight"),
+        ("glm4v_moe", "experts.1.up_proj.weight", "switch_mlp.up_proj.weight of expert 1"),
+        ("glm4v_moe", "downsample.weight", "downsample.weight"),
     ],
 )
 def test_tensors_of_other_shapes(
-    name: str, part: str, change: Callable[[Any], Any], tmp_path: Path, tiny_checkpoint: Checkpoint
+    name: str, part: str, word: str, change: Callable[[Any], Any], tmp_path: Path, tiny_checkpoint: Checkpoint
 ) -> None:
     """The match names the tensor, whatever the family would have done with it."""
     folder = tiny_checkpoint(name)
@@ -340,8 +342,7 @@ def test_tensors_of_other_shapes(
         with pytest.raises(WeightsError) as caught:
             door(folder)
         assert not {"[concatenate]", "[split]", "[reshape]"} & set(str(caught.value).split())
-        layer = part.split(".")[0].replace("in_proj_weight", "attention").replace("Wqkv", "self_attn")
-        assert layer.replace("word_embeddings", "embedding").replace("pos_embed", "position")[:9] in str(caught.value)
+        assert word in str(caught.value)
 
 
 def test_an_expert_of_another_type(tiny_checkpoint: Checkpoint) -> None:
@@ -397,7 +398,7 @@ def test_a_dtype_that_cannot_hold_the_weights(tiny_checkpoint: Checkpoint) -> No
 def test_zeros_are_not_converted(bits: int | None, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     folder = tiny_checkpoint("siglip2")
     edit_weights(lambda w: w.update({name: array * 0 for name, array in w.items()}))(folder)
-    with pytest.raises(WeightsError, match="nothing but zeros in .* matrices: "):
+    with pytest.raises(WeightsError, match=r"nothing but zeros in .* matrices: "):
         mlx_mm.convert(folder, tmp_path / "out", bits=bits, group_size=32)
     assert not (tmp_path / "out").exists()
 
@@ -441,7 +442,7 @@ def test_biases_that_the_config_has_not(tmp_path: Path, tiny_checkpoint: Checkpo
     )(folder)
     right = logits(mlx_mm.load(folder)[0])
     folder = put(tiny_checkpoint("glm4v_moe", name="other"), ("text_config", "attention_bias"), False)
-    with pytest.warns(UserWarning, match="attention_bias false, and the weights have 6 biases"):
+    with pytest.warns(UserWarning, match="attention_bias false, and the weights have 9 biases"):
         model, _ = mlx_mm.load(folder)
     assert np.abs(logits(model) - right).max() < 1e-5
     with pytest.warns(UserWarning, match="left out"):
