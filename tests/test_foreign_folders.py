@@ -27,7 +27,7 @@ from mlx_mm.load import open_checkpoint
 
 Checkpoint = Callable[..., Path]
 JOINT = [name for name in RECIPES if "-" not in name]
-TOO_LARGE = (2**31, 2**40, 10**400)
+TOO_LARGE = (2**31, 10**400)
 
 
 def put(folder: Path, keys: tuple[str, ...], value: Any, file: str = "config.json") -> Path:
@@ -138,42 +138,46 @@ def test_a_byte_order_mark_and_pairs_are_read(tmp_path: Path, tiny_checkpoint: C
     mlx_mm.convert(folder, tmp_path / "out")
 
 
-@pytest.mark.parametrize("value", [5, 0, True, "x", [["x"]], [5], [None], {"a": 1}, [{}], ["\n"]])
 @pytest.mark.parametrize("name", JOINT)
-def test_architectures(name: str, value: Any, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
-    folder = put(tiny_checkpoint(name), ("architectures",), value)
-    every_door(folder, tmp_path / "out", UnsupportedModelError)
+def test_architectures(name: str, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    folder = tiny_checkpoint(name)
+    for value in (5, 0, True, "x", [["x"]], [5], [None], {"a": 1}, [{}], ["\n"]):
+        every_door(put(folder, ("architectures",), value), tmp_path / "out", UnsupportedModelError)
 
 
-@pytest.mark.parametrize("value", [1.5, [], None, "x", [1], True])
 @pytest.mark.parametrize("name", JOINT)
-def test_sections(name: str, value: Any, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
-    every_door(put(tiny_checkpoint(name), ("text_config",), value), tmp_path / "out", ConfigError)
+def test_sections(name: str, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    folder = tiny_checkpoint(name)
+    for value in (1.5, [], None, "x", [1], True):
+        every_door(put(folder, ("text_config",), value), tmp_path / "out", ConfigError)
 
 
 EPSILONS = {"siglip": "layer_norm_eps", "clip": "layer_norm_eps", "clap": "layer_norm_eps", "glm46v": "rms_norm_eps"}
 
 
-@pytest.mark.parametrize("value", [-1, 0, "@NaN", "@1e400", "@-Infinity", "1e-5", True, 10**400])
 @pytest.mark.parametrize("name", EPSILONS)
-def test_epsilons(name: str, value: Any, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
-    folder = put(tiny_checkpoint(name), ("text_config", EPSILONS[name]), value)
-    assert all(EPSILONS[name] in said for said in every_door(folder, tmp_path / "out", ConfigError))
+def test_epsilons(name: str, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    folder = tiny_checkpoint(name)
+    for value in (-1, 0, "@NaN", "@1e400", "@-Infinity", "1e-5", True, 10**400):
+        put(folder, ("text_config", EPSILONS[name]), value)
+        assert all(EPSILONS[name] in said for said in every_door(folder, tmp_path / "out", ConfigError))
 
 
-@pytest.mark.parametrize("value", [0, 3])
 @pytest.mark.parametrize("name", ["siglip", "clip", "metaclip_2", "clap", "glm46v", "glm4v_moe"])
-def test_ids_may_be_zero(name: str, value: int, tiny_checkpoint: Checkpoint) -> None:
-    open_checkpoint(put(tiny_checkpoint(name), ("text_config", "pad_token_id"), value)).model()
+def test_ids_may_be_zero(name: str, tiny_checkpoint: Checkpoint) -> None:
+    folder = tiny_checkpoint(name)
+    for value in (0, 3):
+        open_checkpoint(put(folder, ("text_config", "pad_token_id"), value)).model()
     if name.startswith("glm"):
-        put(tiny_checkpoint(name), ("text_config", "eos_token_id"), [0, value])
-        assert open_checkpoint(tiny_checkpoint(name)).config is not None
+        opened = open_checkpoint(put(folder, ("text_config", "eos_token_id"), [0, 5]))
+        assert opened.config.eos_token_ids == (0, 5)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("value", [-1, 1.0, True, "1", 2**31])
 @pytest.mark.parametrize("name", ["clap", "jina_clip", "glm46v"])
-def test_ids_that_are_none(name: str, value: Any, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
-    every_door(put(tiny_checkpoint(name), ("text_config", "pad_token_id"), value), tmp_path / "out", ConfigError)
+def test_ids_that_are_none(name: str, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    folder = tiny_checkpoint(name)
+    for value in (-1, 1.0, True, "1", 2**31):
+        every_door(put(folder, ("text_config", "pad_token_id"), value), tmp_path / "out", ConfigError)
 
 
 @pytest.mark.parametrize(
@@ -201,34 +205,36 @@ def test_labels(key: str, value: Any, tmp_path: Path, tiny_checkpoint: Checkpoin
 LAYER = "language_model.model.layers.0.self_attn.o_proj"
 
 
-@pytest.mark.parametrize(
-    ("keys", "value"),
-    [
-        ((), 5),
-        ((), [1]),
-        (("bits",), 7),
-        (("bits",), "4"),
-        (("bits",), True),
-        (("bits",), 2**40),
-        (("group_size",), 0),
-        (("group_size",), -32),
-        (("group_size",), 64),
-        (("mode",), "other"),
-        (("mode",), ["affine"]),
-        ((LAYER,), 5),
-        ((LAYER,), "x"),
-        ((LAYER,), [4]),
-        ((LAYER,), {"bits": 7}),
-        ((LAYER,), {"bits": [4]}),
-        ((LAYER,), {"group_size": 0}),
-        ((LAYER,), {"mode": {}}),
-    ],
-)
-def test_quantization_blocks(keys: tuple[str, ...], value: Any, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+BLOCKS: list[tuple[tuple[str, ...], Any]] = [
+    ((), 5),
+    ((), [1]),
+    (("bits",), 7),
+    (("bits",), "4"),
+    (("bits",), True),
+    (("bits",), 2**40),
+    (("group_size",), 0),
+    (("group_size",), -32),
+    (("group_size",), 64),
+    (("mode",), "other"),
+    (("mode",), ["affine"]),
+    ((LAYER,), 5),
+    ((LAYER,), "x"),
+    ((LAYER,), [4]),
+    ((LAYER,), {"bits": 7}),
+    ((LAYER,), {"bits": [4]}),
+    ((LAYER,), {"group_size": 0}),
+    ((LAYER,), {"mode": {}}),
+]
+
+
+def test_quantization_blocks(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     mlx_mm.convert(tiny_checkpoint("glm46v"), tmp_path / "q", group_size=32)
-    put(tmp_path / "q", ("quantization", *keys), value)
-    with pytest.raises((ConfigError, QuantizationError, WeightsError)):
-        mlx_mm.load(tmp_path / "q")
+    good = (tmp_path / "q" / "config.json").read_text("utf-8")
+    for keys, value in BLOCKS:
+        (tmp_path / "q" / "config.json").write_text(good, "utf-8")
+        put(tmp_path / "q", ("quantization", *keys), value)
+        with pytest.raises((ConfigError, QuantizationError, WeightsError)):
+            mlx_mm.load(tmp_path / "q")
 
 
 # --- the files of the processor -------------------------------------------------------------------------------------
@@ -288,27 +294,17 @@ def first(weights: dict[str, np.ndarray], part: str) -> str:
     return next(name for name in sorted(weights) if part in name)
 
 
-def reshape(part: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
-    def spoil(weights: dict[str, np.ndarray]) -> None:
-        name = first(weights, part)
-        weights[name] = np.ascontiguousarray(change(weights[name]))
-
-    return edit_weights(spoil)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda a: a[:-1],
-        lambda a: a.reshape(-1),
-        lambda a: a[None],
-        lambda a: a[..., :-1],
-        lambda a: a.T,
-        lambda a: a.flat[0],
-        lambda a: a[:0],
-    ],
-    ids=["row", "flat", "deep", "column", "turned", "number", "empty"],
+CHANGES: tuple[Callable[[Any], Any], ...] = (
+    lambda a: a[:-1],
+    lambda a: a.reshape(-1),
+    lambda a: a[None],
+    lambda a: a[..., :-1],
+    lambda a: a.T,
+    lambda a: a.flat[0],
+    lambda a: a[:0],
 )
+
+
 @pytest.mark.parametrize(
     ("name", "part", "word"),
     [
@@ -327,22 +323,21 @@ def reshape(part: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[
         ("glm4v_moe", "downsample.weight", "downsample.weight"),
     ],
 )
-def test_tensors_of_other_shapes(
-    name: str, part: str, word: str, change: Callable[[Any], Any], tmp_path: Path, tiny_checkpoint: Checkpoint
-) -> None:
+def test_tensors_of_other_shapes(name: str, part: str, word: str, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     """The match names the tensor, whatever the family would have done with it."""
     folder = tiny_checkpoint(name)
-    before = load_file(folder / "model.safetensors")
-    reshape(part, change)(folder)
-    after = load_file(folder / "model.safetensors")
-    changed = first(before, part)
-    if before[changed].shape == after[changed].shape:
-        pytest.skip("it is square")
-    for door in (mlx_mm.load, lambda source: mlx_mm.convert(source, tmp_path / "out", group_size=32)):
-        with pytest.raises(WeightsError) as caught:
-            door(folder)
-        assert not {"[concatenate]", "[split]", "[reshape]"} & set(str(caught.value).split())
-        assert word in str(caught.value)
+    good = load_file(folder / "model.safetensors")
+    changed = first(good, part)
+    for change in CHANGES:
+        array = np.ascontiguousarray(change(good[changed])).reshape(np.shape(change(good[changed])))
+        if array.shape == good[changed].shape:
+            continue
+        save_file(good | {changed: array}, folder / "model.safetensors")
+        for door in (mlx_mm.load, lambda source: mlx_mm.convert(source, tmp_path / "out", group_size=32)):
+            with pytest.raises(WeightsError) as caught:
+                door(folder)
+            assert not {"[concatenate]", "[split]", "[reshape]"} & set(str(caught.value).split())
+            assert word in str(caught.value)
 
 
 def test_an_expert_of_another_type(tiny_checkpoint: Checkpoint) -> None:
