@@ -17,6 +17,7 @@ from mlx_mm.models import KNOWN_PROBLEMS, find_family
 from mlx_mm.models.config import FamilyConfig, StoredSizes, check_sizes
 from mlx_mm.models.contracts import Modality, Model, Processor
 from mlx_mm.models.family import Family
+from mlx_mm.models.weights import own_parts
 from mlx_mm.processing.arguments import flag, text_or_path
 from mlx_mm.quantize import apply
 
@@ -137,7 +138,9 @@ class OpenCheckpoint:
         """The tensors of the files under the model's names and in its layout; those of shapes that do not fit may
         keep other names."""
         with foreign(WeightsError, f"The tensors of {self.folder} do not fit its config.json", OF_ONE_CHECKPOINT):
-            return dict(checkpoint.arrays if checkpoint.is_mlx else model.sanitize(checkpoint.arrays))
+            if not checkpoint.is_mlx:
+                return dict(model.sanitize(checkpoint.arrays))
+            return dict(own_parts(checkpoint.arrays, matching.parameter_shapes(model)))
 
     def _fill(self, model: Model, checkpoint: reading.Checkpoint, *, dtype: mx.Dtype | None, lazy: bool) -> None:
         """Give the model the tensors of the files, strictly."""

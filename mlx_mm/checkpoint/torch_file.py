@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from mlx_mm.errors import WeightsError
+from mlx_mm.processing.files import open_regular
 
 # torch's storage class -> dtype as safetensors calls it, dtype to map it with. NumPy has no bfloat16.
 STORAGES = {
@@ -92,6 +93,7 @@ def read_torch_file(path: Path) -> dict[str, TorchTensor]:
 
 
 def _read(path: Path) -> dict[str, TorchTensor]:
+    open_regular(path).close()  # nothing that would wait, or never end
     entries = _entries(path)
     if "byteorder" in entries and _bytes(path, *entries["byteorder"]) != b"little":
         raise ValueError("its numbers are not little-endian")

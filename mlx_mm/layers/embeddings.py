@@ -1,5 +1,6 @@
 """What goes into an encoder: tokens and patches of images, with learned positions."""
 
+import math
 from typing import Protocol
 
 import mlx.core as mx
@@ -50,7 +51,8 @@ def extract_patches(pixel_values: mx.array, size: int) -> mx.array:
 
 def kernel_matrix(kernel: mx.array) -> mx.array:
     """A convolution (D, C, p, p) whose stride is its size, as the matrix (D, p·p·C) for `extract_patches`."""
-    return kernel.transpose(0, 2, 3, 1).flatten(1)
+    rows = kernel.transpose(0, 2, 3, 1)
+    return rows.reshape(rows.shape[0], math.prod(rows.shape[1:]))  # which MLX cannot infer of an empty one
 
 
 def patch_grid(

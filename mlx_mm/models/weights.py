@@ -1,6 +1,6 @@
 """What a family says about the tensors of its models, and names of tensors as several families need them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple, TypeAlias
 
 import mlx.core as mx
@@ -17,6 +17,7 @@ Towers: TypeAlias = Mapping[str, tuple[str, ...]]  # modality -> how the paths o
 TEXT_PARTS = ("text_model.", "text_projection.")
 IMAGE_PARTS = ("vision_model.", "visual_projection.")
 AUDIO_PARTS = ("audio_model.", "audio_projection.")
+PARTS = (*TEXT_PARTS, *IMAGE_PARTS, *AUDIO_PARTS, "logit_")
 # The parameters of `layers.transformer.MLP` that grow with its width, and the axis that does.
 MLP_AXES: PaddedAxes = ((".mlp.fc1.weight", 0), (".mlp.fc1.bias", 0), (".mlp.fc2.weight", 1))
 
@@ -38,6 +39,17 @@ def not_in_texts(path: str) -> bool:
 def not_a_scale(path: str) -> bool:
     """The `cast_predicate` of towers that are accurate in float16; a scale is not, once it is exponentiated."""
     return not path.startswith("logit_")
+
+
+def own_parts(weights: Weights, parameters: Collection[str]) -> Weights:
+    """Tensors in our layout for a model with these parameters: one tower takes its own out of a joint checkpoint.
+
+    Left out are whole towers, projections and scales that the model is without. Other names that it does not know stay.
+    """
+    lacking = tuple(part for part in PARTS if not any(name.startswith(part) for name in parameters))
+    if len({TEXT_PARTS[0], IMAGE_PARTS[0], AUDIO_PARTS[0]}.difference(lacking)) != 1:
+        return weights
+    return {name: weight for name, weight in weights.items() if not name.startswith(lacking)}
 
 
 def complete_names(weights: Weights, own: tuple[str, ...] | None, known: tuple[str, ...]) -> Weights:

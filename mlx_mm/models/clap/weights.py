@@ -81,9 +81,8 @@ def is_quantizable(path: str, _module: nn.Module) -> bool:
 
 def _as_matrix(name: str, kernel: mx.array) -> mx.array:
     """A convolution (D, C, p, q) whose stride is its size, as a matrix (D, ·) over patches."""
-    if (
-        name.endswith("mel_conv2d.weight") and kernel.shape[3] % LONG_KERNEL == 0
-    ):  # over patches beside each other, so the columns are grouped by patch
+    if name.endswith("mel_conv2d.weight") and kernel.size and kernel.shape[3] % LONG_KERNEL == 0:
+        # over patches beside each other, so the columns are grouped by patch
         dims, channels, rows, cols = kernel.shape
         kernel = kernel.reshape(dims, channels, rows, LONG_KERNEL, cols // LONG_KERNEL)
         kernel = kernel.swapaxes(2, 3).reshape(dims, channels, -1, cols // LONG_KERNEL)
