@@ -76,8 +76,8 @@ def report(results: Results, seed: int, seconds: float) -> str:
         "",
         f"{len(results):,} inputs of {len({job.kind for job, _ in results})} kinds, made from seed {seed} out of files "
         "without fault, and what became of each. A clear error is one of the package's own; what was accepted was also "
-        "used, and its numbers were finite. An input hangs after 20 s (where it waits for a server, or starts a process "
-        "of its own, later), and counts as over 1 GB where it takes so much more than the process had. Left behind: a "
+        "used, and its numbers were finite. An input hangs after 20 s (where it waits for a server, or starts another "
+        "process, later), and counts as over 1 GB where it takes so much more than the process had. Left behind: a "
         "half-made file; reached out: something written, run or called beyond the input's folder.",
         "",
         "Made by `python benchmarks/fuzz.py --report docs/fuzz.md`; the inputs themselves are described in "

@@ -7,6 +7,7 @@ import faulthandler
 import multiprocessing
 import os
 import re
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,10 +15,12 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fuzz.outcome import CRASH, HANG, Outcome, judge
-from fuzz.place import Place, Seeds
+
+if TYPE_CHECKING:
+    from fuzz.place import Place
 
 Runner = Callable[[str, int], Outcome]
 HANG_SECONDS = 20.0  # on an idle machine
@@ -52,6 +55,8 @@ def run_one(kind: str, index: int, *, seed: int, place: Place) -> Outcome:
 
 def prepare(folder: Path, seed: int) -> Runner:
     """What a worker does before its first input; gives what it does with each."""
+    from fuzz.place import Place, Seeds
+
     root = folder / f"worker-{os.getpid()}"
     place = Place(Seeds(folder / "seeds"), root)
     return lambda kind, index: run_one(kind, index, seed=seed, place=place)
@@ -59,11 +64,10 @@ def prepare(folder: Path, seed: int) -> Runner:
 
 def _serve(connection: Connection, prepare: Callable[[], Runner], log: Path) -> None:
     """In the worker: answer (kind, index, limit) with an outcome until the connection ends."""
-    from fuzz.kinds.commands import limit_memory
-
     sys.dont_write_bytecode = True
     os.environ |= {"HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1"}
-    limit_memory(MOST_ADDRESSES)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with log.open("w") as file:
         os.dup2(file.fileno(), 2)  # what libraries print
         os.dup2(file.fileno(), 1)

@@ -46,8 +46,9 @@ TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "now"}},
 ]
 ANSWER = (
-    "<think>I call it.</think>Wait.\n<tool_call>find\n<arg_key>word</arg_key>\n<arg_value>cat</arg_value>\n<arg_key>most"
-    "</arg_key>\n<arg_value>3</arg_value>\n</tool_call> It is at <|begin_of_box|>[[10, 20, 300, 400]]<|end_of_box|>."
+    "<think>I call it.</think>Wait.\n<tool_call>find\n<arg_key>word</arg_key>\n<arg_value>cat</arg_value>\n"
+    "<arg_key>most</arg_key>\n<arg_value>3</arg_value>\n</tool_call> "
+    "It is at <|begin_of_box|>[[10, 20, 300, 400]]<|end_of_box|>."
 )
 PIECES = (
     *("<think>", "</think>", "<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),

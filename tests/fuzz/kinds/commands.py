@@ -9,7 +9,6 @@ import io
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -165,6 +164,8 @@ def _files(random: Random, place: Place) -> None:
     for name in names:
         with contextlib.suppress(OSError):
             (place.folder / random.choice(("", "folder")) / name).write_bytes(image.getvalue())
+    if random.random() < 0.1:
+        os.mkfifo(place.folder / "folder" / "pipe.png")
     (place.folder / "a.wav").write_bytes(place.seeds.media("sounds")["a.wav"])
     (place.folder / "a.gif").write_bytes(place.seeds.media("videos")["a.gif"])
     (place.folder / "labels.txt").write_text("cat\ndog\n")
@@ -429,11 +430,6 @@ def _wait(started: subprocess.Popen[bytes]) -> tuple[int, int]:
     started.kill()
     started.wait()
     raise HungError(f"still running after {LONGEST:.0f} s")
-
-
-def limit_memory(most: int) -> None:
-    """For this process and those it starts: a safety net for the machine, not a measurement."""
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 # --- text files -------------------------------------------------------------------------------------------------------

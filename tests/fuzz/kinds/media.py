@@ -72,11 +72,6 @@ def _source(random: Random, place: Place, name: str, data: bytes) -> Any:
 
 def _odd_path(random: Random, place: Place) -> Any:
     """A name behind which there is no file to be read."""
-    pipe = place.folder / "pipe.png"
-    if random.random() < 0.2:
-        os.mkfifo(pipe)
-        closing = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # a writer that says nothing and goes away
-        os.close(closing)
     folder = place.folder / "folder.wav"
     folder.mkdir()
     names = (
@@ -294,6 +289,8 @@ def video(random: Random, place: Place) -> Trial:
                 _spoiled(random, place, "pictures") if random.random() < 0.5 else place.media("pictures", random)
             )
             (folder / f"{i}{Path(name).suffix}").write_bytes(data)
+        if random.random() < 0.1:
+            os.mkfifo(folder / "9.png")
         source = folder
     fps = random.choice((None, None, None, 2, 0, -1, 0.001, 10**400, 1e308, float("nan"), True, "2", 5e-324))
     how = random.random()
