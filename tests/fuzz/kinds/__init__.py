@@ -5,22 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from fuzz.kinds import arguments, chats, checkpoints, commands, media, urls
+from fuzz.kinds import (
+    arguments,
+    chats,
+    commands,
+    media,
+    pickles,
+    processes,
+    settings,
+    templates,
+    text_files,
+    urls,
+    weights,
+)
 from fuzz.outcome import Trial
 from fuzz.place import Place
 
 Kind = Callable[[Random, Place], Trial]
 
 KINDS: dict[str, Kind] = {
-    "safetensors": checkpoints.safetensors,
-    "numbers": checkpoints.numbers,
-    "index": checkpoints.index,
-    "config": checkpoints.config,
-    "tokenizer": checkpoints.tokenizer,
-    "processor files": checkpoints.processor_files,
-    "template": checkpoints.template,
-    "pickle": checkpoints.pickle,
-    "quantization": checkpoints.quantization,
+    "safetensors": weights.safetensors,
+    "numbers": weights.numbers,
+    "index": weights.index,
+    "config": settings.config,
+    "tokenizer": settings.tokenizer,
+    "processor files": settings.processor_files,
+    "template": templates.template,
+    "pickle": pickles.pickle,
+    "quantization": settings.quantization,
     "picture": media.picture,
     "sound": media.sound,
     "video": media.video,
@@ -31,8 +43,8 @@ KINDS: dict[str, Kind] = {
     "data uri": urls.data_uri,
     "arguments": arguments.arguments,
     "command line": commands.command_line,
-    "text files": commands.text_files,
-    "process": commands.process,
+    "text files": text_files.text_files,
+    "process": processes.process,
 }
 # Trials of these take far longer than the others, so there are fewer
 SHARES = {"process": 0.2, "url": 0.6, "command line": 1.5, "config": 1.5, "arguments": 1.5}

@@ -9,31 +9,23 @@ import io
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from PIL import Image
 
-from fuzz.kinds.chats import CHAT, TOOLS
+from fuzz.kinds.chats import TOOLS
 from fuzz.kinds.media import LABELS
 from fuzz.kinds.using import PIXELS
-from fuzz.mutation import as_json, few, odd_text, odd_value, spoil_bytes, spoil_json
+from fuzz.mutation import few, odd_text, spoil_bytes
 from fuzz.outcome import (
     ACCEPTED,
     CLEAN,
-    MOST_MEMORY,
     BadOutputError,
-    CrashedError,
     ElsewhereError,
-    HungError,
     Trial,
-    unwatched,
 )
 from fuzz.place import Place
 
@@ -67,39 +59,16 @@ ODD_NAMES = (
     ),
 )
 PLACES = (
-    "missing.png",
-    "",
-    ".",
-    "..",
-    "/dev/null",
-    "/dev/full",
-    "/proc/self/mem",
-    "x" * 300,
-    "x" * 5000,
-    "folder/",
-    "no/such/x",
+    *("missing.png", "", ".", "..", "/dev/null", "/dev/full", "/dev/stdin", "/proc/self/mem", "x" * 300, "x" * 5000),
+    *("folder/", "no/such/x", "http://127.0.0.1:1/a.png", "data:,x"),
 )
 NUMBERS = (
-    "0",
-    "1",
-    "2",
-    "-1",
-    "3.5",
-    "nan",
-    "inf",
-    "1e400",
-    "99999999999999999999",
-    "abc",
-    "",
-    "0x10",
-    "1_0",
-    " 5",
-    "٣",
+    *("0", "1", "2", "-1", "3.5", "nan", "inf", "1e400", "99999999999999999999", "abc", "", "0x10", "1_0", " 5", "٣"),
     "-0",
 )
 
 
-class _Run:
+class Run:
     """What one command left: its status, the bytes on stdout and on stderr."""
 
     def __init__(self, status: object, out: bytes, err: bytes) -> None:
@@ -150,12 +119,12 @@ def _refuse(name: str) -> None:
 
 def command_line(random: Random, place: Place) -> Trial:
     """Any command, with options and values from everywhere, in this process."""
-    _files(random, place)
-    argv, stdin = _argv(random, place), _stdin(random)
-    return lambda: _inside(argv, stdin).check(argv)
+    make_files(random, place)
+    argv, stdin = arguments_of(random, place), odd_stdin(random)
+    return lambda: inside(argv, stdin).check(argv)
 
 
-def _files(random: Random, place: Place) -> None:
+def make_files(random: Random, place: Place) -> None:
     """A folder with pictures, sounds, lists and models, some with names that nobody expects."""
     image = io.BytesIO()
     Image.fromarray(PIXELS).save(image, "png")
@@ -209,7 +178,7 @@ def _commands() -> dict[str, list[argparse.Action]]:
     return found
 
 
-def _argv(random: Random, place: Place) -> list[str]:
+def arguments_of(random: Random, place: Place) -> list[str]:
     """A command, mostly with what it needs, then whatever else it takes or does not take."""
     commands = _commands()
     name = random.choice(sorted(set(commands) - ({"demo"} if random.random() < 0.97 else set())))
@@ -288,7 +257,7 @@ def _values(random: Random, command: str, action: argparse.Action) -> list[str]:
     return [texts.get(dest) or random.choice((*NUMBERS, *PLACES, odd_text(random)[:2000]))]
 
 
-def _stdin(random: Random) -> bytes:
+def odd_stdin(random: Random) -> bytes:
     lines = [
         "a.png",
         "b.png",
@@ -335,7 +304,7 @@ def _streams(stdin: bytes) -> Iterator[tuple[_Stream, _Stream]]:
         sys.stdin, sys.stdout, sys.stderr = before
 
 
-def _inside(argv: list[str], stdin: bytes) -> _Run:
+def inside(argv: list[str], stdin: bytes) -> Run:
     from mlx_mm.cli import main
 
     with _streams(stdin) as (out, err):
@@ -344,181 +313,4 @@ def _inside(argv: list[str], stdin: bytes) -> _Run:
             status: object = 0
         except SystemExit as stop:
             status = 0 if stop.code is None else stop.code
-        return _Run(status, out.bytes.getvalue(), err.bytes.getvalue())
-
-
-def process(random: Random, place: Place) -> Trial:
-    """A command in a process of its own, with what a shell may do to its streams, its size and its life."""
-    _files(random, place)
-    argv, stdin = _argv(random, place), _stdin(random)
-    how = random.choice(
-        (
-            "plain",
-            "plain",
-            "plain",
-            "full",
-            "closed in",
-            "closed out",
-            "closed err",
-            "head",
-            "interrupt",
-            "ascii",
-            "folder",
-        )
-    )
-    delay = random.uniform(0.05, 1.5)
-    return lambda: _outside(argv, stdin, how, delay)
-
-
-def _outside(argv: list[str], stdin: bytes, how: str, delay: float) -> str:
-    with unwatched(), contextlib.ExitStack() as opened:
-        out, err = opened.enter_context(open("out", "wb")), opened.enter_context(open("err", "wb"))
-        given = opened.enter_context(open("given", "w+b"))
-        given.write(stdin)
-        given.seek(0)
-        streams: dict[str, Any] = {"stdin": given, "stdout": out, "stderr": err}
-        if how == "full":
-            streams["stdout"] = opened.enter_context(open("/dev/full", "wb"))
-        if how == "head":
-            streams["stdout"] = subprocess.PIPE
-        command = [sys.executable, "-m", "mlx_mm", *argv]
-        if how.startswith("closed"):
-            number = {"in": "<&-", "out": ">&-", "err": "2>&-"}[how.split()[1]]
-            command = ["sh", "-c", f'exec "$@" {number}', "sh", *command]
-        import mlx_mm
-
-        environment = {**os.environ, "PYTHONPATH": str(Path(mlx_mm.__file__).parents[1])}
-        environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} if how == "ascii" else {}
-        started = subprocess.Popen(
-            [os.fsencode(part) if _encodes(part) else b"?" for part in command], env=environment, **streams
-        )
-        if how == "head" and started.stdout is not None:
-            started.stdout.close()
-        if how == "interrupt":
-            time.sleep(delay)
-            started.send_signal(signal.SIGINT)
-        status, memory = _wait(started)
-    run = _Run(status, Path("out").read_bytes(), Path("err").read_bytes())
-    if status < 0 and not (how == "interrupt" and status == -signal.SIGINT):
-        raise CrashedError(f"signal {-status}: {run.err[-300:]!r}")
-    if memory > MOST_MEMORY:
-        raise MemoryError(f"{memory >> 20:,} MB")
-    if how == "interrupt" and delay < 0.5:
-        return CLEAN  # it may have come before the first line of ours ran
-    if how != "plain" and status == 1 and b"Traceback" not in run.err:
-        return CLEAN  # with nobody left to tell
-    return run.check([*argv, "--help"] if how != "plain" else argv)
-
-
-def _encodes(text: str) -> bool:
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _wait(started: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """The status and the peak of the memory in bytes; HungError after a while."""
-    end = time.monotonic() + LONGEST
-    while time.monotonic() < end:
-        pid, status, used = os.wait4(started.pid, os.WNOHANG)
-        if pid:
-            started.returncode = os.waitstatus_to_exitcode(status)
-            return started.returncode, used.ru_maxrss << 10
-        time.sleep(0.02)
-    started.kill()
-    started.wait()
-    raise HungError(f"still running after {LONGEST:.0f} s")
-
-
-# --- text files -------------------------------------------------------------------------------------------------------
-
-
-def text_files(random: Random, place: Place) -> Trial:
-    """Labels, lists of files, tools, recipes and saved conversations with faults."""
-    _files(random, place)
-    what = random.choice(("labels", "inputs", "texts", "tools", "recipe", "chat", "card"))
-    lines = [*LABELS, "a.png", odd_text(random), "b.png", odd_text(random)[:100], ""]
-    ending = random.choice(("\n", "\n", "\r\n", "\r", "\x0c", "\u2028"))
-    data = ending.join(random.choices(lines, k=random.randrange(12))).encode("utf-8", "surrogatepass")
-    data = random.choice(
-        (
-            data,
-            data,
-            b"\xef\xbb\xbf" + data,
-            data.decode("utf-8", "replace").encode("utf-16"),
-            spoil_bytes(random, data),
-        )
-    )
-    json_flag = random.choice(([], ["--json"]))
-    model = ["-m", str(place.seeds.checkpoint("siglip2"))]
-    answering = ["-m", str(place.seeds.checkpoint("glm46v")), "--max-tokens", "1"]
-    file = place.folder / "list.txt"
-    file.write_bytes(data)
-    stdin = b""
-    if what == "labels":
-        argv = ["classify", "a.png", "--labels-file", "list.txt", *model]
-    elif what in ("inputs", "texts"):
-        argv, stdin = ["embed", "-", *(["--text"] if what == "texts" else []), *model], data
-    elif what == "tools":
-        Path("tools.json").write_bytes(as_json(random, spoil_json(random, TOOLS)))
-        argv = ["generate", "Find cats.", "--tools", "tools.json", *answering]
-    elif what == "recipe":
-        recipe = {
-            "*.fc1": {"bits": 8, "group_size": 32},
-            "text_model.*": False,
-            "vision_model.head": {"bits": 4, "mode": "affine"},
-        }
-        Path("recipe.json").write_bytes(as_json(random, spoil_json(random, recipe)))
-        argv = [
-            "convert",
-            str(place.seeds.checkpoint("siglip2")),
-            "new",
-            "--recipe",
-            "recipe.json",
-            "--group-size",
-            "32",
-        ]
-    elif what == "chat":
-        _saved_chat(random, place)
-        argv, stdin = ["chat", *answering], b"/load saved.safetensors\nAnd then?\n/save other.safetensors\n"
-        json_flag = []
-    else:
-        card = f"---\nlicense: {odd_text(random)}\nbase_model: {odd_value(random)}\n---\n{odd_text(random)}"
-        model_folder = place.folder / "model"
-        (model_folder / "README.md").unlink(missing_ok=True)
-        (model_folder / "README.md").write_bytes(
-            spoil_bytes(random, card.encode("utf-8", "surrogatepass"))
-            if random.random() < 0.3
-            else card.encode("utf-8", "surrogatepass")
-        )
-        argv = ["info", "model"] if random.random() < 0.7 else ["convert", "model", "new"]
-    argv += json_flag
-    return lambda: _inside(argv, stdin).check(argv)
-
-
-def _saved_chat(random: Random, place: Place) -> None:
-    """A conversation as it is saved, then with faults."""
-    import mlx_mm
-
-    path = place.folder / "saved.safetensors"
-    conversation = mlx_mm.Conversation(*place.loaded("glm46v"))
-    for _ in conversation.ask("What is it?", max_tokens=1):
-        pass
-    conversation.save(path)
-    data, roll = path.read_bytes(), random.random()
-    if roll < 0.5:
-        data = spoil_bytes(random, data)
-    elif roll < 0.9:
-        size = 8 + int.from_bytes(data[:8], "little")
-        header = json.loads(data[8:size])
-        about = header.setdefault("__metadata__", {})
-        for key in [key for key in about if random.random() < 0.4]:
-            about[key] = random.choice(
-                (odd_text(random), json.dumps(spoil_json(random, CHAT)), "[]", str(odd_value(random))[:999])
-            )
-        raw = as_json(random, header if random.random() < 0.5 else spoil_json(random, header))
-        data = len(raw).to_bytes(8, "little") + raw + data[size:]
-    path.unlink()
-    path.write_bytes(data)
+        return Run(status, out.bytes.getvalue(), err.bytes.getvalue())

@@ -1,0 +1,104 @@
+"""Commands in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from fuzz.kinds.commands import Run, arguments_of, make_files, odd_stdin
+from fuzz.outcome import CLEAN, MOST_MEMORY, CrashedError, HungError, Trial, unwatched
+from fuzz.place import Place
+
+LONGEST = 60.0  # seconds
+
+
+def process(random: Random, place: Place) -> Trial:
+    """A command in a process of its own, with what a shell may do to its streams, its size and its life."""
+    make_files(random, place)
+    argv, stdin = arguments_of(random, place), odd_stdin(random)
+    how = random.choice(
+        (
+            "plain",
+            "plain",
+            "plain",
+            "full",
+            "closed in",
+            "closed out",
+            "closed err",
+            "head",
+            "interrupt",
+            "ascii",
+            "folder",
+        )
+    )
+    delay = random.uniform(0.05, 1.5)
+    return lambda: _outside(argv, stdin, how, delay)
+
+
+def _outside(argv: list[str], stdin: bytes, how: str, delay: float) -> str:
+    with unwatched(), contextlib.ExitStack() as opened:
+        out, err = opened.enter_context(open("out", "wb")), opened.enter_context(open("err", "wb"))
+        given = opened.enter_context(open("given", "w+b"))
+        given.write(stdin)
+        given.seek(0)
+        streams: dict[str, Any] = {"stdin": given, "stdout": out, "stderr": err}
+        if how == "full":
+            streams["stdout"] = opened.enter_context(open("/dev/full", "wb"))
+        if how == "head":
+            streams["stdout"] = subprocess.PIPE
+        command = [sys.executable, "-m", "mlx_mm", *argv]
+        if how.startswith("closed"):
+            number = {"in": "<&-", "out": ">&-", "err": "2>&-"}[how.split()[1]]
+            command = ["sh", "-c", f'exec "$@" {number}', "sh", *command]
+        import mlx_mm
+
+        environment = {**os.environ, "PYTHONPATH": str(Path(mlx_mm.__file__).parents[1])}
+        environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} if how == "ascii" else {}
+        started = subprocess.Popen(
+            [os.fsencode(part) if _encodes(part) else b"?" for part in command], env=environment, **streams
+        )
+        if how == "head" and started.stdout is not None:
+            started.stdout.close()
+        if how == "interrupt":
+            time.sleep(delay)
+            started.send_signal(signal.SIGINT)
+        status, memory = _wait(started)
+    run = Run(status, Path("out").read_bytes(), Path("err").read_bytes())
+    if status < 0 and not (how == "interrupt" and status == -signal.SIGINT):
+        raise CrashedError(f"signal {-status}: {run.err[-300:]!r}")
+    if memory > MOST_MEMORY:
+        raise MemoryError(f"{memory >> 20:,} MB")
+    if how == "interrupt" and delay < 0.5:
+        return CLEAN  # it may have come before the first line of ours ran
+    if how != "plain" and status == 1 and b"Traceback" not in run.err:
+        return CLEAN  # with nobody left to tell
+    return run.check([*argv, "--help"] if how != "plain" else argv)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _wait(started: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """The status and the peak of the memory in bytes; HungError after a while."""
+    end = time.monotonic() + LONGEST
+    while time.monotonic() < end:
+        pid, status, used = os.wait4(started.pid, os.WNOHANG)
+        if pid:
+            started.returncode = os.waitstatus_to_exitcode(status)
+            return started.returncode, used.ru_maxrss << 10
+        time.sleep(0.02)
+    started.kill()
+    started.wait()
+    raise HungError(f"still running after {LONGEST:.0f} s")
