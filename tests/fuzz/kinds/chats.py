@@ -114,10 +114,23 @@ def _deepen(random: Random, value: Any) -> Any:
     return [_deepen(random, item) for item in value] if isinstance(value, list) else value
 
 
+def _with_texts(random: Random, value: Any) -> Any:
+    """As it should be, but for what its texts say."""
+    if isinstance(value, dict):
+        keys = ("content", "text", "reasoning_content")
+        return {
+            key: odd_text(random)[:5000]
+            if key in keys and isinstance(item, str) and random.random() < 0.5
+            else _with_texts(random, item)
+            for key, item in value.items()
+        }
+    return [_with_texts(random, item) for item in value] if isinstance(value, list) else value
+
+
 def messages(random: Random, place: Place) -> Trial:
     """A chat with wrong roles, parts, types, placeholders, markers in its texts."""
     chat = CHAT[random.randrange(3) : random.randrange(3, len(CHAT) + 1)]
-    value = _spoil_live(random, chat)
+    value = _spoil_live(random, chat) if random.random() < 0.7 else _with_texts(random, chat)
     if random.random() < 0.2:
         text = random.choice(("<|image|>", "<think>", "<|user|>", "<tool_response>", odd_text(random)))
         value = [*value, {"role": "user", "content": text}] if isinstance(value, list) else value

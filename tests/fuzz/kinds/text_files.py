@@ -14,7 +14,7 @@ from fuzz.outcome import Trial
 from fuzz.place import Place
 
 
-def textmake_files(random: Random, place: Place) -> Trial:
+def text_files(random: Random, place: Place) -> Trial:
     """Labels, lists of files, tools, recipes and saved conversations with faults."""
     make_files(random, place)
     what = random.choice(("labels", "inputs", "texts", "tools", "recipe", "chat", "card"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable
 from random import Random
@@ -24,10 +25,15 @@ def safetensors(random: Random, place: Place) -> Trial:
     size = HEADER + int.from_bytes(data[:HEADER], "little")
     if roll < 0.6:
         header = json.loads(data[HEADER:size])
+        change = _change_tensor if roll < 0.35 else _spoil_entry
         for _ in range(few(random)):
-            _spoil_entry(random, header)
-        raw = as_json(random, header)
-        length = len(raw) if random.random() < 0.95 else random.choice((0, 2**31, 2**63, 2**64 - 1, len(raw) - 1))
+            change(random, header)
+        raw = as_json(random, header) if roll > 0.35 else json.dumps(header).encode()
+        length = (
+            len(raw)
+            if roll < 0.35 or random.random() < 0.95
+            else random.choice((0, 2**31, 2**63, 2**64 - 1, len(raw) - 1))
+        )
         replace(path, struct.pack("<Q", length) + raw + data[size:])
     elif roll < 0.85:
         head = spoil_bytes(random, data[:size], data)
@@ -42,44 +48,51 @@ def safetensors(random: Random, place: Place) -> Trial:
     return trying(random, folder)
 
 
+def _change_tensor(random: Random, header: dict[str, Any]) -> None:
+    """Another file without a fault of its own: a tensor of another name, shape, type or place."""
+    names = [name for name in header if name != "__metadata__"]
+    name, other = random.choice(names), random.choice(names)
+    entry, roll = header[name], random.random()
+    shape = entry["shape"]
+    if roll < 0.35:
+        flat = [math.prod(shape)]
+        entry["shape"] = random.choice((shape[::-1], [*shape, 1], [1, *shape], flat, [1, *flat], [*flat, 1, 1]))
+    elif roll < 0.55:
+        same = {"F32": ("I32", "U32"), "U32": ("F32", "I32"), "F16": ("BF16", "I16", "U16"), "BF16": ("F16", "I16")}
+        entry["dtype"] = random.choice(same.get(entry["dtype"], (entry["dtype"],)))
+    elif roll < 0.7:
+        header[name], header[other] = header[other], header[name]
+    elif roll < 0.85:
+        renamed = (
+            odd_text(random),
+            f"{name}.weight",
+            name[:-1],
+            name.replace(".0.", ".9."),
+            name.replace(".0.", ".-1."),
+        )
+        header[random.choice((*renamed, f"model.{name}", name.upper(), f"{name}.scales"))] = header.pop(name)
+    else:
+        marks = ({"format": "mlx"}, {"format": odd_text(random)}, {}, {"format": "pt", "x": "y" * 10**6})
+        header["__metadata__"] = random.choice(marks)
+
+
 def _spoil_entry(random: Random, header: dict[str, Any]) -> None:
+    """A tensor that cannot be as its entry says."""
     names = [name for name in header if name != "__metadata__"] or [""]
     name = random.choice(names)
-    entry = header.get(name)
-    roll = random.random()
+    entry, roll = header.get(name), random.random()
     if roll < 0.1 or not isinstance(entry, dict):
         header.pop(name, None)
-    elif roll < 0.2:
-        header[random.choice((odd_text(random), f"{name}.weight", name[:-1]))] = header.pop(name)
     elif roll < 0.35:
         entry["dtype"] = random.choice(("F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "C64", "X", "", None, 5))
-    elif roll < 0.55:
-        shape = list(entry.get("shape", [1])) if isinstance(entry.get("shape"), list) else [1]
-        changes = (
-            shape[::-1],
-            [*shape, 1],
-            shape[:-1],
-            [-n if isinstance(n, int) else 0 for n in shape],
-            [2**40, 0],
-            [],
-            [0],
-        )
-        entry["shape"] = random.choice(changes)
-    elif roll < 0.7:
-        start, end = (
-            (entry.get("data_offsets") or [0, 0])[:2] if isinstance(entry.get("data_offsets"), list) else (0, 0)
-        )
-        entry["data_offsets"] = random.choice(
-            ([end, start], [start, end + 4], [start], [2**63, 2**63], [-4, end], [0, end])
-        )
-    elif roll < 0.8:
-        other = header[random.choice(names)]
-        if isinstance(other, dict) and isinstance(other.get("shape"), list):
-            entry["shape"], other["shape"] = other["shape"], entry.get("shape")
-    elif roll < 0.9:
-        header["__metadata__"] = random.choice(
-            ({"format": "mlx"}, {"format": 5}, {}, None, {"format": odd_text(random)})
-        )
+    elif roll < 0.6:
+        shape = entry["shape"] if isinstance(entry.get("shape"), list) else [1]
+        entry["shape"] = random.choice((shape[:-1], [*shape, 2], [-1, -1], [2**40, 0], [], [0], [2**63], None, "1"))
+    elif roll < 0.85:
+        place = entry.get("data_offsets")
+        start, end = place if isinstance(place, list) and len(place) == 2 else (0, 0)
+        odd = ([end, start], [start, end + 4], [start], [2**63, 2**63], [-4, end], [0, end], [start, start], None)
+        entry["data_offsets"] = random.choice(odd)
     else:
         header[name] = spoil_json(random, entry)
 
