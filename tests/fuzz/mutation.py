@@ -39,7 +39,7 @@ def spoil_bytes(random: Random, data: bytes, other: bytes = b"") -> bytes:
 
 def _place(random: Random, data: bytes) -> int:
     """Often near the beginning, where formats keep their sizes."""
-    return random.randrange(min(len(data), random.choice((16, 64, 512, 1 << 30))) or 1)
+    return random.randrange(min(len(data), random.choice((16, 64, 512, *[1 << 30] * 3))) or 1)
 
 
 def _flip(random: Random, data: bytes, _: bytes) -> bytes:
