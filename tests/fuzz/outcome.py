@@ -143,11 +143,11 @@ def _forget_peak() -> None:
 
 def _resident() -> int:
     """Bytes that this process and the ones it started hold."""
-    return sum(_kilobytes(pid, "VmRSS:") for pid in _family()) << 10
+    return sum(kilobytes(pid, "VmRSS:") for pid in _family()) << 10
 
 
 def _peak() -> int:
-    return sum(_kilobytes(pid, "VmHWM:" if pid == os.getpid() else "VmRSS:") for pid in _family()) << 10
+    return sum(kilobytes(pid, "VmHWM:" if pid == os.getpid() else "VmRSS:") for pid in _family()) << 10
 
 
 def _family() -> list[int]:
@@ -158,7 +158,8 @@ def _family() -> list[int]:
     return [os.getpid(), *(int(pid) for text in lists for pid in text.split())]
 
 
-def _kilobytes(pid: int, name: str) -> int:
+def kilobytes(pid: int, name: str) -> int:
+    """A line of /proc/PID/status; 0 for a process that has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from fuzz.kinds.commands import Run, arguments_of, make_files, odd_stdin
-from fuzz.outcome import CLEAN, MOST_MEMORY, CrashedError, HungError, Trial, unwatched
+from fuzz.outcome import CLEAN, MOST_MEMORY, CrashedError, HungError, Trial, kilobytes, unwatched
 from fuzz.place import Place
 
 LONGEST = 60.0  # seconds
@@ -68,7 +68,7 @@ def _outside(argv: list[str], stdin: bytes, how: str, delay: float) -> str:
             started.stdout.close()
         if how == "interrupt":
             time.sleep(delay)
-            started.send_signal(signal.SIGINT)
+            os.kill(started.pid, signal.SIGINT)  # it is not waited for yet, so the number is still its own
         status, memory = _wait(started)
     run = Run(status, Path("out").read_bytes(), Path("err").read_bytes())
     if status < 0 and not (how == "interrupt" and status == -signal.SIGINT):
@@ -92,12 +92,11 @@ def _encodes(text: str) -> bool:
 
 def _wait(started: subprocess.Popen[bytes]) -> tuple[int, int]:
     """The status and the peak of the memory in bytes; HungError after a while."""
-    end = time.monotonic() + LONGEST
+    end, most = time.monotonic() + LONGEST, 0
     while time.monotonic() < end:
-        pid, status, used = os.wait4(started.pid, os.WNOHANG)
-        if pid:
-            started.returncode = os.waitstatus_to_exitcode(status)
-            return started.returncode, used.ru_maxrss << 10
+        most = max(most, kilobytes(started.pid, "VmHWM:") << 10)
+        if started.poll() is not None:
+            return started.returncode, most
         time.sleep(0.02)
     started.kill()
     started.wait()
