@@ -32,13 +32,13 @@ VERSIONS = ("mlx", "numpy", "pillow", "soundfile", "tokenizers", "safetensors", 
 Results = Sequence[tuple[Job, Outcome]]
 
 
-def jobs(count: int, kinds: Sequence[str]) -> Iterator[Job]:
+def jobs(count: int, kinds: Sequence[str], limit: float) -> Iterator[Job]:
     """So many inputs, kinds mixed, each kind's in their order."""
     weights = {kind: SHARES.get(kind, 1.0) for kind in kinds}
     shares = {kind: round(count * weight / sum(weights.values())) for kind, weight in weights.items()}
     order = sorted((index / share, kind, index) for kind, share in shares.items() for index in range(share))
     for _, kind, index in order:
-        yield Job(kind, index, HANG_SECONDS + PATIENCE.get(kind, 0.0))
+        yield Job(kind, index, limit + PATIENCE.get(kind, 0.0))
 
 
 def table(results: Results) -> list[str]:
@@ -115,6 +115,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--limit", type=float, default=HANG_SECONDS, help="seconds of an input; more if others compute")
     parser.add_argument("--kinds", help=f"some of: {', '.join(KINDS)}")
     parser.add_argument("--json", type=Path, help="file for every outcome")
     parser.add_argument("--report", type=Path, help="file for the table")
@@ -127,7 +128,7 @@ def main() -> int:
     folder, start, results = Path(tempfile.mkdtemp(prefix="fuzz-")), time.monotonic(), []
     try:
         for job, outcome in run_many(
-            jobs(args.count, kinds), folder, functools.partial(prepare, folder, args.seed), args.jobs
+            jobs(args.count, kinds, args.limit), folder, functools.partial(prepare, folder, args.seed), args.jobs
         ):
             results.append((job, outcome))
             if outcome.what in FAULTS or len(results) % 500 == 0:
