@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -9,7 +10,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,10 +135,9 @@ def _frame(error: BaseException) -> str:
 
 
 def _forget_peak() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
+    for pid in _family():
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def _resident() -> int:
@@ -147,15 +146,18 @@ def _resident() -> int:
 
 
 def _peak() -> int:
-    return sum(kilobytes(pid, "VmHWM:" if pid == os.getpid() else "VmRSS:") for pid in _family()) << 10
+    """The sum of the most that each has held since the peak was forgotten."""
+    return sum(kilobytes(pid, "VmHWM:") for pid in _family()) << 10
 
 
 def _family() -> list[int]:
-    try:
-        lists = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
-    except OSError:  # a thread that has just ended
-        lists = []
-    return [os.getpid(), *(int(pid) for text in lists for pid in text.split())]
+    """This process and those that it started, and those that they started."""
+    found = [os.getpid()]
+    for pid in found:
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                found += map(int, path.read_text().split())
+    return found
 
 
 def kilobytes(pid: int, name: str) -> int:
@@ -234,7 +236,7 @@ _watching: list[_Watch] = []
 _allowed = threading.local()
 
 
-@contextmanager
+@contextlib.contextmanager
 def unwatched() -> Iterator[None]:
     """Inside, this thread may do what the harness itself has to."""
     before = getattr(_allowed, "all", False)

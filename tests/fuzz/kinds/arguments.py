@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import decimal
 import fractions
@@ -117,7 +118,8 @@ def _odd(random: Random, usual: dict[str, Any], options: dict[str, Any]) -> dict
     """The usual arguments and some of the options, of which one or two are anything."""
     chosen = {**usual, **{key: value for key, value in options.items() if random.random() < 0.2}}
     for key in random.sample(sorted({**usual, **options}), few(random, 2)):
-        chosen[key] = _anything(random)
+        value = _anything(random)
+        chosen[key] = 5 if key in ("progress", "on_error") and callable(value) else value  # what it raises is its own
     return chosen
 
 
@@ -175,6 +177,19 @@ def _generate(random: Random, place: Place, models: Models) -> Trial:
     if isinstance(given["max_tokens"], int | np.integer) and given["max_tokens"] > 2:
         given["max_tokens"] = 2  # long answers are no fault
     return lambda: answered(mlx_mm.generate(*models[2], **given))
+
+
+def _stream(random: Random, place: Place, models: Models) -> Trial:
+    """Left after the first piece."""
+    import mlx_mm
+
+    given = _odd(random, {"prompt": "What is it?", "max_tokens": 9}, GENERATE)
+
+    def trial() -> None:
+        with contextlib.closing(mlx_mm.stream_generate(*models[2], **given)) as pieces:
+            next(pieces, None)
+
+    return trial
 
 
 def _conversation(random: Random, place: Place, models: Models) -> Trial:
@@ -287,6 +302,13 @@ CALLS: dict[str, Callable[[Random, Place, Models], Trial]] = {
         "encode_audio": _encode_audio,
         "classify": _classify,
     },
-    **{"generate": _generate, "conversation": _conversation, "load": _load, "convert": _convert, "to_mlx": _to_mlx},
+    **{
+        "generate": _generate,
+        "stream": _stream,
+        "conversation": _conversation,
+        "load": _load,
+        "convert": _convert,
+        "to_mlx": _to_mlx,
+    },
     **{"prompt_cache": _prompt_cache, "processors": _processors, "counts": _counts},
 }

@@ -135,6 +135,8 @@ def make_files(random: Random, place: Place) -> None:
             (place.folder / random.choice(("", "folder")) / name).write_bytes(image.getvalue())
     if random.random() < 0.1:
         os.mkfifo(place.folder / "folder" / "pipe.png")
+    if random.random() < 0.1:
+        (place.folder / "folder" / "loop").symlink_to(".")
     (place.folder / "a.wav").write_bytes(place.seeds.media("sounds")["a.wav"])
     (place.folder / "a.gif").write_bytes(place.seeds.media("videos")["a.gif"])
     (place.folder / "labels.txt").write_text("cat\ndog\n")

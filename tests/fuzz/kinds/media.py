@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fuzz.kinds.using import answered, finite, vectors
+from fuzz.kinds.spoiling import huge
+from fuzz.kinds.using import PIXELS, WAVE, answered, finite, undisturbed, vectors
 from fuzz.mutation import FRACTIONS, odd_text, spoil_bytes, spoil_png
 from fuzz.outcome import BadOutputError, Trial
 from fuzz.place import Place
@@ -85,7 +86,8 @@ def _odd_path(random: Random, place: Place) -> Any:
         "a\0.png",
         "",
     )
-    return random.choice((*names, ".", str(folder), folder, "missing.png", "\udcff.png", odd_text(random)))
+    vast = huge(place.folder / random.choice(("huge.png", "huge.wav", "huge.mp4", "huge.raw")))
+    return random.choice((*names, vast, vast, ".", str(folder), folder, "missing.png", "\udcff.png", odd_text(random)))
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
@@ -112,9 +114,9 @@ def picture(random: Random, place: Place) -> Trial:
             vectors(mlx_mm.encode_image(*model, source))
         elif how < 0.8:
             failed: list[int] = []
-            items = [source, np.zeros((20, 20, 3), np.uint8), source]
-            found = mlx_mm.encode_image(*model, items, on_error=lambda i, _: failed.append(i))
+            found = mlx_mm.encode_image(*model, [source, PIXELS, source], on_error=lambda i, _: failed.append(i))
             vectors(found, 3 - len(failed))
+            undisturbed(found[int(0 not in failed)], mlx_mm.encode_image(*model, PIXELS))
         elif how < 0.9:
             finite("scores", mlx_mm.classify(*model, source, LABELS))
         else:
@@ -220,8 +222,9 @@ def sound(random: Random, place: Place) -> Trial:
             vectors(mlx_mm.encode_audio(*model, source, truncation=truncation))
             return
         failed: list[int] = []
-        items = [(np.ones(4000, np.float32), 16000), source]
-        vectors(mlx_mm.encode_audio(*model, items, on_error=lambda i, _: failed.append(i)), 2 - len(failed))
+        found = mlx_mm.encode_audio(*model, [(WAVE, 48000), source], on_error=lambda i, _: failed.append(i))
+        vectors(found, 2 - len(failed))
+        undisturbed(found[0], mlx_mm.encode_audio(*model, (WAVE, 48000)))
 
     return trial
 

@@ -22,7 +22,7 @@ def trying(random: Random, folder: Path) -> Trial:
 def no_file(random: Random, path: Path) -> None:
     """In the place of a file, something that cannot be read as one."""
     path.unlink(missing_ok=True)
-    roll = random.randrange(8)
+    roll = random.randrange(9)
     if roll == 0:
         os.mkfifo(path)
     elif roll == 1:
@@ -38,4 +38,13 @@ def no_file(random: Random, path: Path) -> None:
         path.chmod(0)
     elif roll == 6:
         path.write_bytes(b"")
+    elif roll == 7:
+        huge(path)
     # or there is none at all
+
+
+def huge(path: Path) -> Path:
+    """A file of far more zeros than fit into memory, which takes no place on the disk."""
+    path.write_bytes(b"")
+    os.truncate(path, 20 << 30)
+    return path

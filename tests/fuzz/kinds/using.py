@@ -73,6 +73,12 @@ def vectors(found: Any, count: int | None = None) -> None:
         raise NotFiniteError("a vector of length zero")
 
 
+def undisturbed(found: Any, alone: Any) -> None:
+    """The vector of what stands beside a bad input is the one that it has alone."""
+    if not np.abs(found - alone).max() < 1e-5:
+        raise BadOutputError(f"a vector is {np.abs(found - alone).max():.2g} off beside another input")
+
+
 def answered(answer: Any) -> None:
     """A `Generation` of text that can be encoded and numbers that are some."""
     for text in (answer.text, answer.raw, answer.reasoning or ""):
