@@ -296,19 +296,8 @@ def _counts(random: Random, place: Place, models: Models) -> Trial:
 
 
 CALLS: dict[str, Callable[[Random, Place, Models], Trial]] = {
-    **{
-        "encode_text": _encode_text,
-        "encode_image": _encode_image,
-        "encode_audio": _encode_audio,
-        "classify": _classify,
-    },
-    **{
-        "generate": _generate,
-        "stream": _stream,
-        "conversation": _conversation,
-        "load": _load,
-        "convert": _convert,
-        "to_mlx": _to_mlx,
-    },
-    **{"prompt_cache": _prompt_cache, "processors": _processors, "counts": _counts},
+    **{"encode_text": _encode_text, "encode_image": _encode_image, "encode_audio": _encode_audio},
+    **{"classify": _classify, "generate": _generate, "stream": _stream, "conversation": _conversation, "load": _load},
+    **{"convert": _convert, "to_mlx": _to_mlx, "prompt_cache": _prompt_cache, "processors": _processors},
+    "counts": _counts,
 }
