@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fuzz.kinds.commands import Run, arguments_of, make_files, odd_stdin
+from fuzz.kinds.commands import FRAME, Run, arguments_of, make_files, odd_stdin
 from fuzz.outcome import CLEAN, MOST_MEMORY, CrashedError, HungError, Trial, kilobytes, unwatched
 from fuzz.place import Place
 
@@ -71,15 +71,20 @@ def _outside(argv: list[str], stdin: bytes, how: str, delay: float) -> str:
             os.kill(started.pid, signal.SIGINT)  # it is not waited for yet, so the number is still its own
         status, memory = _wait(started)
     run = Run(status, Path("out").read_bytes(), Path("err").read_bytes())
-    if status < 0 and not (how == "interrupt" and status == -signal.SIGINT):
+    if how == "interrupt" and (status == -signal.SIGINT or _too_early(run.err)):
+        return CLEAN
+    if status < 0:
         raise CrashedError(f"signal {-status}: {run.err[-300:]!r}")
     if memory > MOST_MEMORY:
         raise MemoryError(f"{memory >> 20:,} MB")
-    if how == "interrupt" and delay < 0.5:
-        return CLEAN  # it may have come before the first line of ours ran
     if how != "plain" and status == 1 and b"Traceback" not in run.err:
         return CLEAN  # with nobody left to tell
     return run.check([*argv, "--help"] if how != "plain" else argv)
+
+
+def _too_early(err: bytes) -> bool:
+    """Whether Python was still importing, and nothing of ours ran."""
+    return err.strip().endswith(b"KeyboardInterrupt") and not FRAME.search(err.decode("utf-8", "replace"))
 
 
 def _encodes(text: str) -> bool:
