@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fuzz.kinds import KINDS, PATIENCE, SHARES
 from fuzz.outcome import FAULTS, GOOD, Outcome
 from fuzz.place import Place, Seeds, remove
-from fuzz.workers import HANG_SECONDS, Job, prepare, run_many, run_one
+from fuzz.workers import HANG_SECONDS, Job, limit_process, prepare, run_many, run_one
 
 VERSIONS = ("mlx", "numpy", "pillow", "soundfile", "tokenizers", "safetensors", "jinja2", "sentencepiece")
 Results = Sequence[tuple[Job, Outcome]]
@@ -100,6 +100,7 @@ def report(results: Results, seed: int, seconds: float) -> str:
 
 def repeat(kind: str, index: int, seed: int) -> int:
     """One input, in this process."""
+    limit_process()
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
         outcome = run_one(kind, index, seed=seed, place=Place(Seeds(folder / "seeds"), folder / "root"))

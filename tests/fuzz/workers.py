@@ -62,12 +62,17 @@ def prepare(folder: Path, seed: int) -> Runner:
     return lambda kind, index: run_one(kind, index, seed=seed, place=place)
 
 
+def limit_process() -> None:
+    """What inputs do to the machine has an end, whatever they are: memory, and files of dead processes."""
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def _serve(connection: Connection, prepare: Callable[[], Runner], log: Path) -> None:
     """In the worker: answer (kind, index, limit) with an outcome until the connection ends."""
     sys.dont_write_bytecode = True
     os.environ |= {"HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1"}
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_process()
     with log.open("w") as file:
         os.dup2(file.fileno(), 2)  # what libraries print
         os.dup2(file.fileno(), 1)

@@ -203,8 +203,21 @@ def processor_files(random: Random, place: Place) -> Trial:
     if roll < 0.04:
         no_file(random, path)
         return trying(random, folder)
+    if roll < 0.08:  # what travels with the weights, and the card, whose licence is read
+        names = (
+            "README.md",
+            "LICENSE",
+            "merges.txt",
+            "extra.json",
+            "extra.jinja",
+            "extra.model",
+            "LICENSE-x.txt",
+            ".json",
+        )
+        no_file(random, folder / random.choice(names))
+        return trying(random, folder, load=False)
     value = json.loads(path.read_bytes()) if path.exists() else {}
-    if roll < 0.12:
+    if roll < 0.16:
         path, value = folder / "processor_config.json", {"image_processor": value, "feature_extractor": value}
     if roll < 0.5 and value:
         numbers = (

@@ -13,10 +13,10 @@ ENCODERS = ("siglip2", "siglip", "metaclip_2", "clap", "jina_clip", "siglip2-tex
 ALL = (*ENCODERS, "clap-fused", "clap-audio", "glm46v", "glm4v_moe", "siglip2-classifier")  # seeds
 
 
-def trying(random: Random, folder: Path) -> Trial:
-    """One of the things that people do with a checkpoint."""
+def trying(random: Random, folder: Path, *, load: bool = True) -> Trial:
+    """One of the things that people do with a checkpoint. load: or only such that look at all its files."""
     then = Random(random.random())
-    return lambda: try_checkpoint(then, folder)
+    return lambda: try_checkpoint(then, folder, load=load)
 
 
 def no_file(random: Random, path: Path) -> None:

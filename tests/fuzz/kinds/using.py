@@ -16,9 +16,10 @@ WAVE = (np.sin(np.arange(4800) / 9) / 2).astype(np.float32)
 TEXTS = ["a cat", "Zwei Hunde, 猫!"]
 
 
-def try_checkpoint(random: Random, folder: Path) -> None:
-    """What people do with one: load it, more seldom load it lazily, ask what it is or convert it."""
-    roll = random.random()
+def try_checkpoint(random: Random, folder: Path, *, load: bool = True) -> None:
+    """What people do with one: load it, more seldom load it lazily, ask what it is or convert it; load: or only the
+    latter two."""
+    roll = random.random() if load else random.uniform(0.75, 1)
     if roll < 0.75:
         load_and_use(folder, lazy=roll < 0.1)
     elif roll < 0.85:
