@@ -154,12 +154,9 @@ def _resolve(index: Path, files: Mapping[Path, dict[str, Any]], owners: Mapping[
 
 def _read_header(file: Path) -> tuple[dict[str, StoredTensor], bool]:
     """The tensors of a safetensors file, and whether names and layout are ours."""
-    with (
-        foreign(
-            WeightsError, f"{file} is damaged, cut short or cannot be read", "expected safetensors. Download it again."
-        ),
-        open_regular(file) as opened,
-    ):
+    with foreign(WeightsError, f"{file} cannot be read", "expected a file with weights that you may read."):
+        opened = open_regular(file)
+    with opened, foreign(WeightsError, f"{file} is damaged or cut short", "expected safetensors. Download it again."):
         with safe_open(file, framework="numpy"):
             pass
         length = int.from_bytes(opened.read(8), "little")
