@@ -110,6 +110,11 @@ def test_sizes_are_held_against_every_kind_of_file(
         open_checkpoint(put(folder, ("vision_config", layers), 10**6))
 
 
+def test_a_picture_of_sound_that_no_tensor_bounds(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    folder = put(tiny_checkpoint("clap"), ("audio_config", "spec_size"), 1 << 20)
+    assert all("spec_size 1048576" in said for said in every_door(folder, tmp_path / "out", ConfigError))
+
+
 def test_long_lists(tiny_checkpoint: Checkpoint) -> None:
     folder = put(tiny_checkpoint("clap"), ("audio_config", "depths"), [2] * 10**5)
     put(folder, ("audio_config", "num_attention_heads"), [2] * 10**5)

@@ -17,7 +17,7 @@ import mlx.core as mx
 from safetensors import safe_open
 
 from mlx_mm.checkpoint.torch_file import TorchTensor, read_torch_file
-from mlx_mm.errors import WeightsError, foreign
+from mlx_mm.errors import WeightsError, foreign, shown
 from mlx_mm.processing.files import open_regular, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -116,10 +116,11 @@ def _paths(folder: Path, single: str, index_name: str) -> tuple[list[Path], dict
     owners = read_json(index, WeightsError).get("weight_map")
     if not isinstance(owners, dict) or not owners:
         raise WeightsError(f"{index} is not a weight index: it has no weight_map with files. Download it again.")
-    for name in owners.values():
-        if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or Path(name).name != name:
-            raise WeightsError(f"{index} names the file {name!r}; expected a file of the same folder.")
-    names = sorted(set(owners.values()))
+    names = sorted({name for name in owners.values() if isinstance(name, str)})
+    strange = [name for name in owners.values() if not isinstance(name, str)]
+    strange += [name for name in names if name in ("", ".", "..") or "/" in name or Path(name).name != name]
+    if strange:
+        raise WeightsError(f"{index} names the file {shown(strange[0])}; expected a file of the same folder.")
     for name in names:
         if not os.path.lexists(folder / name):
             raise WeightsError(f"{folder} lacks {name}, which {index_name} names. Download the missing shard.")
@@ -153,12 +154,9 @@ def _resolve(index: Path, files: Mapping[Path, dict[str, Any]], owners: Mapping[
 
 def _read_header(file: Path) -> tuple[dict[str, StoredTensor], bool]:
     """The tensors of a safetensors file, and whether names and layout are ours."""
-    with (
-        foreign(
-            WeightsError, f"{file} is damaged, cut short or cannot be read", "expected safetensors. Download it again."
-        ),
-        open_regular(file) as opened,
-    ):
+    with foreign(WeightsError, f"{file} cannot be read", "expected a file with weights that you may read."):
+        opened = open_regular(file)
+    with opened, foreign(WeightsError, f"{file} is damaged or cut short", "expected safetensors. Download it again."):
         with safe_open(file, framework="numpy"):
             pass
         length = int.from_bytes(opened.read(8), "little")

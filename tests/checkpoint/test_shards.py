@@ -268,3 +268,16 @@ def test_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert checkpoint.same("a", "b")
     assert not any(checkpoint.same("a", name) for name in ("c", "half", "cut"))
     assert mx.array_equal(checkpoint.arrays["a"], mx.array(a))
+
+
+@pytest.mark.parametrize("name", [shards.SINGLE, shards.TORCH_SINGLE])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: Any, **_options: Any) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / name).touch()
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(WeightsError, match=rf"{name} cannot be read \(Permission denied\)"):
+        shards.read_weight_files(tmp_path)

@@ -20,6 +20,7 @@ from mlx_mm.models.config import (
 
 # Keys of the audio tower that are the same in every checkpoint; another value would ask for another computation.
 FIXED = {"patch_embed_input_channels": 1, "flatten_patch_embeds": True, "enable_patch_layer_norm": True}
+MAX_SPEC = 2048  # eight times that of every checkpoint
 COMPLETE = "Use the complete config.json of the checkpoint."
 
 
@@ -126,6 +127,7 @@ class AudioConfig(BaseConfig):
             return [(False, found, f"{expected}all {len(depths)} stages")]
         grids, widths = self.grids, self.widths
         return [
+            (spec <= MAX_SPEC, f"spec_size {spec}", f"{MAX_SPEC} at most, as no tensor says how large pictures are"),
             (
                 all(side % window == 0 for side in grids),
                 f"window_size {window} and grids of {list(grids)} tokens a side",
