@@ -36,6 +36,8 @@ def read_ahead(
     stop = threading.Event()
 
     def run(index: int, items: "queue.Queue[Item | _End]") -> None:
+        if stop.is_set():  # it was next before it could be cancelled
+            return
         try:
             for item in make(index):
                 _put(items, item, stop)
