@@ -9,7 +9,7 @@ from mlx_mm import __version__
 from mlx_mm.checkpoint import undisturbed
 from mlx_mm.cli import chat, classify, convert, demo, embed, generate, info
 from mlx_mm.cli.notes import warnings_as_notes
-from mlx_mm.cli.signals import Terminated, unwinding
+from mlx_mm.cli.signals import Raised, Terminated, unwinding
 from mlx_mm.errors import MlxMmError
 
 COMMANDS = {
@@ -44,6 +44,13 @@ def main(argv: list[str] | None = None) -> None:
             undisturbed.Section.held = True
             print("terminated; nothing half-written was kept", file=sys.stderr)
             status = ended.status
+        except ImportError:
+            undisturbed.Section.held = True
+            if Raised.number is None:
+                raise
+            word = "interrupted" if Raised.number == INTERRUPTED - 128 else "terminated"
+            print(f"{word}; nothing half-written was kept", file=sys.stderr)
+            status = 128 + Raised.number
     sys.exit(status)
 
 
