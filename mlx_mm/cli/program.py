@@ -10,7 +10,7 @@ from mlx_mm.cli import chat, classify, completion, convert, demo, embed, generat
 from mlx_mm.cli.notes import note, warnings_as_notes
 from mlx_mm.cli.option_names import naming_options
 from mlx_mm.cli.output import abandon, flush, prepare_streams, say
-from mlx_mm.cli.signals import Terminated, unwinding
+from mlx_mm.cli.signals import Raised, Terminated, unwinding
 from mlx_mm.cli.usage import Parser
 from mlx_mm.errors import ConfigError, MlxMmError, WeightsError
 
@@ -49,6 +49,13 @@ def main(argv: list[str] | None = None) -> None:
             undisturbed.Section.held = True
             note("terminated; nothing half-written was kept")
             status = ended.status
+        except ImportError:
+            undisturbed.Section.held = True
+            if Raised.number is None:
+                raise
+            word = "interrupted" if Raised.number == INTERRUPTED - 128 else "terminated"
+            print(f"{word}; nothing half-written was kept", file=sys.stderr)
+            status = 128 + Raised.number
     sys.exit(status)
 
 

@@ -12,6 +12,13 @@ from mlx_mm.checkpoint.undisturbed import Section, disturb
 ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
+class Raised:
+    """number: of the signal that was raised last. A C library that is just being imported may make an ImportError of
+    it, as NumPy does."""
+
+    number: int | None = None
+
+
 class Terminated(BaseException):
     """SIGTERM or SIGHUP came. status: of the process, as shells report it."""
 
@@ -42,7 +49,7 @@ def unwinding(*, last: bool) -> Iterator[None]:
         Section.held = True
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if last else handler)
-        Section.held, Section.waiting = False, None
+        Section.held, Section.waiting, Raised.number = False, None, None
 
 
 def _handle(number: int, _frame: FrameType | None) -> None:
@@ -50,6 +57,7 @@ def _handle(number: int, _frame: FrameType | None) -> None:
 
 
 def _raise(number: int) -> None:
+    Raised.number = number
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise Terminated(number)

@@ -15,6 +15,8 @@ from command_line import Run, environment, process
 
 from mlx_mm.checkpoint.undisturbed import Section, end
 from mlx_mm.cli import main
+from mlx_mm.cli.command import Command
+from mlx_mm.cli.program import COMMANDS
 from mlx_mm.cli.signals import Terminated, unwinding
 
 # Runs `mlx_mm` with a step of its work that says so and then waits; what a signal meets.
@@ -136,6 +138,21 @@ def test_a_held_section_is_not_cut_short() -> None:
         work()
     assert done == ["held before", "held"]
     assert Section.held is False
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_of_which_an_import_makes_its_own_error(
+    number: signal.Signals, word: str, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    def load(*_: object) -> int:
+        try:
+            signal.raise_signal(number)
+        except BaseException as error:
+            raise ImportError("Importing the C-extensions failed") from error
+        return 0
+
+    monkeypatch.setitem(COMMANDS, "info", Command("", COMMANDS["info"].add_arguments, load))
+    assert run("info", "x") == (128 + number, "", f"{word}; nothing half-written was kept\n")
 
 
 def test_another_thread_runs_commands_too(run: Run) -> None:
