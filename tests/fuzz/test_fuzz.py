@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures memory
 # Of a kind that loads a checkpoint or runs a command for each, and of the others
 SLOW = {"process": 1, "template": 5, "command line": 6, "text files": 5, "tokenizer": 5, "processor files": 5}
 SLOW |= dict.fromkeys(("safetensors", "numbers", "index", "config", "pickle", "quantization"), 6)
-QUICK = 20
+QUICK = 15
 SEED = 12
 
 
