@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             if Raised.number is None:
                 raise
             word = "interrupted" if Raised.number == INTERRUPTED - 128 else "terminated"
-            print(f"{word}; nothing half-written was kept", file=sys.stderr)
+            note(f"{word}; nothing half-written was kept")
             status = 128 + Raised.number
     sys.exit(status)
 
