@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from mlx_mm.conversation import Conversation
     from mlx_mm.convert import ConvertReport, convert
     from mlx_mm.embed import encode_audio, encode_image, encode_text
-    from mlx_mm.generate import Generation, generate, stream_generate
+    from mlx_mm.generate import generate, stream_generate
+    from mlx_mm.generation.answer import Generation
     from mlx_mm.generation.prompt_cache import PromptCache
     from mlx_mm.load import load
 
@@ -40,7 +41,7 @@ __all__ = [
 _ROOMS = {
     "Conversation": "conversation",
     "ConvertReport": "convert",
-    "Generation": "generate",
+    "Generation": "generation.answer",
     "PromptCache": "generation.prompt_cache",
     "classify": "classify",
     "convert": "convert",

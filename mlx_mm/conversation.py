@@ -17,14 +17,12 @@ from mlx_mm.generate import (
     PICTURE_AXES,
     VIDEO_AXES,
     GenerateOptions,
-    Generation,
     Images,
-    Pieces,
     Videos,
     cache_limits,
-    join,
     stream_generate,
 )
+from mlx_mm.generation.answer import Generation, Pieces, join
 from mlx_mm.generation.prompt_cache import PromptCache
 from mlx_mm.generation.shared import Shared
 from mlx_mm.models.contracts import Model, Processor

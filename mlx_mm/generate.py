@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Generator as PythonGenerator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeAlias, TypedDict, cast
 
@@ -17,9 +16,10 @@ import numpy as np
 from mlx_mm.backend.memory import wired_memory
 from mlx_mm.backend.streams import computing, finish
 from mlx_mm.errors import InputError, is_whole, shown, whole_number
+from mlx_mm.generation.answer import Clock, Generation, Pieces, join
 from mlx_mm.generation.prompt_cache import PromptCache, StoredLayer
 from mlx_mm.generation.request import Request
-from mlx_mm.generation.response import Listener, ResponseDelta, ToolCall, scale_boxes
+from mlx_mm.generation.response import Listener, scale_boxes
 from mlx_mm.generation.sampling import LogitsProcessor, make_processors, make_sampler, sampling_params
 from mlx_mm.generation.shared import Shared
 from mlx_mm.generation.token_loop import answer_tokens
@@ -39,41 +39,6 @@ Parameters = ParamSpec("Parameters")
 CACHE_BITS = (4, 8)
 LEAST_KV_SIZE = 8
 PICTURE_AXES, VIDEO_AXES = 4, 5  # of an array of several pictures, or videos
-
-
-@dataclass(frozen=True)
-class Generation:
-    """An answer, or while it is streamed what a token adds to it.
-
-    Of the pieces of a stream, text, reasoning, tool_calls and raw are what is new and add up to the whole, so that
-    printing every text shows the answer once; a piece may add nothing. Numbers are those so far. The last piece has
-    finish_reason and the boxes.
-
-    text: without markers and reasoning. reasoning: None where there is none. tool_calls: in the OpenAI shape.
-    finish_reason: "stop", "length" (max_tokens, or the model's context, is used up) or "tool_calls"; None before the
-    end. raw: with all markers, up to the end token. prompt_tokens: with images; cached_tokens of them were not run
-    again. prompt_tps, generation_tps: tokens per second. peak_memory: of the process, in GB.
-    boxes: [x1, y1, x2, y2] as the model counts, by default in thousandths of width and height. pixel_boxes: the same in
-    pixels of the image as it was given, where there is exactly one; `mlx_mm.generation.response.scale_boxes` makes them
-    for others.
-    """
-
-    text: str = ""
-    reasoning: str | None = None
-    tool_calls: list[ToolCall] = field(default_factory=list)
-    finish_reason: str | None = None
-    raw: str = ""
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generation_tokens: int = 0
-    prompt_tps: float = 0.0
-    generation_tps: float = 0.0
-    peak_memory: float = 0.0
-    boxes: list[list[float]] = field(default_factory=list)
-    pixel_boxes: list[list[float]] = field(default_factory=list)
-
-
-Pieces: TypeAlias = PythonGenerator[Generation, None, None]
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -234,27 +199,6 @@ def _joined(stream: Callable[Parameters, Pieces]) -> Callable[Parameters, Genera
 generate = _joined(stream_generate)
 
 
-def join(pieces: Iterable[Generation]) -> Generation:
-    """The whole of the pieces of a stream, or of its beginning."""
-    parts = list(pieces)
-    last = parts[-1] if parts else Generation()
-    whole = {name: "".join(getattr(part, name) or "" for part in parts) for name in ("text", "reasoning", "raw")}
-    calls = [call for part in parts for call in part.tool_calls]
-    counts = {name: getattr(last, name) for name in ("prompt_tokens", "cached_tokens", "generation_tokens")}
-    speeds = {name: getattr(last, name) for name in ("prompt_tps", "generation_tps", "peak_memory")}
-    return Generation(
-        text=whole["text"],
-        reasoning=whole["reasoning"] or None,
-        raw=whole["raw"],
-        tool_calls=calls,
-        finish_reason=last.finish_reason,
-        boxes=last.boxes,
-        pixel_boxes=last.pixel_boxes,
-        **counts,
-        **speeds,
-    )
-
-
 @dataclass(frozen=True)
 class _Job:
     """A prompt that is ready to run.
@@ -311,7 +255,7 @@ def _answer(job: _Job) -> Pieces:
         processors=processors,
         progress=advance,
     )
-    clock = _Clock(len(ids), start)
+    clock = Clock(len(ids), start)
     reason, called = "length", False
     try:
         with wired_memory(finish):
@@ -338,34 +282,6 @@ def _answer(job: _Job) -> Pieces:
     finally:
         steps.close()
         reading.close()
-
-
-class _Clock:
-    """Counts tokens and seconds."""
-
-    def __init__(self, prompt: int, cached: int) -> None:
-        self.prompt, self.cached, self.count = prompt, cached, 0
-        self._begun = self._first = time.perf_counter()
-
-    def tick(self) -> None:
-        self.count += 1
-        if self.count == 1:
-            self._first = time.perf_counter()
-
-    def piece(self, delta: ResponseDelta) -> Generation:
-        now = time.perf_counter()
-        return Generation(
-            text=delta.text,
-            reasoning=delta.reasoning or None,
-            raw=delta.raw,
-            tool_calls=delta.tool_calls,
-            prompt_tokens=self.prompt,
-            cached_tokens=self.cached,
-            generation_tokens=self.count,
-            prompt_tps=(self.prompt - self.cached) / max(self._first - self._begun, 1e-9),
-            generation_tps=(self.count - 1) / (now - self._first) if self.count > 1 and now > self._first else 0.0,
-            peak_memory=mx.get_peak_memory() / 1e9,
-        )
 
 
 def refuse_idle(

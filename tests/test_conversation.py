@@ -12,7 +12,7 @@ from glm_answers import count_encoded, picture, script
 
 from mlx_mm import Conversation, generate, load
 from mlx_mm.errors import InputError, MediaError
-from mlx_mm.generate import join
+from mlx_mm.generation.answer import join
 
 Checkpoint = Callable[..., Path]
 

@@ -17,7 +17,7 @@ from tiny import write_json
 
 from mlx_mm import PromptCache, generate, load, stream_generate, to_mlx
 from mlx_mm.errors import ConfigError, InputError, MediaError, ModalityError, OutputError
-from mlx_mm.generate import join
+from mlx_mm.generation.answer import join
 from mlx_mm.generation.sampling import make_sampler
 
 Checkpoint = Callable[..., Path]

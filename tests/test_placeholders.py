@@ -12,7 +12,7 @@ from glm_answers import picture
 
 from mlx_mm import Conversation, generate, load, stream_generate
 from mlx_mm.errors import InputError
-from mlx_mm.generate import join
+from mlx_mm.generation.answer import join
 from mlx_mm.processing.chat import fill_media, for_template
 
 ONE, TWO, THREE = picture(1), picture(2, 60, 60), picture(3, 90, 30)

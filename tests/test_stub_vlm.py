@@ -17,7 +17,7 @@ from PIL import Image
 
 import mlx_mm.models
 from mlx_mm import Conversation, PromptCache, convert, generate, load, stream_generate
-from mlx_mm.generate import join
+from mlx_mm.generation.answer import join
 
 CONFIG = {"model_type": "stub_vlm", "hidden_size": 64, "num_heads": 2, "num_layers": 2, "max_length": 512}
 FILES = {"__init__.py", "config.py", "family.py", "model.py", "processor.py", "request.py", "response.py"}

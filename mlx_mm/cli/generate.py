@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     name = require_name(args.model)
     tools = read_tools(args.tools)
     messages = _messages(args.system, read_stdin() if args.prompt == "-" else args.prompt)
-    from mlx_mm.generate import join, refuse_idle, stream_generate
+    from mlx_mm.generate import refuse_idle, stream_generate
+    from mlx_mm.generation.answer import join
 
     refuse_idle(args.image, args.video, args.max_pixels, args.fps)
     model, processor = open_generator(name, args.revision).load()

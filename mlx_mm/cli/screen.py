@@ -9,7 +9,7 @@ from mlx_mm.cli.output import UNSAFE, flush, put, watched
 from mlx_mm.cli.tables import plural
 
 if TYPE_CHECKING:
-    from mlx_mm.generate import Generation
+    from mlx_mm.generation.answer import Generation
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from mlx_mm.cli.screen import Screen, stats
-from mlx_mm.generate import Generation
+from mlx_mm.generation.answer import Generation
 
 
 class Terminal(io.StringIO):
