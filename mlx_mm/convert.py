@@ -16,9 +16,10 @@ import mlx.core as mx
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import atomic, card, matching
 from mlx_mm.checkpoint.padding import pad_to
-from mlx_mm.errors import InputError, OutputError, WeightsError, is_whole
+from mlx_mm.errors import ConfigError, InputError, OutputError, WeightsError, foreign, is_whole, shown
 from mlx_mm.evaluate import cosines_between, vectors_of
 from mlx_mm.load import OpenCheckpoint, open_checkpoint, parse_dtype
+from mlx_mm.processing.files import MAX_JSON_BYTES, check_regular
 from mlx_mm.progress import Progress, check_progress, progressing
 from mlx_mm.quantize.plan import LayerPlan, plan, to_block
 from mlx_mm.quantize.precision import HALF, WIDER_HALF, OutOfRangeError, choose_precision
@@ -134,11 +135,11 @@ def _check_arguments(
     """Raise InputError or QuantizationError for what is wrong whatever the checkpoint."""
     if not isinstance(source, str | os.PathLike):
         raise InputError(
-            f"The source is {source!r}; expected a folder, a bundled name or a hub id. Give a str or a Path."
+            f"The source is {shown(source)}; expected a folder, a bundled name or a hub id. Give a str or a Path."
         )
     for name, value in switches.items():
         if not isinstance(value, bool):
-            raise InputError(f"{name} is {value!r}; expected True or False. Leave it out.")
+            raise InputError(f"{name} is {shown(value)}; expected True or False. Leave it out.")
     check_progress(progress)
     check_recipe(recipe)
 
@@ -240,4 +241,6 @@ def _carry_files(source: Path, new: Path) -> None:
     skipped = {path for pattern in NOT_CARRIED for path in source.glob(pattern)}
     for path in sorted({path for pattern in CARRIED for path in source.glob(pattern)} - skipped):
         if path.is_file():
+            with foreign(ConfigError, f"{path} cannot be carried over", "expected a small file. Take it out."):
+                check_regular(path, MAX_JSON_BYTES)
             shutil.copyfile(path, new / path.name)

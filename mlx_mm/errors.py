@@ -21,10 +21,14 @@ from typing import TypeGuard
 
 REASON_CHARACTERS = 300  # of what a library says
 SHOWN_CHARACTERS = 200  # of a value
+MESSAGE_CHARACTERS = 4000  # of a message, in which a name in a foreign file may be any text
 
 
 class MlxMmError(Exception):
-    """Base of all errors that a user of mlx_mm can mend."""
+    """Base of all errors that a user of mlx_mm can mend. What is longer than MESSAGE_CHARACTERS is cut."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(message if len(message) <= MESSAGE_CHARACTERS else f"{message[:MESSAGE_CHARACTERS]}…")
 
 
 class ModelNotFoundError(MlxMmError):

@@ -63,8 +63,7 @@ def open_checkpoint(path_or_repo: str | Path, *, revision: str | None = None) ->
     with foreign(ConfigError, f"{folder / 'config.json'} cannot be used", OF_ONE_CHECKPOINT):
         config = family.config.from_dict(values)
         family.architecture(values.get("architectures"))  # a class we do not run matters more than damaged weights
-        stored = shards.read_weight_files(folder).limits() if shards.has_weights(folder) else ()
-        check_sizes(config, StoredSizes(*stored))
+        _hold_against_tensors(config, folder)
     return OpenCheckpoint(str(path_or_repo), folder, values, family, config)
 
 
@@ -168,6 +167,23 @@ class OpenCheckpoint:
             model.eval()
             if not lazy:
                 mx.eval(model.parameters())
+
+
+def _hold_against_tensors(config: FamilyConfig, folder: Path) -> None:
+    """Raise ConfigError for sizes that the tensors cannot have.
+
+    Files that cannot be read are a WeightsError once they are needed: that a model is of the wrong kind is told first.
+    """
+    stored, damage = StoredSizes(), None
+    try:
+        if shards.has_weights(folder):
+            stored = StoredSizes(*shards.read_weight_files(folder).limits())
+    except WeightsError as error:
+        damage = error
+    try:
+        check_sizes(config, stored)
+    except ConfigError as error:
+        raise (damage or error) from error
 
 
 def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype | None:

@@ -134,6 +134,25 @@ def verbs(pairs: dict[str, tuple[Any, Any]], folder: Path) -> dict[str, tuple[Ca
         "encode_image": (encode_image, (of("siglip2", images=PICTURES[0]), images)),
         "encode_audio": (encode_audio, (of("clap", audio=SOUND), audio)),
         "classify": (classify, (of("siglip2", item=PICTURES[0], labels=["cat", "dog"]), scored)),
+        "convert": (
+            mlx_mm.convert,
+            (
+                {"source": folder, "out": folder / "out"},
+                {
+                    "source": NO_PATH,
+                    "out": NO_PATH,
+                    "bits": [0, 3, 4.0, "4", True, [4], Odd()],
+                    "group_size": [*NO_COUNT, 7, None],
+                    "mode": [*NO_NAME, None],
+                    "dtype": NO_NAME,
+                    "recipe": NO_NAME,
+                    "revision": [5, b"a", ["a"], Odd(), True],
+                    "overwrite": [*NO_FLAG, None],
+                    "check": [*NO_FLAG, None],
+                    "progress": NO_FUNCTION,
+                },
+            ),
+        ),
         "generate": (generate, (question, ANSWERING)),
         "stream_generate": (mlx_mm.stream_generate, (question, ANSWERING)),
         "load": (
@@ -315,7 +334,7 @@ def refusals(call: Callable[..., Any], case: Case) -> Iterator[str]:
                 yield f"{shown}: taken"
 
 
-VERBS = [name for name in mlx_mm.__all__ if name[0].islower() and name != "convert"] + ["Conversation"]
+VERBS = [name for name in mlx_mm.__all__ if name[0].islower()] + ["Conversation"]
 METHODS = ["siglip2()", "siglip2.text", "siglip2.images", "metaclip_2()", "metaclip_2.text", "metaclip_2.images"]
 METHODS += ["jina_clip()", "jina_clip.text", "jina_clip.images", "clap()", "clap.text", "clap.audio", "clap.windows"]
 METHODS += ["glm46v()", "glm46v.text", "glm46v.images", "glm46v.videos", "glm46v.chat", "glm46v.image_sizes"]

@@ -3,6 +3,10 @@
 import re
 from pathlib import Path
 
+from mlx_mm.errors import ConfigError, foreign
+from mlx_mm.processing.files import open_regular
+
+TOP_BYTES = 1 << 20  # of a card, in which its front matter lies
 # Keys of a card's front matter that say under which terms the weights may be used
 LICENCE_KEYS = ("license", "license_name", "license_link")
 
@@ -12,7 +16,10 @@ def front_matter(folder: Path) -> dict[str, str]:
     path = folder / "README.md"
     if not path.is_file():
         return {}
-    match = re.match(r"---\s*\n(.*?)\n---\s*\n", path.read_text("utf-8", errors="replace"), re.DOTALL)
+    with foreign(ConfigError, f"{path} cannot be read", "expected a model card. Download it again."):
+        with open_regular(path) as file:
+            top = file.read(TOP_BYTES).decode("utf-8-sig", errors="replace")
+    match = re.match(r"---\s*\n(.*?)\n---\s*\n", top, re.DOTALL)
     lines = match.group(1).splitlines() if match else []
     pairs = (re.match(r"([\w-]+):\s*(\S.*)$", line) for line in lines)
     return {pair.group(1): pair.group(2).strip(" \"'") for pair in pairs if pair}

@@ -16,12 +16,14 @@ from mlx.utils import tree_flatten
 
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint.atomic import new_file
-from mlx_mm.errors import InputError, shown
+from mlx_mm.errors import InputError, foreign, shown
 from mlx_mm.generation.request import LayerCache, Request
+from mlx_mm.processing.files import check_regular
 
 FORMAT = "mlx_mm prompt cache 1"
 ENDING = ".safetensors"
 LAYERS = ("KVCache", "QuantizedKVCache", "RotatingKVCache")
+MOST_BYTES = 2**40  # of a saved cache
 SAMPLE = 8  # numbers of each tensor by which two checkpoints are told apart
 _TAKING = threading.Lock()
 
@@ -128,7 +130,9 @@ class PromptCache:
         self._check_free()
         if not self.keys or self._model is None:
             raise InputError("There is nothing in the cache yet; expected a prompt. Generate first, then save.")
-        about = {f"about_{key}": text for key, text in (about or {}).items()}
+        if about is not None and not isinstance(about, Mapping):
+            raise InputError(f"about is {shown(about)}; expected a dict of texts. Leave it out.")
+        about = {f"about_{key}": str(text) for key, text in (about or {}).items()}
         own = {"format": FORMAT, "model": fingerprint(self._model), "keys": json.dumps(self.keys)}
         with new_file(path) as new, computing():
             try:
@@ -142,11 +146,11 @@ class PromptCache:
         from mlx_lm.models.cache import load_prompt_cache
 
         path = _checked(path)
-        try:
+        advice = "expected a prompt cache. Save it again."
+        with foreign(InputError, f"{path} cannot be read", advice):
+            check_regular(path, MOST_BYTES)
             with computing():
                 loaded: Any = mx.load(str(path), return_metadata=True)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({error}); expected a prompt cache. Save it again.") from error
         metadata: dict[str, str] = loaded[1]
         kinds = [value for name, value in metadata.items() if name.startswith("1.")]  # as mlx_lm flattens its metadata
         if metadata.get("0.format") != FORMAT or not kinds or not set(kinds) <= set(LAYERS):
@@ -157,14 +161,12 @@ class PromptCache:
                 "that is loaded. Load that model, or begin anew."
             )
         cache = cls()
-        try:
+        with foreign(InputError, f"{path} is damaged", advice):
             with computing():
                 cache.layers = load_prompt_cache(str(path))
                 mx.eval([array for layer in cache.layers for array in _arrays(layer.state).values()])
             cache.keys = [int(key) for key in json.loads(metadata["0.keys"])]
             size, bits = json.loads(metadata["0.kind"])
-        except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is damaged ({error}); expected a prompt cache. Save it again.") from error
         if {layer.offset for layer in cache.layers} != {len(cache.keys)}:
             raise InputError(f"{path} is damaged: its tokens are not as many as it says. Save it again.")
         cache._model, cache._kind = model, (size, bits)
