@@ -25,10 +25,15 @@ MESSAGE_CHARACTERS = 4000  # of a message, in which a name in a foreign file may
 
 
 class MlxMmError(Exception):
-    """Base of all errors that a user of mlx_mm can mend. What is longer than MESSAGE_CHARACTERS is cut."""
+    """Base of all errors that a user of mlx_mm can mend.
+
+    The message is one line of about MESSAGE_CHARACTERS at most, in which what could steer a terminal is escaped.
+    """
 
     def __init__(self, message: str = ""):
-        super().__init__(message if len(message) <= MESSAGE_CHARACTERS else f"{message[:MESSAGE_CHARACTERS]}…")
+        half = MESSAGE_CHARACTERS // 2
+        cut = message if len(message) <= MESSAGE_CHARACTERS else f"{message[:half]}…{message[-half:]}"
+        super().__init__(cut if cut.isprintable() else "".join(map(_visible, cut)))
 
 
 class ModelNotFoundError(MlxMmError):
@@ -112,6 +117,10 @@ def foreign(kind: type[MlxMmError], found: str, advice: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise kind(f"{found} ({reason(error)}); {advice}") from error
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
 
 
 def reason(error: BaseException) -> str:

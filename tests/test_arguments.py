@@ -137,7 +137,7 @@ def verbs(pairs: dict[str, tuple[Any, Any]], folder: Path) -> dict[str, tuple[Ca
         "convert": (
             mlx_mm.convert,
             (
-                {"source": folder, "out": folder / "out"},
+                {"source": folder, "out": folder / "out", "overwrite": True},
                 {
                     "source": NO_PATH,
                     "out": NO_PATH,
@@ -300,7 +300,7 @@ def methods(pairs: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Callable[..., 
 
 
 # Of these the message names what is wrong inside, such as a file, an item or a key
-INSIDE = {"images", "videos", "item", "audio", "prompt", "messages", "path_or_repo"}
+INSIDE = {"images", "videos", "item", "audio", "prompt", "messages", "path_or_repo", "source"}
 INSIDE |= {"images_kwargs", "videos_kwargs", "audio_kwargs"}
 
 

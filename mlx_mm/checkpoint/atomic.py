@@ -14,20 +14,22 @@ from pathlib import Path
 
 from mlx_mm.checkpoint.exchange import exchange
 from mlx_mm.checkpoint.staging import NEW, OLD, staged
-from mlx_mm.errors import InputError, OutputError
+from mlx_mm.errors import InputError, OutputError, shown
 
 
 def as_name(out: str | Path) -> Path:
     """`out` as a path, with ~ for the user's folder; InputError or OutputError for what no file can be called."""
     if not isinstance(out, str | os.PathLike):
-        raise InputError(f"The output is {out!r}; expected the name of a file or folder. Give a str or a Path.")
+        raise InputError(f"The output is {shown(out)}; expected the name of a file or folder. Give a str or a Path.")
     try:
         path = Path(out).expanduser()
         fits = bool(os.fspath(out)) and b"\0" not in os.fsencode(path)
     except (TypeError, ValueError, RuntimeError):  # bytes, half a surrogate pair, the ~ of nobody
         fits = False
     if not fits:
-        raise OutputError(f"{os.fspath(out)!r} cannot be the name of an output. Choose another name.")
+        raise OutputError(
+            f"The output is {shown(os.fspath(out))}; that cannot be the name of a file. Expected another one."
+        )
     return path
 
 

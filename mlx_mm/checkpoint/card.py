@@ -17,8 +17,9 @@ def front_matter(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     with foreign(ConfigError, f"{path} cannot be read", "expected a model card. Download it again."):
-        with open_regular(path) as file:
-            top = file.read(TOP_BYTES).decode("utf-8-sig", errors="replace")
+        file = open_regular(path)
+    with file:
+        top = file.read(TOP_BYTES).decode("utf-8-sig", errors="replace")
     match = re.match(r"---\s*\n(.*?)\n---\s*\n", top, re.DOTALL)
     lines = match.group(1).splitlines() if match else []
     pairs = (re.match(r"([\w-]+):\s*(\S.*)$", line) for line in lines)

@@ -6,7 +6,7 @@ from typing import Protocol, TypeAlias
 
 import mlx.nn as nn
 
-from mlx_mm.errors import QuantizationError
+from mlx_mm.errors import QuantizationError, shown
 from mlx_mm.quantize.scheme import QuantConfig
 
 Rule: TypeAlias = Mapping[str, object] | bool  # bits, group_size and mode that differ; False: stay as it is
@@ -62,13 +62,13 @@ def find_recipe(recipe: str | Recipe | None, model: Planned) -> Recipe:
 def check_recipe(recipe: str | Recipe | None) -> None:
     """Raise QuantizationError for what is no recipe, whatever the model."""
     if isinstance(recipe, str) and recipe not in RECIPES:
-        raise QuantizationError(f"There is no recipe {recipe!r}; expected one of {', '.join(RECIPES)}, or a dict.")
+        raise QuantizationError(f"There is no recipe {shown(recipe)}; expected one of {', '.join(RECIPES)}, or a dict.")
     if recipe is None or isinstance(recipe, str):
         return
     if not isinstance(recipe, Mapping):
-        raise QuantizationError(f"The recipe is {recipe!r}; expected a name, or a dict of path patterns.")
+        raise QuantizationError(f"The recipe is {shown(recipe)}; expected a name, or a dict of path patterns.")
     if strangers := [pattern for pattern in recipe if not isinstance(pattern, str)]:
-        raise QuantizationError(f"The recipe has the pattern {strangers[0]!r}; expected text such as '*.fc1'.")
+        raise QuantizationError(f"The recipe has the pattern {shown(strangers[0])}; expected text such as '*.fc1'.")
 
 
 def apply_rule(pattern: str, rule: Rule, default: QuantConfig) -> QuantConfig | None:
@@ -76,8 +76,9 @@ def apply_rule(pattern: str, rule: Rule, default: QuantConfig) -> QuantConfig | 
     if isinstance(rule, bool):
         return default if rule else None
     if not isinstance(rule, Mapping) or (unknown := set(rule) - {"bits", "group_size", "mode"}):
-        found = repr(rule) if not isinstance(rule, Mapping) else f"the key {min(unknown)!r}"
+        found = shown(rule) if not isinstance(rule, Mapping) else f"the key {shown(min(unknown))}"
         raise QuantizationError(
-            f"The recipe's pattern {pattern!r} has {found}; expected False, or a dict of bits, group_size and mode."
+            f"The recipe's pattern {shown(pattern)} has {found}; "
+            "expected False, or a dict of bits, group_size and mode."
         )
     return QuantConfig(**{**asdict(default), **rule})

@@ -55,4 +55,6 @@ def check_known(values: Mapping[str, object], modes: Modes) -> None:
     for name, known in zip(("bits", "group_size"), modes[mode], strict=True):
         value = values[name]
         if not isinstance(value, int) or isinstance(value, bool) or value not in known:
-            raise QuantizationError(f"{name} is {shown(value)}; {mode} takes {', '.join(map(str, known))}.")
+            raise QuantizationError(
+                f"{name} is {shown(value)}; {mode} takes {', '.join(map(str, known))}. Pass one of these."
+            )

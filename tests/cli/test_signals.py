@@ -15,7 +15,6 @@ from command_line import Run, environment, process
 
 from mlx_mm.checkpoint.undisturbed import Section, end
 from mlx_mm.cli import main
-from mlx_mm.cli.command import Command
 from mlx_mm.cli.program import COMMANDS
 from mlx_mm.cli.signals import Terminated, unwinding
 
@@ -151,7 +150,7 @@ def test_a_signal_of_which_an_import_makes_its_own_error(
             raise ImportError("Importing the C-extensions failed") from error
         return 0
 
-    monkeypatch.setitem(COMMANDS, "info", Command("", COMMANDS["info"].add_arguments, load))
+    monkeypatch.setitem(COMMANDS, "info", COMMANDS["info"]._replace(run=load))
     assert run("info", "x") == (128 + number, "", f"{word}; nothing half-written was kept\n")
 
 

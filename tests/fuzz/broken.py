@@ -63,7 +63,9 @@ def _allocate() -> None:
 
 
 def _endless_message() -> None:
-    raise InputError("x" * 100_000)
+    error = InputError("")
+    error.args = ("x" * 100_000,)
+    raise error
 
 
 def _refuse() -> None:
