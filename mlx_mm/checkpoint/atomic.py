@@ -28,7 +28,7 @@ def as_name(out: str | Path) -> Path:
         fits = False
     if not fits:
         raise OutputError(
-            f"The output is {shown(os.fspath(out))}; that cannot be the name of a file. Expected another one."
+            f"The output is {shown(os.fspath(out))}, and that cannot be the name of a file; expected another. Choose one."
         )
     return path
 
