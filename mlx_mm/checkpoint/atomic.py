@@ -28,7 +28,7 @@ def as_name(out: str | Path) -> Path:
         fits = False
     if not fits:
         raise OutputError(
-            f"The output is {shown(os.fspath(out))}, and that cannot be the name of a file; expected another. Choose one."
+            f"The output is {shown(os.fspath(out))}, which cannot be a file's name; expected another. Choose one."
         )
     return path
 

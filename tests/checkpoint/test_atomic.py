@@ -298,7 +298,7 @@ def test_places_where_not_even_root_may_write(place: str) -> None:
 
 def test_names_that_no_file_can_have() -> None:
     for name in ("a\0b", "\ud800", "", "~nobody-of-that-name/x"):
-        with pytest.raises(OutputError, match="cannot be the name"):
+        with pytest.raises(OutputError, match="cannot be a file's name"):
             as_name(name)
     for wrong in (None, 5, b"x", ["x"], True):
         with pytest.raises(InputError, match="expected the name"):

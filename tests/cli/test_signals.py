@@ -15,6 +15,7 @@ from command_line import Run, environment, process
 
 from mlx_mm.checkpoint.undisturbed import Section, end
 from mlx_mm.cli import main
+from mlx_mm.cli.command import Command
 from mlx_mm.cli.program import COMMANDS
 from mlx_mm.cli.signals import Terminated, unwinding
 
