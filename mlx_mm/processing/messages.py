@@ -59,8 +59,9 @@ class Message:
 def read_messages(messages: object) -> list[Message]:
     """A chat, message by message; InputError for one of another shape."""
     if not isinstance(messages, list | tuple) or not messages:
+        empty = isinstance(messages, list | tuple)
         raise InputError(
-            f"messages is {_type(messages)}{' without items' if messages in ([], ()) else ''}; expected a list of "
+            f"messages is {_type(messages)}{' without items' if empty else ''}; expected a list of "
             '{"role", "content"}. Put a single message in a list.'
         )
     return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]

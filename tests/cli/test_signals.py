@@ -151,7 +151,7 @@ def test_a_signal_of_which_an_import_makes_its_own_error(
             raise ImportError("Importing the C-extensions failed") from error
         return 0
 
-    monkeypatch.setitem(COMMANDS, "info", Command("", COMMANDS["info"].add_arguments, load, ()))
+    monkeypatch.setitem(COMMANDS, "info", Command("wait", COMMANDS["info"].add_arguments, load, ()))
     assert run("info", "x") == (128 + number, "", f"{word}; nothing half-written was kept\n")
 
 
