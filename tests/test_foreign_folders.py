@@ -124,8 +124,11 @@ def test_long_lists(tiny_checkpoint: Checkpoint) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["@" + "[" * 5000, "@" + "[" * 900 + "]" * 900, '@"\\ud800"', '@{"\\udc00": 1}', '@"\\ud83d\\u0041"'],
-    ids=["open", "deep", "high half", "key", "half pair"],
+    [
+        *("@" + "[" * 5000, "@" + "[" * 900 + "]" * 900, '@"\\ud800"', '@{"\\udc00": 1}', '@"\\ud83d\\u0041"'),
+        *("@NaN", "@-Infinity", "@[1e400]"),
+    ],
+    ids=["open", "deep", "high half", "key", "half pair", "no number", "infinity", "beyond float64"],
 )
 @pytest.mark.parametrize("name", ["siglip", "glm46v"])
 def test_json_that_could_not_be_written_again(

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -64,15 +65,23 @@ def read_json(path: Path, error: type[MlxMmError] = ConfigError) -> dict[str, ob
 def load_json(path: Path, error: type[MlxMmError] = ConfigError) -> object:
     """What a JSON file holds; raises `error` where it is not there or not JSON.
 
-    It can be written and shown again: values do not lie within each other without end, and all texts are Unicode.
+    It can be written and shown again: values do not lie within each other without end, all texts are Unicode, and all
+    numbers finite.
     """
     advice = "expected a file with JSON in UTF-8. Download it again."
     with foreign(error, f"{path} cannot be read", advice):
         data = read_regular(path, MAX_JSON_BYTES)
     with foreign(error, f"{path} cannot be read: it is not JSON", advice):
-        values: object = json.loads(data.decode("utf-8-sig"))
+        values: object = json.loads(data.decode("utf-8-sig"), parse_float=_finite, parse_constant=_finite)
         _check_values(values)
     return values
+
+
+def _finite(number: str) -> float:
+    """A number of a file; ValueError for NaN and Infinity, which JSON has not, and for what float64 cannot hold."""
+    if math.isfinite(value := float(number)):
+        return value
+    raise ValueError(f"it holds the number {number}")
 
 
 def _check_values(values: object) -> None:

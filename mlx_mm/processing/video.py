@@ -139,7 +139,8 @@ def _from_folder(path: Path) -> Video:
     known = Image.registered_extensions()
     name = f"the folder {short_name(str(path))}"
     with foreign(MediaError, f"{name} cannot be listed", "expected a folder of pictures. Check its permissions."):
-        files = [file for file in path.iterdir() if file.suffix.lower() in known and not file.name.startswith(".")]
+        named = [file for file in path.iterdir() if file.suffix.lower() in known and not file.name.startswith(".")]
+        files = [file for file in named if file.is_file()]  # a pipe that nobody named would be waited for
     files.sort(key=_natural)
     return _from_images(files, name)
 

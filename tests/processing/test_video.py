@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import struct
 import sys
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def test_a_list_and_a_folder(tmp_path: Path) -> None:
     for i, level in enumerate(LEVELS + LEVELS):
         frame(level).save(tmp_path / f"frame{i}.png")
     (tmp_path / "notes.txt").write_text("no picture")
+    os.mkfifo(tmp_path / "frame00.png")  # nobody named it, and it would be waited for
     folder = open_video(tmp_path, fps=4)
     assert shape_of(folder) == (12, *SIDE)
     assert levels_of(folder, [2, 10]) == [100, 180]  # frame2 stands before frame10

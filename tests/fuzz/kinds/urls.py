@@ -271,18 +271,18 @@ def url(random: Random, place: Place) -> Trial:
     def trial() -> None:
         import mlx_mm
 
+        failed: list[int] = []
         if how < 0.7:
             vectors(mlx_mm.encode_image(*model, address))
         elif how < 0.8:
-            failed: list[int] = []
             vectors(mlx_mm.encode_image(*model, [address] * 2, on_error=lambda i, _: failed.append(i)), 2 - len(failed))
         elif how < 0.9:
             finite("scores", mlx_mm.classify(*model, address, LABELS))
         else:
             chat = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": address}}]}]
             answered(mlx_mm.generate(*place.loaded("glm46v"), chat, max_tokens=1, max_pixels=40_000))
-        if reached:
-            raise BadOutputError("a redirect to a file was followed")
+        if reached and not failed:
+            raise BadOutputError(f"a redirect to a file was followed: {address[:300]!r}")
 
     return trial
 
