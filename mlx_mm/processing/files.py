@@ -72,28 +72,26 @@ def load_json(path: Path, error: type[MlxMmError] = ConfigError) -> object:
     with foreign(error, f"{path} cannot be read", advice):
         data = read_regular(path, MAX_JSON_BYTES)
     with foreign(error, f"{path} cannot be read: it is not JSON", advice):
-        values: object = json.loads(data.decode("utf-8-sig"), parse_float=_finite, parse_constant=_finite)
+        values: object = json.loads(data.decode("utf-8-sig"))
         _check_values(values)
     return values
 
 
-def _finite(number: str) -> float:
-    """A number of a file; ValueError for NaN and Infinity, which JSON has not, and for what float64 cannot hold."""
-    if math.isfinite(value := float(number)):
-        return value
-    raise ValueError(f"it holds the number {number}")
-
-
 def _check_values(values: object) -> None:
-    """ValueError for values within each other without end, and for texts with half of a surrogate pair."""
-    level = [values]
+    """ValueError for values within each other without end, texts with half of a surrogate pair, and NaN or infinity."""
+    level = [("a value", values)]
     for _ in range(MAX_DEPTH):
-        "".join(part for part in level if isinstance(part, str)).encode()
-        lists = [list(part) for part in level if isinstance(part, list | dict)]
-        lists += [list(part.values()) for part in level if isinstance(part, dict)]
-        if not lists:
+        "".join(part for _, part in level if isinstance(part, str)).encode()
+        for name, part in level:
+            if isinstance(part, float) and not math.isfinite(part):
+                raise ValueError(f"{name} is {part}")
+        "".join(key for _, part in level if isinstance(part, dict) for key in part).encode()
+        lists = [(name, part) for name, part in level if isinstance(part, list)]
+        dicts = [part for _, part in level if isinstance(part, dict)]
+        if not lists and not dicts:
             return
-        level = [part for some in lists for part in some]
+        level = [(name, item) for name, part in lists for item in part]
+        level += [pair for part in dicts for pair in part.items()]
     raise ValueError(f"values lie within each other more than {MAX_DEPTH} times")
 
 
