@@ -34,6 +34,7 @@ Streams: TypeAlias = AbstractContextManager[None]
 
 SECONDS_TO_FINISH = 10.0  # that the interpreter waits at its end for what still computes
 SECONDS_TO_END = 1.0  # that a thread may take after its last line of Python
+SECONDS_TO_LOOK = 0.2  # for signals: of one that comes just as a wait begins, Python takes notice only at its end
 MANY = 256  # callers, of whom those that have ended are then forgotten
 
 _QUEUE, _COMPUTING = threading.Lock(), threading.Lock()
@@ -170,7 +171,8 @@ def _hand_over(future: Future[Result], _kind: object, error: BaseException | Non
 
 def _results(running: Sequence[Future[Result]]) -> list[Result]:
     try:
-        wait(running)
+        while wait(running, timeout=SECONDS_TO_LOOK).not_done:
+            continue
     finally:  # after an interruption, too, nothing may run when the turn ends
         for future in running:
             future.cancel()
