@@ -302,7 +302,7 @@ def test_settings_that_cannot_act(small: Processor, override: dict[str, Any], tm
         small.images([noise(20, 20)], **override)
     config = processor_of(tmp_path, 30).config
     image_file(tmp_path, 30, **override)
-    with pytest.raises(ConfigError, match=f"^{key} is .*expected .*[.] "):
+    with pytest.raises(ConfigError, match=f"{key} is .*expected .*[.] "):  # or the file is not JSON, for NaN
         Processor.from_folder(tmp_path, config)
 
 
