@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from mlx_mm.cli.files import find_files, passed_over_line
-from mlx_mm.cli.output import say_beside
+from mlx_mm.cli.output import say_beside, visible
 from mlx_mm.cli.tables import plural
 from mlx_mm.errors import MlxMmError
 
@@ -66,7 +66,8 @@ class Skipped:
 
         def skip(index: int, error: MlxMmError) -> None:
             self._bad.add(index)
-            self._warn(str(error) if files[index] in str(error) else f"{files[index]}: {error}")
+            name, said = visible(files[index]), str(error)
+            self._warn(said if name in said else f"{name}: {said}")
 
         return skip
 
