@@ -214,7 +214,8 @@ class Case:
         status = run.wait()
         if number == signal.SIGKILL and status == 0:
             return None  # it had ended and waited to be reaped
-        found = Counter(self.judge(number, status, run.stderr()))
+        self.said = run.stderr()
+        found = Counter(self.judge(number, status, self.said))
         found["while writing" if _staged(self.folder) or contents(self._target) == self.old else "at the end"] += 1
         after = self.run()
         ended = after.wait()
@@ -284,6 +285,8 @@ def work(place: Path, number: int, share: int, seed: int, report: int) -> None:
             found = cases[name, fresh].strike(chosen, draw.random())
             late += found is None
         line = {"job": name, "signal": chosen.name, "fresh": fresh, "late": late, "found": +found}
+        if any(found[what] for what in WRONG):
+            line["said"] = cases[name, fresh].said
         os.write(report, (json.dumps(line) + "\n").encode())
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from mlx_mm import __version__
 from mlx_mm.checkpoint import undisturbed
-from mlx_mm.cli import chat, classify, completion, convert, demo, embed, generate, info, models
+from mlx_mm.cli import INTERRUPTED, chat, classify, completion, convert, demo, embed, generate, info, models
 from mlx_mm.cli.notes import note, warnings_as_notes
 from mlx_mm.cli.option_names import naming_options
 from mlx_mm.cli.output import abandon, flush, prepare_streams, say
-from mlx_mm.cli.signals import Raised, Terminated, unwinding
+from mlx_mm.cli.signals import Terminated, as_itself, unwinding
 from mlx_mm.cli.usage import Parser
 from mlx_mm.errors import ConfigError, MlxMmError, WeightsError
 
@@ -26,7 +26,6 @@ COMMANDS = {
     "completion": completion.COMMAND,
 }
 ERROR = 1  # one that the user can mend; argparse itself ends with 2 for wrong usage
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     with unwinding(last=argv is None):
         try:
             undisturbed.end()
-            status = _run(argv)
+            with as_itself():
+                status = _run(argv)
             undisturbed.Section.held = True
         except KeyboardInterrupt:
             undisturbed.Section.held = True
@@ -49,13 +49,6 @@ def main(argv: list[str] | None = None) -> None:
             undisturbed.Section.held = True
             note("terminated; nothing half-written was kept")
             status = ended.status
-        except ImportError:
-            undisturbed.Section.held = True
-            if Raised.number is None:
-                raise
-            word = "interrupted" if Raised.number == INTERRUPTED - 128 else "terminated"
-            note(f"{word}; nothing half-written was kept")
-            status = 128 + Raised.number
     sys.exit(status)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -13,8 +14,7 @@ ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "S
 
 
 class Raised:
-    """number: of the signal that was raised last. A C library that is just being imported may make an ImportError of
-    it, as NumPy does."""
+    """number: of the signal that was raised last."""
 
     number: int | None = None
 
@@ -38,8 +38,10 @@ def unwinding(*, last: bool) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in ENDING}
+    before, hook = {number: signal.getsignal(number) for number in ENDING}, sys.unraisablehook
     Section.held = True
+    # A signal in the middle of an object's making leaves one that cannot be unmade, which is no news then.
+    sys.unraisablehook = lambda what: hook(what) if Raised.number is None else None
     for number, handler in before.items():
         if handler in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _handle)
@@ -49,7 +51,21 @@ def unwinding(*, last: bool) -> Iterator[None]:
         Section.held = True
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if last else handler)
-        Section.held, Section.waiting, Raised.number = False, None, None
+        Section.held, Section.waiting = False, None
+        if not last:
+            sys.unraisablehook, Raised.number = hook, None
+
+
+@contextlib.contextmanager
+def as_itself() -> Iterator[None]:
+    """Inside, what a library makes of a signal's exception is that exception again: NumPy, while it is imported, an
+    ImportError; an archive that is closed in the middle of a file, a ValueError."""
+    try:
+        yield
+    except Exception as error:
+        if Raised.number is None:
+            raise
+        raise _exception(Raised.number) from error
 
 
 def _handle(number: int, _frame: FrameType | None) -> None:
@@ -58,6 +74,8 @@ def _handle(number: int, _frame: FrameType | None) -> None:
 
 def _raise(number: int) -> None:
     Raised.number = number
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise Terminated(number)
+    raise _exception(number)
+
+
+def _exception(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
