@@ -22,11 +22,20 @@ def to_mlx(batch: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, mx.array]:
 
     Raises InputError for anything else.
     """
-    if not isinstance(batch, Mapping) or not all(isinstance(value, np.ndarray) for value in batch.values()):
-        found = {key: type(value).__name__ for key, value in batch.items()} if isinstance(batch, Mapping) else batch
+    if not isinstance(batch, Mapping) or not all(map(_has_numbers, batch.values())):
+        found = {key: _kind(value) for key, value in batch.items()} if isinstance(batch, Mapping) else batch
         raise InputError(f"The batch is {shown(found)}; expected NumPy arrays by name. Pass what a processor gives.")
     narrow = ((key, value.astype(NARROWER.get(value.dtype, value.dtype), copy=False)) for key, value in batch.items())
     return {key: mx.array(value) for key, value in narrow}
+
+
+def _has_numbers(array: object) -> bool:
+    """Whether mlx can hold it: numbers of 64 bits at most."""
+    return isinstance(array, np.ndarray) and array.dtype.kind in "biuf" and array.dtype.itemsize <= 8
+
+
+def _kind(value: object) -> str:
+    return f"array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def read_rows(array: mx.array) -> list[list[float]]:

@@ -330,8 +330,11 @@ def check_ends(tokenizer: Tokenizer, do_lower_case: bool | None) -> None:
 
 
 def check_vocabulary(tokenizer: Tokenizer, rows: int, ids: npt.NDArray[np.int32]) -> None:
-    """Raise ConfigError where a vocabulary, or an id that it gave, does not fit a model's table of `rows`."""
-    size, highest = tokenizer.vocab_size, ids.max()
+    """Raise ConfigError where a vocabulary, or an id that it gave or pads with, does not fit a model's table of `rows`.
+
+    A lookup beyond a table would read memory that is not the model's.
+    """
+    size, highest = tokenizer.vocab_size, max(int(ids.max()), tokenizer.pad_id)
     if size > rows or highest >= rows:
         found = f"{size} entries" if size > rows else f"the id {highest}"
         raise ConfigError(

@@ -1,7 +1,7 @@
 """How the weight of one layer is stored: bits, group size and mode."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import mlx.core as mx
 
@@ -30,7 +30,7 @@ class QuantConfig:
     mode: str = "affine"
 
     def __post_init__(self) -> None:
-        check_known(asdict(self), MODES)
+        check_known({"bits": self.bits, "group_size": self.group_size, "mode": self.mode}, MODES)
 
     def quantize(self, weight: mx.array) -> list[mx.array]:
         """(out, in) -> packed uint32 weight, scales and biases."""

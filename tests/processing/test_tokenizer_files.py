@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import golden
 
 from mlx_mm.errors import ConfigError, InputError
-from mlx_mm.processing.text import Tokenizer, text_batch
+from mlx_mm.processing.text import Tokenizer, check_vocabulary, text_batch
 
 FILE: dict[str, Any] = golden("siglip2_tokenizer_cases")["tokenizer_json"]
 NAMES: dict[str, Any] = {"pad_token": "<pad>", "eos_token": "<eos>"}
@@ -206,6 +207,16 @@ def test_ids_beyond_any_table(tmp_path: Path) -> None:
     for call in (lambda: use(tokenizer, "a <far>"), lambda: tokenizer.encode_prompt("a <far>")):
         with pytest.raises(ConfigError, match=r"tokenizer\.json gave the id 4294967295; expected ids for the rows"):
             call()
+
+
+def test_a_padding_beyond_any_table(tmp_path: Path) -> None:
+    """A lookup beyond a table ends the process."""
+    model = FILE["model"] | {"vocab": FILE["model"]["vocab"] | {"<far>": 10**6}}
+    added = [*FILE["added_tokens"], FILE["added_tokens"][0] | {"content": "<far>", "id": 10**6}]
+    tokenizer = write(tmp_path, model=model, added_tokens=added, names={"pad_token": "<far>"})
+    assert tokenizer.pad_id == 10**6
+    with pytest.raises(ConfigError, match=r"has the id 1000000; expected ids for the 500 rows"):
+        check_vocabulary(tokenizer, 500, np.array([[1]], np.int32))
 
 
 @pytest.mark.parametrize("key", ["pad_token", "eos_token", "bos_token", "tokenizer_class", "do_lower_case"])

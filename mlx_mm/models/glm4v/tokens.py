@@ -63,6 +63,11 @@ class TokenRows:
                 "out."
             )
         pad = self._tokenizer.pad_id if self._config.pad_token_id is None else self._config.pad_token_id
+        if pad >= (size := self._config.text_config.vocab_size):
+            raise ConfigError(
+                f"The padding has the id {pad}; expected one of the {size} rows of the model's table. "
+                "Use the tokenizer and the config.json of one checkpoint."
+            )
         markers = [self._tokenizer.encode_prompt(mark)[0] for mark in MARKERS[:2]]
         types = [types_by_markers(row, self._config.image_token_id, *markers) for row in rows]
         masks = [[1] * len(row) for row in rows]

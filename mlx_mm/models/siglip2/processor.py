@@ -21,7 +21,7 @@ from mlx_mm.processing.arguments import Texts, flag, optional_flag
 from mlx_mm.processing.batch import Batch, collate, merge
 from mlx_mm.processing.image import ImageSource, as_images, open_image, patchify, resize, to_pixels
 from mlx_mm.processing.settings import ImageOptions, PixelSettings, override, read_image_settings, refuse_options
-from mlx_mm.processing.text import OnCut, Tokenizer, as_texts, check_length, refuse_task
+from mlx_mm.processing.text import OnCut, Tokenizer, as_texts, check_length, check_vocabulary, refuse_task
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -117,6 +117,7 @@ class Processor:
         lower, cutting = optional_flag("do_lower_case", do_lower_case), flag("truncation", truncation)
         lower = tokenizer.do_lower_case if lower is None else lower
         ids = tokenizer.encode(as_texts(texts), length, do_lower_case=lower, truncation=cutting, on_cut=on_cut)
+        check_vocabulary(tokenizer, config.vocab_size, ids)
         return {"input_ids": ids}
 
     def images(self, images: ImageSource | Iterable[ImageSource], **options: Unpack[ImageOptions]) -> Batch:

@@ -86,7 +86,8 @@ class Run:
             found = CONTROL.search(data) if name == "stderr" or "--json" not in argv else None
             if found:
                 raise BadOutputError(f"{name} has the control character {found.group()!r}")
-        if self.status == 0 and "--json" in argv and "-h" not in argv and "--help" not in argv:
+        words = argv[: argv.index("--")] if "--" in argv else argv  # what comes after is no option
+        if self.status == 0 and "--json" in words and "-h" not in argv and "--help" not in argv:
             _check_json(self.out)
         return CLEAN if self.status else ACCEPTED
 
