@@ -16,9 +16,10 @@ import mlx.core as mx
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import atomic, card, matching
 from mlx_mm.checkpoint.padding import pad_to
-from mlx_mm.errors import ConfigError, InputError, OutputError, WeightsError, foreign, is_whole, shown
+from mlx_mm.errors import ConfigError, InputError, OutputError, WeightsError, foreign, is_whole
 from mlx_mm.evaluate import cosines_between, vectors_of
 from mlx_mm.load import OpenCheckpoint, open_checkpoint, parse_dtype
+from mlx_mm.processing.arguments import flag, text_or_path
 from mlx_mm.processing.files import MAX_JSON_BYTES, check_regular
 from mlx_mm.progress import Progress, check_progress, progressing
 from mlx_mm.quantize.plan import LayerPlan, plan, to_block
@@ -133,13 +134,9 @@ def _check_arguments(
     progress: Progress,
 ) -> None:
     """Raise InputError or QuantizationError for what is wrong whatever the checkpoint."""
-    if not isinstance(source, str | os.PathLike):
-        raise InputError(
-            f"The source is {shown(source)}; expected a folder, a bundled name or a hub id. Give a str or a Path."
-        )
+    text_or_path("source", source, "a folder, a bundled name or a hub id")
     for name, value in switches.items():
-        if not isinstance(value, bool):
-            raise InputError(f"{name} is {shown(value)}; expected True or False. Leave it out.")
+        flag(name, value)
     check_progress(progress)
     check_recipe(recipe)
 

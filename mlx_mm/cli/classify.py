@@ -104,6 +104,6 @@ COMMAND = Command(
     (
         "mlx_mm classify photos/ --labels 'cat, pizza, rocket' --top 2",
         "mlx_mm classify holiday.jpg --labels-file words.txt --template 'a photo of a {}' --json",
-        "mlx_mm classify sounds/ -m laion/clap-htsat-unfused --labels 'rain, applause'",
+        "mlx_mm classify sounds/ -m sounds-4bit --labels 'rain, applause'",
     ),
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.demo import cache_folder
 from mlx_mm.cli.notes import note
+from mlx_mm.cli.opening import PHOTO_MODEL
 from mlx_mm.cli.output import say, say_json, terminal_width, visible, watched
 from mlx_mm.cli.reading import stdin_line
 from mlx_mm.cli.tables import table
@@ -94,6 +95,6 @@ COMMAND = Command(
         "mlx_mm models",
         "mlx_mm models ~/models --json",
         "mlx_mm models --remove glm-flash-4bit",
-        "mlx_mm models --remove google/siglip2-base-patch16-naflex --yes",
+        f"mlx_mm models --remove {PHOTO_MODEL} --yes",
     ),
 )
