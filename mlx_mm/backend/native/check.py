@@ -1,0 +1,73 @@
+"""The kernels against NumPy, once when the library is loaded: a damaged or wrongly compiled one is not used."""
+
+import ctypes
+from collections.abc import Iterator
+
+import numpy as np
+
+from mlx_mm.backend.native import calls, signatures
+from mlx_mm.backend.native.calls import Floats
+
+TOLERANCE = 1e-4
+TOLERANCE_8_BITS = 2e-2  # of inputs that are rounded to 8 bits
+
+
+def wrong_kernel(library: ctypes.CDLL) -> str | None:
+    """The name of the first kernel whose numbers are wrong, None where all are right."""
+    for name, found, expected, tolerance in _results(library):
+        scale = float(np.abs(expected).max())
+        if not np.allclose(found, expected, rtol=0, atol=tolerance * scale):  # False of NaN
+            return name
+    return None
+
+
+def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]]:
+    """Kernel, its numbers, NumPy's, and how far they may be apart."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((5, 64), dtype=np.float32)
+    plain = random.standard_normal((50, 64), dtype=np.float32)
+    bias = random.standard_normal(50, dtype=np.float32)
+    rows = signatures.Weight(signatures.ROWS, signatures.FLOAT32, 0, 0, 50, 64, calls.address(plain))
+    panel = int(library.mm_panel())
+    packed = np.empty((-(-50 // panel), 64, panel), np.float32)
+    calls.check(library.mm_pack(ctypes.byref(rows), calls.address(packed)))
+    weight = signatures.Weight(signatures.PACKED, signatures.FLOAT32, 0, 0, 50, 64, calls.address(packed))
+    yield "mm_product", calls.product(library, weight, x, bias=bias), x @ plain.T + bias, TOLERANCE
+
+    codes = random.integers(0, 256, (50, 32), dtype=np.uint8)
+    scales, biases = (random.standard_normal((50, 2), dtype=np.float32) for _ in range(2))
+    four = np.stack([codes & 15, codes >> 4], axis=-1).reshape(50, 2, 32)
+    full = (four * scales[..., None] + biases[..., None]).reshape(50, 64).astype(np.float32)
+    quantised = signatures.Weight(
+        signatures.AFFINE, signatures.FLOAT32, 4, 32, 50, 64, *map(calls.address, (codes, scales, biases))
+    )
+    for inputs, tolerance in (
+        (signatures.INPUTS_EXACT, TOLERANCE),
+        (signatures.INPUTS_FAST, TOLERANCE_8_BITS),
+        (signatures.INPUTS_FINE, TOLERANCE_8_BITS),
+    ):
+        yield "mm_product", calls.product(library, quantised, x, inputs=inputs), x @ full.T, tolerance
+    yield "mm_product", calls.product(library, quantised, x[:1], inputs=signatures.INPUTS_FINE), x[:1] @ full.T, 1e-3
+    chosen = np.array([0, 0, 0, 0, 0], np.int32)
+    yield "mm_experts", calls.experts(library, quantised, 1, chosen, x), x @ full.T, TOLERANCE
+
+    q, k, v = (random.standard_normal((1, 2, 7, 24), dtype=np.float32) for _ in range(3))
+    weights = np.exp(q @ k.swapaxes(-1, -2) * 0.2)
+    expected = weights @ v / weights.sum(axis=-1, keepdims=True)
+    yield "mm_attention", calls.attention(library, q, k, v, scale=0.2, mask=None), expected, TOLERANCE
+
+    centred = x - x.mean(axis=-1, keepdims=True)
+    normed = centred / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-6)
+    yield "mm_layer_norm", calls.layer_norm(library, x, None, None, 1e-6), normed, TOLERANCE
+    square = np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-6)
+    yield "mm_rms_norm", calls.rms_norm(library, x, x[0], 1e-6), x / square * x[0], TOLERANCE
+    silu = x / (1 + np.exp(-x))
+    yield "mm_activation", calls.activation(library, signatures.SILU, x), silu, TOLERANCE
+    yield "mm_gated", calls.gated(library, signatures.SILU, x, x), silu * x, TOLERANCE
+
+    angles = random.standard_normal((7, 12), dtype=np.float32)
+    a, b, cos, sin = q[..., 0::2], q[..., 1::2], np.cos(angles), np.sin(angles)
+    turned = np.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(q.shape)
+    yield "mm_rotate", calls.rotate(library, q, cos, sin, neighbours=True), turned, TOLERANCE
+    cut = x.reshape(1, 4, 20, 4)[:, :, :4].reshape(1, 2, 2, 2, 2, 4).swapaxes(2, 3).reshape(1, 4, 16)
+    yield "mm_patches", calls.patches(library, x.reshape(1, 4, 20, 4)[:, :, :4], 2), cut, TOLERANCE

@@ -1,0 +1,15 @@
+// All kernels, for the instruction set that the compiler is told to use. MM_SET names it.
+#include "kernels.h"
+
+#include "attention.h"
+#include "product.h"
+#include "rows.h"
+
+#define MM_JOIN(a, b) a##b
+#define MM_NAME(set) MM_JOIN(kernels_, set)
+
+namespace mm {
+extern const Kernels MM_NAME(MM_SET);
+const Kernels MM_NAME(MM_SET) = {kPanel,     pack,       product, experts, attention, layer_norm,
+                                 rms_norm,   activation, gated,   rotate,  patches};
+}  // namespace mm

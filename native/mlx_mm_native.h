@@ -1,0 +1,106 @@
+// The C interface of the kernels, as mlx_mm/backend/native/calls.py has it.
+//
+// All matrices are row-major float32 unless they say otherwise; strides count numbers, not bytes. Functions return MM_OK,
+// or another status and then have written nothing that counts. They may be called by several threads at once.
+#pragma once
+#include <stdint.h>
+
+#define MM_VERSION 1  // of this interface
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { MM_OK = 0, MM_NO_MEMORY = 1, MM_UNSUPPORTED = 2 };
+
+enum { MM_FLOAT32 = 0, MM_FLOAT16 = 1, MM_BFLOAT16 = 2 };
+
+enum { MM_NONE = 0, MM_GELU_ERF = 1, MM_GELU_TANH = 2, MM_QUICK_GELU = 3, MM_SILU = 4, MM_RELU = 5 };
+
+// How a weight (rows, cols) is stored, of which each product takes the transpose.
+enum {
+  MM_PACKED = 0,   // float32 by mm_pack: ceil(rows / panel) panels of (cols, panel), the last filled up with zeros
+  MM_ROWS = 1,     // rows of `type`
+  MM_AFFINE = 2,   // MLX's: `bits` of 2, 3, 4, 5, 6 or 8 as a little-endian stream in each row; scale * q + bias,
+                   // a scale and a bias of `type` for each group
+  MM_MXFP4 = 3,    // e2m1, groups of 32 with e8m0 scales (bytes), no biases
+  MM_MXFP8 = 4,    // e4m3, groups of 32 with e8m0 scales
+  MM_NVFP4 = 5,    // e2m1, groups of 16 with e4m3 scales
+};
+
+typedef struct {
+  int32_t kind, type, bits, group_size;
+  int64_t rows, cols;
+  const void *data, *scales, *biases;
+} mm_weight;
+
+// What a product with a quantised weight may do to its inputs.
+enum {
+  MM_EXACT = 0,  // nothing: the weight becomes float32, a panel at a time
+  MM_FAST = 1,   // 8-bit inputs, with a scale for each row and group
+  MM_FINE = 2,   // 16-bit inputs where there are few rows, else as MM_FAST
+};
+
+typedef struct {
+  const float* x;         // (m, cols), its rows ldx apart
+  int64_t m, ldx;
+  const float* bias;      // (rows,) or null
+  const float* residual;  // (m, rows), its rows ldr apart, or null; may be y itself
+  int64_t ldr;
+  float* y;               // (m, rows), its rows ldy apart: activation(x wT + bias) + residual
+  int64_t ldy;
+  int32_t activation, inputs;
+} mm_product_call;
+
+// softmax(q kT scale + mask) v for each batch and head; heads is a multiple of kv_heads.
+typedef struct {
+  const float *q, *k, *v;
+  float* out;
+  int64_t batch, heads, kv_heads, length, keys, width, value_width;
+  int64_t q_strides[3], k_strides[3], v_strides[3], out_strides[3];  // of batch, head and row; numbers lie together
+  const void* mask;         // null, or bytes that are 0 (hidden) or 1, or float32 to be added
+  int64_t mask_strides[4];  // of batch, head, row and key; 0 where one serves all
+  int32_t mask_type;        // 0 none, 1 bytes, 2 float32
+  int32_t causal;           // the last query sees the last key
+  float scale;
+} mm_attention_call;
+
+// Turns pairs of the first `dims` numbers of each head; the others are copied. x and y may be the same.
+typedef struct {
+  const float *x, *cos, *sin;
+  float* y;
+  int64_t batch, length, heads, width, dims;
+  int64_t x_strides[3], y_strides[3];  // of batch, row and head
+  int64_t table_strides[2];            // of batch (0: one for all) and row; (…, dims / 2)
+  int32_t neighbours;                  // pairs are 2j and 2j + 1, else j and j + dims / 2
+} mm_rotate_call;
+
+int32_t mm_version(void);
+// Names of the instruction sets that this processor has, best first, separated by spaces.
+const char* mm_instruction_sets(void);
+int32_t mm_choose(const char* instruction_set);
+void mm_set_threads(int32_t count);
+int32_t mm_threads(void);
+
+int64_t mm_panel(void);
+int32_t mm_pack(const mm_weight* weight, float* packed);
+int32_t mm_product(const mm_weight* weight, const mm_product_call* call);
+// Row i of x (m, cols) times the weight number experts[i] of `count`, which lie one after the other, -> row i of y.
+int32_t mm_experts(const mm_weight* weights, int64_t count, const int32_t* experts, const mm_product_call* call);
+int32_t mm_attention(const mm_attention_call* call);
+// (rows, cols); weight and bias may be null. With a residual (rows, cols), y = norm(x) + residual.
+int32_t mm_layer_norm(const float* x, int64_t rows, int64_t cols, const float* weight, const float* bias, float eps,
+                      const float* residual, float* y);
+int32_t mm_rms_norm(const float* x, int64_t rows, int64_t cols, const float* weight, float eps, const float* residual,
+                    float* y);
+int32_t mm_activation(int32_t kind, const float* x, int64_t count, float* y);
+// y (rows, cols) = activation(gate) * up, whose rows are ldg and ldu apart.
+int32_t mm_gated(int32_t kind, const float* gate, int64_t ldg, const float* up, int64_t ldu, int64_t rows, int64_t cols,
+                 float* y);
+int32_t mm_rotate(const mm_rotate_call* call);
+// (batch, height, width, channels) -> (batch, height / size * width / size, size * size * channels).
+int32_t mm_patches(const float* x, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t size, float* y);
+
+#ifdef __cplusplus
+}
+#endif

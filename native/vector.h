@@ -1,0 +1,86 @@
+// Vectors of the instruction set that this file is compiled for, and what is computed with them.
+#pragma once
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define MM_INLINE static inline __attribute__((always_inline))
+// A kernel of its own: GCC 12 spills accumulators of 512 bits when it inlines one.
+#define MM_KERNEL static __attribute__((noinline))
+
+// Everything here has internal linkage: the same names are compiled once for each instruction set, and a linker that
+// joined them would give an old processor the instructions of a new one. So no templates of the standard library.
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+
+typedef float vf __attribute__((vector_size(W * 4)));
+typedef int32_t vi __attribute__((vector_size(W * 4)));
+typedef float vf_unaligned __attribute__((vector_size(W * 4), aligned(4)));
+
+MM_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+MM_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
+MM_INLINE vf all(float x) { return x - vf{}; }
+MM_INLINE vf bits_as_floats(vi v) { return reinterpret_cast<vf>(v); }
+MM_INLINE vi bits_of(vf v) { return reinterpret_cast<vi>(v); }
+MM_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
+MM_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
+MM_INLINE vf abs(vf x) { return bits_as_floats(bits_of(x) & 0x7fffffff); }
+
+// The first n < W numbers, the others 0 (or `rest`).
+MM_INLINE vf load_some(const float* p, int64_t n, float rest = 0) {
+  float t[W];
+  for (int i = 0; i < W; i++) t[i] = i < n ? p[i] : rest;
+  return load(t);
+}
+MM_INLINE void store_some(float* p, vf v, int64_t n) {
+  for (int i = 0; i < W && i < n; i++) p[i] = v[i];
+}
+
+MM_INLINE float sum(vf v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(reinterpret_cast<__m512>(v));
+#else
+  float s = 0;
+  for (int i = 0; i < W; i++) s += v[i];
+  return s;
+#endif
+}
+MM_INLINE float greatest(vf v) {
+  float m = v[0];
+  for (int i = 1; i < W; i++) m = v[i] > m ? v[i] : m;
+  return m;
+}
+
+// Memory of one call, or of one thread within it.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) : data_(static_cast<T*>(aligned_alloc(64, (count * sizeof(T) + 64 + 63) / 64 * 64))) {}
+  ~Scratch() { free(data_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  T* get() const { return data_; }
+  explicit operator bool() const { return data_ != nullptr; }
+
+ private:
+  T* data_;
+};
+
+MM_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+MM_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+}  // namespace
