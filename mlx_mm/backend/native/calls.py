@@ -93,7 +93,12 @@ def attention(
 
 
 def layer_norm(
-    library: ctypes.CDLL, x: Floats, weight: Floats | None, bias: Floats | None, eps: float, residual: Floats | None = None
+    library: ctypes.CDLL,
+    x: Floats,
+    weight: Floats | None,
+    bias: Floats | None,
+    eps: float,
+    residual: Floats | None = None,
 ) -> Floats:
     """(…, D) -> (…, D), and the residual is added to the result."""
     x, y, residual = _rows_and_result(x, residual)

@@ -18,7 +18,6 @@ import numpy.typing as npt
 from mlx_mm.backend import device
 from mlx_mm.backend.blas import limited_threads
 from mlx_mm.backend.native.calls import Floats
-from mlx_mm.backend.native.library import open_library
 
 Rest = ParamSpec("Rest")
 Result = TypeVar("Result", mx.array, tuple[mx.array, ...])
@@ -31,18 +30,13 @@ class UnsettledError(Exception):
 def serves(x: object) -> bool:
     """Whether the kernels compute what is asked of x: a view within `run`, or float32 numbers of MLX on a CPU."""
     return isinstance(x, np.ndarray) or (
-        isinstance(x, mx.array) and x.dtype == mx.float32 and x.size > 0 and in_use()
+        isinstance(x, mx.array) and x.dtype == mx.float32 and x.size > 0 and device.has_kernels()
     )
 
 
 def is_view(x: object) -> bool:
     """Whether x is numbers that a kernel reads, always float32, and not an array of MLX."""
     return isinstance(x, np.ndarray)
-
-
-def in_use() -> bool:
-    """Whether the kernels compute on the default device."""
-    return device.on_cpu() and open_library() is not None
 
 
 def run(function: Callable[..., Result], x: mx.array, *rest: object) -> Result:
