@@ -21,12 +21,12 @@ MM_INLINE int bits_of_number(const mm_weight& w) {
   }
 }
 
-// Whether the numbers of a weight can be unpacked: groups begin with a word and do not cross units.
+// Whether the numbers of a weight can be unpacked: groups are whole words, and do not cross units.
 MM_INLINE bool can_unpack(const mm_weight& w) {
   if (w.kind == MM_ROWS) return true;
   const int bits = bits_of_number(w);
   if (w.kind < MM_AFFINE || w.kind > MM_NVFP4 || bits < 2 || bits > 8 || bits == 7) return false;
-  return w.group_size >= 16 && kUnit % w.group_size == 0 && w.group_size * bits % 32 == 0 && w.cols % w.group_size == 0;
+  return w.group_size >= (w.kind == MM_NVFP4 ? 16 : 32) && kUnit % w.group_size == 0 && w.cols % w.group_size == 0;
 }
 
 // Rows from `first` on, of which W are unpacked together; beyond `count` they are zeros.
@@ -35,40 +35,40 @@ struct Rows {
   int64_t first, count;
 };
 
-// The words of n <= kUnit numbers from column k on: words[i] has that number i of each row.
-MM_INLINE void transpose_words(const Rows& rows, int64_t k, int64_t n, int bits, vu* words) {
-  alignas(64) char lines[W * kUnit * 4];
-  const int64_t row = rows.weight->cols * bits / 8, line = kUnit * bits / 8, used = n * bits / 8;
-  const char* p = static_cast<const char*>(rows.weight->data) + rows.first * row + k * bits / 8;
-  for (int64_t i = 0; i < W; i++) {
-    const int64_t bytes = i < rows.count ? used : 0;
-    memcpy(lines + i * line, p + i * row, bytes);
-    if (bytes < line) memset(lines + i * line + bytes, 0, line - bytes);
+// Numbers k to k + n, n <= kUnit, of each row beside each other: lines of kUnit numbers, filled up with zeros.
+template <int kBits>
+MM_INLINE void copy_lines(const Rows& rows, int64_t k, int64_t n, char* lines) {
+  constexpr int64_t line = kUnit * kBits / 8;
+  const int64_t row = rows.weight->cols * kBits / 8;
+  const char* p = static_cast<const char*>(rows.weight->data) + rows.first * row + k * kBits / 8;
+  for (int64_t i = 0; i < W; i++, p += row) {
+    const int64_t bytes = i < rows.count ? n * kBits / 8 : 0;
+    for (int64_t j = 0; j < bytes; j += 64) __builtin_prefetch(p + line + j, 0, 2);  // what is copied next
+    if (bytes == line) {
+      memcpy(lines + i * line, p, line);
+    } else {
+      memcpy(lines + i * line, p, bytes);
+      memset(lines + i * line + bytes, 0, line - bytes);
+    }
   }
-  for (int64_t i = 0; i < used; i += 16) transpose_fours(lines + i, line, words + i / 4);
 }
 
-// Number i of each row.
+// Number i of each row, of the words that begin with number 0.
 template <int kBits>
 MM_INLINE vu code(const vu* words, int64_t i) {
   const int64_t word = i * kBits / 32;
   const int shift = i * kBits % 32;
   vu v = words[word] >> shift;
+  if (shift + kBits == 32) return v;
   if (shift + kBits > 32) v |= words[word + 1] << (32 - shift);
-  return kBits < 32 ? v & ((1u << kBits % 32) - 1) : v;
+  return v & ((1u << kBits % 32) - 1);
 }
 
-// y[i * kPanel] = number(code i), for i from the first of a word on.
-template <int kBits, class Number>
-MM_INLINE void unpack_codes(const vu* words, int64_t from, int64_t to, float* y, const Number& number) {
-  constexpr int kTogether = kBits == 2 || kBits % 4 == 0 ? 16 : 32;  // as many as fill whole words
-  int64_t i = from;
-  for (; i + kTogether <= to; i += kTogether) {
+// y[i * kPanel] = number(code i) for `count` numbers, which fill whole words.
+template <int kCount, int kBits, class Number>
+MM_INLINE void unpack_codes(const vu* words, float* y, const Number& number) {
 #pragma GCC unroll 32
-    for (int j = 0; j < kTogether; j++)
-      store(y + (i + j) * kPanel, number(code<kBits>(words + i * kBits / 32, j)));
-  }
-  for (; i < to; i++) store(y + i * kPanel, number(code<kBits>(words, i)));
+  for (int i = 0; i < kCount; i++) store(y + i * kPanel, number(code<kBits>(words, i)));
 }
 
 template <int kBytes>
@@ -99,13 +99,18 @@ MM_INLINE vf group_numbers(const Rows& rows, const void* scales, int64_t k) {
 // number(code, scale, bias)
 template <int kBits, class Number>
 MM_INLINE void unpack_groups(const Rows& rows, int64_t k, int64_t n, float* y, const Number& number) {
-  vu words[kUnit * kBits / 32];
-  transpose_words(rows, k, n, kBits, words);
+  constexpr int kTogether = kBits % 4 ? 32 : 16;  // numbers in whole words
+  constexpr int64_t line = kUnit * kBits / 8;
+  alignas(64) char lines[W * line];
+  vu words[line / 4];  // of each row
+  copy_lines<kBits>(rows, k, n, lines);
+  for (int64_t i = 0; i < line; i += 16) transpose_fours(lines + i, line, words + i / 4);
   for (int64_t from = 0; from < n; from += rows.weight->group_size) {
     const vf scale = group_numbers(rows, rows.weight->scales, k + from);
     const vf bias = rows.weight->biases ? group_numbers(rows, rows.weight->biases, k + from) : vf{};
-    unpack_codes<kBits>(words, from, least(n, from + rows.weight->group_size), y,
-                        [=](vu v) __attribute__((always_inline)) { return number(v, scale, bias); });
+    for (int64_t i = from; i < from + rows.weight->group_size; i += kTogether)
+      unpack_codes<kTogether, kBits>(words + i * kBits / 32, y + i * kPanel,
+                                     [=](vu v) __attribute__((always_inline)) { return number(v, scale, bias); });
   }
 }
 template <int kBits>
@@ -122,9 +127,14 @@ MM_KERNEL void unpack_fp8(const Rows& rows, int64_t k, int64_t n, float* y) {
 }
 template <int kBits, class Number>
 MM_INLINE void unpack_rows(const Rows& rows, int64_t k, int64_t n, float* y, const Number& number) {
-  vu words[kUnit * kBits / 32];
-  transpose_words(rows, k, n, kBits, words);
-  unpack_codes<kBits>(words, 0, n, y, number);
+  constexpr int64_t line = kUnit * kBits / 8, together = 128 / kBits;
+  alignas(64) char lines[W * line];
+  copy_lines<kBits>(rows, k, n, lines);
+  for (int64_t i = 0; i < n; i += together) {
+    vu words[4];
+    transpose_fours(lines + i * kBits / 8, line, words);
+    unpack_codes<together, kBits>(words, y + i * kPanel, number);
+  }
 }
 MM_KERNEL void unpack_float32(const Rows& rows, int64_t k, int64_t n, float* y) {
   unpack_rows<32>(rows, k, n, y, [](vu v) __attribute__((always_inline)) { return reinterpret_cast<vf>(v); });
@@ -155,7 +165,8 @@ MM_INLINE Unpack unpack_of(const mm_weight& w) {
   }
 }
 
-// y (n, kPanel): numbers k to k + n, of which k is a multiple of kUnit, of the rows of a panel.
+// y (n, kPanel): numbers k to k + n, of which k is a multiple of kUnit, of the rows of a panel. Numbers up to the next
+// multiple of kUnit may be overwritten.
 MM_INLINE void unpack_panel(const mm_weight& w, Unpack unpack, int64_t panel, int64_t k, int64_t n, float* y) {
   for (int64_t at = 0; at < n; at += kUnit)
     for (int64_t j = 0; j < kPanel; j += W) {
@@ -168,7 +179,12 @@ int32_t pack(const mm_weight* w, float* packed) {
   if (!can_unpack(*w)) return MM_UNSUPPORTED;
   const Unpack unpack = unpack_of(*w);
   mm::parallel(ceil_div(w->rows, kPanel), [=](int64_t panel) {
-    unpack_panel(*w, unpack, panel, 0, w->cols, packed + panel * kPanel * w->cols);
+    const int64_t whole = w->cols / kUnit * kUnit, rest = w->cols - whole;
+    float* y = packed + panel * kPanel * w->cols;
+    unpack_panel(*w, unpack, panel, 0, whole, y);
+    alignas(64) float last[kUnit * kPanel];
+    unpack_panel(*w, unpack, panel, whole, rest, last);
+    memcpy(y + whole * kPanel, last, rest * kPanel * sizeof *y);
   });
   return MM_OK;
 }

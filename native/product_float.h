@@ -14,7 +14,7 @@ constexpr int kTile = 8;
 #else
 constexpr int kTile = 4;
 #endif
-constexpr int64_t kBlock = 4 * kUnit;  // columns; of a panel they are 96 kB with AVX-512, which level 2 caches hold
+constexpr int64_t kBlock = 2 * kUnit;  // columns; of a panel they are 48 kB with AVX-512, which level 2 caches hold
 constexpr int64_t kMostRows = 256;     // of a job: what they share of x and their sums stay in a level 2 cache too
 constexpr int64_t kFewestRows = 32;    // so that unpacking a panel is not most of a job
 constexpr int64_t kJobsPerThread = 4;  // that threads end together
@@ -74,7 +74,7 @@ struct FloatJob {
 bool multiply_panel(const FloatJob& job, int64_t panel, int64_t first, int64_t last) {
   const mm_weight& w = *job.weight;
   const mm_product_call& c = *job.call;
-  const Scratch<float> sums((last - first) * kPanel), unpacked(job.unpack ? least(kBlock, w.cols) * kPanel : 0);
+  const Scratch<float> sums((last - first) * kPanel), unpacked(job.unpack ? kBlock * kPanel : 0);
   if (!sums || !unpacked) return false;
   int64_t k = 0;
   do {
