@@ -2,7 +2,8 @@
 #include "kernels.h"
 
 #include "attention.h"
-#include "product.h"
+#include "experts.h"
+#include "peaks.h"
 #include "rows.h"
 
 #define MM_JOIN(a, b) a##b
@@ -10,6 +11,6 @@
 
 namespace mm {
 extern const Kernels MM_NAME(MM_SET);
-const Kernels MM_NAME(MM_SET) = {kPanel,     pack,       product, experts, attention, layer_norm,
-                                 rms_norm,   activation, gated,   rotate,  patches};
+const Kernels MM_NAME(MM_SET) = {kPanel,   pack,       product, experts, attention, layer_norm,
+                                 rms_norm, activation, gated,   rotate,  patches,   peak};
 }  // namespace mm
