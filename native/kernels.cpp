@@ -2,7 +2,7 @@
 #include "kernels.h"
 
 #include "attention.h"
-#include "product.h"
+#include "experts.h"
 #include "rows.h"
 
 #define MM_JOIN(a, b) a##b
