@@ -80,7 +80,7 @@ static void unpack_scales(const mm_weight& w, int64_t first, int j, const Panel&
 // sums (R, kColumns) of R rows and a panel.
 template <int R, bool Wide>
 MM_KERNEL void multiply(const Inputs& in, const Panel& panel, int64_t steps, int64_t words, float* sums) {
-  for (int i = 0; i < R * kColumns; i += W) store(sums + i, vf{});
+  vf total[R][kColumnVectors] = {};  // which lie in memory: registers have the whole numbers of one step
   const int32_t* x = in.words;
   const uint8_t* codes = panel.codes;
   for (int64_t s = 0; s < steps; s++) {
@@ -107,12 +107,13 @@ MM_KERNEL void multiply(const Inputs& in, const Panel& panel, int64_t steps, int
       const vf input_scale = all(in.scales[s * kTile + i]), input_sum = all(in.sums[s * kTile + i]);
 #pragma GCC unroll 2
       for (int j = 0; j < kColumnVectors; j++) {
-        float* p = sums + i * kColumns + j * W;
-        const vf before = multiply_add(input_sum, bias[j], load(p));
-        store(p, multiply_add(floats(acc[i][j]), scale[j] * input_scale, before));
+        total[i][j] = multiply_add(input_sum, bias[j], total[i][j]);
+        total[i][j] = multiply_add(floats(acc[i][j]), scale[j] * input_scale, total[i][j]);
       }
     }
   }
+  for (int i = 0; i < R; i++)
+    for (int j = 0; j < kColumnVectors; j++) store(sums + i * kColumns + j * W, total[i][j]);
 }
 
 template <int R, bool Wide>
