@@ -26,6 +26,11 @@ constexpr int W = 8;
 #else
 constexpr int W = 4;
 #endif
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRegisters = 32;  // of vectors
+#else
+constexpr int kRegisters = 16;
+#endif
 
 typedef float vf __attribute__((vector_size(W * 4)));
 typedef int32_t vi __attribute__((vector_size(W * 4)));
@@ -38,21 +43,49 @@ MM_INLINE vf bits_as_floats(vi v) { return reinterpret_cast<vf>(v); }
 MM_INLINE vi bits_of(vf v) { return reinterpret_cast<vi>(v); }
 MM_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 MM_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
+MM_INLINE vi lanes() {  // 0, 1, 2, …
+  vi v{};
+  for (int i = 0; i < W; i++) v[i] = i;
+  return v;
+}
 MM_INLINE vf abs(vf x) { return bits_as_floats(bits_of(x) & 0x7fffffff); }
 
 // The first n < W numbers, the others 0 (or `rest`).
 MM_INLINE vf load_some(const float* p, int64_t n, float rest = 0) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<vf>(_mm512_mask_loadu_ps(_mm512_set1_ps(rest), __mmask16((1u << n) - 1), p));
+#elif defined(__AVX2__)
+  const vi kept = lanes() < int32_t(n);
+  const vf v = reinterpret_cast<vf>(_mm256_maskload_ps(p, reinterpret_cast<__m256i>(kept)));
+  return kept ? v : all(rest);
+#else
   float t[W];
   for (int i = 0; i < W; i++) t[i] = i < n ? p[i] : rest;
   return load(t);
+#endif
 }
 MM_INLINE void store_some(float* p, vf v, int64_t n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), reinterpret_cast<__m512>(v));
+#elif defined(__AVX2__)
+  const vi kept = lanes() < int32_t(n);
+  _mm256_maskstore_ps(p, reinterpret_cast<__m256i>(kept), reinterpret_cast<__m256>(v));
+#else
   for (int i = 0; i < W && i < n; i++) p[i] = v[i];
+#endif
 }
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+MM_INLINE __m128 low_half(vf v) { return _mm256_castps256_ps128(reinterpret_cast<__m256>(v)); }
+MM_INLINE __m128 high_half(vf v) { return _mm256_extractf128_ps(reinterpret_cast<__m256>(v), 1); }
+#endif
 
 MM_INLINE float sum(vf v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps(reinterpret_cast<__m512>(v));
+#elif defined(__AVX2__)
+  const __m128 four = _mm_add_ps(low_half(v), high_half(v)), two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 #else
   float s = 0;
   for (int i = 0; i < W; i++) s += v[i];
@@ -60,9 +93,16 @@ MM_INLINE float sum(vf v) {
 #endif
 }
 MM_INLINE float greatest(vf v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(reinterpret_cast<__m512>(v));
+#elif defined(__AVX2__)
+  const __m128 four = _mm_max_ps(low_half(v), high_half(v)), two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+#else
   float m = v[0];
   for (int i = 1; i < W; i++) m = v[i] > m ? v[i] : m;
   return m;
+#endif
 }
 
 // Memory of one call, or of one thread within it.
@@ -82,5 +122,6 @@ class Scratch {
 
 MM_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 MM_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+MM_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 }  // namespace
