@@ -230,7 +230,7 @@ int32_t attention(const mm_attention_call* c) {
   const int64_t queries = c->length * (c->heads / c->kv_heads), pairs = c->batch * c->kv_heads;
   const int64_t columns = ceil_div(c->value_width, W) * W;
   if (!queries || !pairs) return MM_OK;
-  if (!c->keys) return MM_UNSUPPORTED;
+  if (!c->keys || !c->width) return MM_UNSUPPORTED;
   if (pairs < mm::threads() && c->keys > kKeys && queries <= kMostQueriesOfSplit) {
     for (int64_t i = 0; i < pairs; i++)
       if (!attend_in_parts({c, i / c->kv_heads, i % c->kv_heads, 0, queries, columns})) return MM_NO_MEMORY;

@@ -11,15 +11,19 @@ constexpr float kMasked = -1e30f;                   // as on the plain path: row
 constexpr float kLowest = -3.4028234e38f;           // what -infinity is subtracted from
 
 // c (R, N W) = a b, where a's numbers are RowStep and DepthStep apart and b is (depth, N W). Each sum runs over `depth`
-// from the first to the last, whatever R and N are: tiles of any size give the same bits.
+// (1 or more) from the first to the last, whatever R and N are: tiles of any size give the same bits.
 template <int R, int N, int RowStep, int DepthStep>
 MM_KERNEL void tile_product(int64_t depth, const float* a, const float* b, float* c, int64_t ldc) {
-  vf s[R][N] = {};
-  for (int64_t k = 0; k < depth; k++, a += DepthStep, b += N * W)
-    for (int i = 0; i < R; i++)
-      for (int j = 0; j < N; j++) s[i][j] += all(a[i * RowStep]) * load(b + j * W);
-  for (int i = 0; i < R; i++)
-    for (int j = 0; j < N; j++) store(c + i * ldc + j * W, s[i][j]);
+  vf s[R][N];
+  MM_UNROLL for (int i = 0; i < R; i++)
+    MM_UNROLL for (int j = 0; j < N; j++) s[i][j] = vf{};
+  do {
+    MM_UNROLL for (int i = 0; i < R; i++)
+      MM_UNROLL for (int j = 0; j < N; j++) s[i][j] += all(a[i * RowStep]) * load(b + j * W);
+    a += DepthStep, b += N * W;
+  } while (--depth);
+  MM_UNROLL for (int i = 0; i < R; i++)
+    MM_UNROLL for (int j = 0; j < N; j++) store(c + i * ldc + j * W, s[i][j]);
 }
 
 // c (R, cols) = a b, where b lies in panels of two vectors (the last may be of one), each (panel_depth, 2 W).

@@ -14,6 +14,12 @@
 #define MM_INLINE static inline __attribute__((always_inline))
 // A kernel of its own: GCC 12 spills accumulators of 512 bits when it inlines one.
 #define MM_KERNEL static __attribute__((noinline))
+// A loop over an array of vectors, so that they are registers and not memory.
+#if defined(__clang__)
+#define MM_UNROLL _Pragma("unroll")
+#else
+#define MM_UNROLL _Pragma("GCC unroll 32")
+#endif
 
 // Everything here has internal linkage: the same names are compiled once for each instruction set, and a linker that
 // joined them would give an old processor the instructions of a new one. So no templates of the standard library.
