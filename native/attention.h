@@ -84,15 +84,17 @@ static void attend_tile(const Job& job, const Workspace& w, int64_t query, int64
   const mm_attention_call& c = *job.call;
   float* scores = w.scores(job);
   panels_product<R, 1, R>(c.width, w.q() + query * c.width, w.k(), c.width, keys, n, scores, kScoresApart);
-  for (int64_t i = 0; i < least(R, job.count - query); i++) {
+  const int64_t rows = least(R, job.count - query);
+  for (int64_t i = 0; i < rows; i++) {
     float* mine = scores + i * kScoresApart;
     if (c.mask_type) apply_mask(job, query + i, key, n, mine);
     if (c.causal) {
       const int64_t seen = c.keys - c.length + job.row(query + i) + 1 - key;
       if (seen < n) fill(mine, seen > 0 ? seen : 0, n, kMasked);
     }
-    weigh(mine, n, into.most + i, into.total + i);
+    into.most[i] = greatest_score(mine, n);
   }
+  for (int64_t i = 0; i < rows; i++) into.total[i] = weigh(scores + i * kScoresApart, n, into.most[i]);
   panels_product<R, kScoresApart, 1>(n, scores, w.v(job), keys, job.columns, job.columns, into.values, job.columns);
 }
 

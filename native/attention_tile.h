@@ -123,21 +123,24 @@ MM_INLINE void fill(float* scores, int64_t first, int64_t end, float x) {
   for (int64_t s = first; s < end; s++) scores[s] = x;
 }
 
-// n scores -> weights exp(score - most), and their sum; up to a whole vector there are weights of 0.
-MM_INLINE void weigh(float* scores, int64_t n, float* most, float* total) {
+// The greatest of n scores; up to a whole vector, -infinity is put behind them.
+MM_INLINE float greatest_score(float* scores, int64_t n) {
   const int64_t whole = ceil_div(n, W) * W;
   fill(scores, n, whole, -INFINITY);
   vf top = all(kLowest);
   for (int64_t s = 0; s < whole; s += W) top = max(load(scores + s), top);
-  *most = greatest(top);
-  const vf greatest_score = all(*most);
+  return greatest(top);
+}
+
+// Scores -> weights exp(score - most), whose sum is returned.
+MM_INLINE float weigh(float* scores, int64_t n, float most) {
   vf sums = {};
-  for (int64_t s = 0; s < whole; s += W) {
-    const vf weight = exp_of_negative(load(scores + s) - greatest_score);
+  for (int64_t s = 0; s < n; s += W) {
+    const vf weight = exp_of_negative(load(scores + s) - most);
     store(scores + s, weight);
     sums += weight;
   }
-  *total = sum(sums);
+  return sum(sums);
 }
 
 }  // namespace
