@@ -2,7 +2,10 @@
 #include "kernels.h"
 
 #include "attention.h"
+#include "elementwise.h"
+#include "norms.h"
 #include "product.h"
+#include "rotary.h"
 #include "rows.h"
 
 #define MM_JOIN(a, b) a##b
@@ -11,5 +14,5 @@
 namespace mm {
 extern const Kernels MM_NAME(MM_SET);
 const Kernels MM_NAME(MM_SET) = {kPanel,     pack,       product, experts, attention, layer_norm,
-                                 rms_norm,   activation, gated,   rotate,  patches};
+                                 rms_norm,   activation, gated,   rotate,  patches, take_rows};
 }  // namespace mm

@@ -81,6 +81,31 @@ MM_INLINE void store_some(float* p, vf v, int64_t n) {
 #endif
 }
 
+// W / 2 numbers, each twice.
+MM_INLINE vf load_twice(const float* p) {
+#if defined(__AVX512F__)
+  const vi each = lanes() >> 1;
+  const __m512 v = _mm512_castps256_ps512(_mm256_loadu_ps(p));
+  return reinterpret_cast<vf>(_mm512_permutexvar_ps(reinterpret_cast<__m512i>(each), v));
+#elif defined(__AVX2__)
+  const vi each = lanes() >> 1;
+  const __m256 v = _mm256_castps128_ps256(_mm_loadu_ps(p));
+  return reinterpret_cast<vf>(_mm256_permutevar8x32_ps(v, reinterpret_cast<__m256i>(each)));
+#else
+  return vf{p[0], p[0], p[1], p[1]};
+#endif
+}
+// Numbers 1, 0, 3, 2, …
+MM_INLINE vf swap_neighbours(vf v) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<vf>(_mm512_permute_ps(reinterpret_cast<__m512>(v), 0xb1));
+#elif defined(__AVX2__)
+  return reinterpret_cast<vf>(_mm256_permute_ps(reinterpret_cast<__m256>(v), 0xb1));
+#else
+  return vf{v[1], v[0], v[3], v[2]};
+#endif
+}
+
 #if defined(__AVX2__) && !defined(__AVX512F__)
 MM_INLINE __m128 low_half(vf v) { return _mm256_castps256_ps128(reinterpret_cast<__m256>(v)); }
 MM_INLINE __m128 high_half(vf v) { return _mm256_extractf128_ps(reinterpret_cast<__m256>(v), 1); }

@@ -88,6 +88,7 @@ FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "mm_gated": (_int, [_int, _pointer, _long, _pointer, _long, _long, _long, _pointer]),
     "mm_rotate": (_int, [ctypes.POINTER(RotateCall)]),
     "mm_patches": (_int, [_pointer, _long, _long, _long, _long, _long, _pointer]),
+    "mm_take_rows": (_int, [_pointer, _long, _long, _long, _pointer, _long, _pointer]),
 }
 
 
