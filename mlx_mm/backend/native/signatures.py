@@ -90,6 +90,7 @@ FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "mm_rotate": (_int, [ctypes.POINTER(RotateCall)]),
     "mm_peak": (ctypes.c_double, [_int]),
     "mm_patches": (_int, [_pointer, _long, _long, _long, _long, _long, _pointer]),
+    "mm_take_rows": (_int, [_pointer, _long, _long, _long, _pointer, _long, _pointer]),
 }
 
 
