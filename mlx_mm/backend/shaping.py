@@ -31,7 +31,7 @@ def pad_last(x: mx.array, count: int) -> mx.array:
 
 def take_rows(x: mx.array, order: mx.array) -> mx.array:
     """(B, N, D) and the numbers of rows (M,) -> (B, M, D)."""
-    return cast(mx.array, view(x)[:, view(order)]) if is_view(x) else x[:, order]
+    return cast(mx.array, calls.take_rows(kernels(), view(x), view(order))) if is_view(x) else x[:, order]
 
 
 def spread(x: mx.array, like: mx.array) -> mx.array:
