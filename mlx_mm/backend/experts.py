@@ -8,8 +8,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_mm.backend.elementwise import swiglu
-from mlx_mm.backend.native import calls, signatures
-from mlx_mm.backend.native.library import kernels, native_status
+from mlx_mm.backend.native import calls, library, signatures
 from mlx_mm.backend.native.views import is_view, view
 from mlx_mm.backend.native.weights import prepared_experts
 
@@ -43,5 +42,5 @@ def experts(layer: nn.Module, x: mx.array, chosen: mx.array, weights: mx.array) 
 
 def _multiply(layer: nn.Module, rows: calls.Floats, chosen: np.ndarray) -> calls.Floats:
     prepared = prepared_experts(layer)
-    inputs = signatures.INPUTS_EXACT if native_status().exact else signatures.INPUTS_FINE
-    return calls.experts(kernels(), prepared.weight, len(layer.weight), chosen, rows, inputs=inputs)
+    inputs = library.inputs_of(signatures.INPUTS_FINE)
+    return calls.experts(library.kernels(), prepared.weight, len(layer.weight), chosen, rows, inputs=inputs)

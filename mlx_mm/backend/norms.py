@@ -13,7 +13,7 @@ from mlx_mm.backend.native.weights import prepared_norm
 
 def norm(layer: nn.LayerNorm | nn.RMSNorm, x: mx.array, *, residual: mx.array | None = None) -> mx.array:
     """layer(x) + residual, (…, D) -> (…, D)."""
-    if is_view(x):
+    if is_view(x) and isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         return _native(layer, view(x), residual)
     if serves(x) and isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         return run(lambda x: norm(layer, x, residual=residual), x)

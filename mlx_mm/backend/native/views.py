@@ -7,8 +7,10 @@ nothing but a call. The functions of `backend` take either kind and return the k
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar, cast
 
 import mlx.core as mx
@@ -23,6 +25,15 @@ Rest = ParamSpec("Rest")
 Result = TypeVar("Result", mx.array, tuple[mx.array, ...])
 
 
+class _Thread(threading.local):
+    """plain: it computes on arrays of MLX, whatever there are kernels for."""
+
+    plain = False
+
+
+_thread = _Thread()
+
+
 class UnsettledError(Exception):
     """An array takes part in a transformation of MLX, such as a gradient, which a kernel would cut off."""
 
@@ -30,7 +41,7 @@ class UnsettledError(Exception):
 def serves(x: object) -> bool:
     """Whether the kernels compute what is asked of x: a view within `run`, or float32 numbers of MLX on a CPU."""
     return isinstance(x, np.ndarray) or (
-        isinstance(x, mx.array) and x.dtype == mx.float32 and x.size > 0 and device.has_kernels()
+        isinstance(x, mx.array) and x.dtype == mx.float32 and x.size > 0 and device.has_kernels() and not _thread.plain
     )
 
 
@@ -52,7 +63,18 @@ def run(function: Callable[..., Result], x: mx.array, *rest: object) -> Result:
         with limited_threads(1):  # a worker of OpenBLAS that waits for work would take a processor
             return cast(Result, leave(function(cast(mx.array, start), *rest)))
     except UnsettledError:
-        return function(x, *rest)
+        with _plainly():
+            return function(x, *rest)
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """Inside, this thread uses no kernels."""
+    before, _thread.plain = _thread.plain, True
+    try:
+        yield
+    finally:
+        _thread.plain = before
 
 
 def view(array: mx.array | npt.NDArray[Any]) -> npt.NDArray[Any]:
