@@ -1,4 +1,4 @@
-"""Compile the kernels: python native/build.py [-o FILE] [--compiler CXX] [--sanitize address,undefined] [--machine M]."""
+"""Compile the kernels: python native/build.py --help."""
 
 from __future__ import annotations
 

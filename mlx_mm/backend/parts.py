@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from mlx_mm.backend import device, streams
 from mlx_mm.backend.blas import limited_threads
+from mlx_mm.backend.native.weights import not_prepared
 
 Features = Callable[..., mx.array]  # arrays by name -> (B, D)
 
@@ -45,7 +46,7 @@ def _run_whole(function: Features, batch: dict[str, mx.array], weights: object) 
         (mx.eval if device.on_cpu() else mx.async_eval)(result)
         return result
 
-    return streams.compute(run, batch if device.has_kernels() else (batch, weights))
+    return streams.compute(run, (batch, not_prepared(weights)))
 
 
 def _divided() -> bool:

@@ -94,6 +94,7 @@ def test_far_positions(pairing: str) -> None:
     assert worst(PAIRINGS[pairing](coarse)(mx.array(x)), right) > 0.5
 
 
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("length", [2048, 8192])
 def test_far_places_have_the_bits_of_mlx(length: int) -> None:
     """Given the powers whose reciprocals the frequencies are. From its base alone MLX is off by more than 1e-4."""

@@ -11,7 +11,7 @@ import contextlib
 import io
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
@@ -21,7 +21,7 @@ from mlx_mm.backend import device
 from mlx_mm.backend.blas import limited_threads
 from mlx_mm.backend.native.calls import Floats
 
-Rest = ParamSpec("Rest")
+Numbers: TypeAlias = npt.NDArray[Any]  # of the dtype that an array of MLX has
 Result = TypeVar("Result", mx.array, tuple[mx.array, ...])
 
 
@@ -77,7 +77,7 @@ def _plainly() -> Iterator[None]:
         _thread.plain = before
 
 
-def view(array: mx.array | npt.NDArray[Any]) -> npt.NDArray[Any]:
+def view(array: mx.array | Numbers) -> Numbers:
     """The numbers of an array, which is evaluated; those of a view itself. bfloat16 is seen as uint16.
 
     Raises UnsettledError for an array that takes part in a transformation.

@@ -100,6 +100,24 @@ def prepared_experts(layer: nn.Module) -> PreparedLinear:
     return _kept(layer, PreparedLinear, prepare)
 
 
+def not_prepared(modules: object) -> list[mx.array]:
+    """The arrays of those layers of which nothing is prepared; the others have no use for their own."""
+    layers = (layer for module in _modules(modules) for layer in module.modules())
+    return [
+        array
+        for layer in layers
+        if not (isinstance(kept := layer.__dict__.get("_prepared"), Prepared) and kept.belongs_to(_arrays(layer)))
+        for array in layer.values()
+        if isinstance(array, mx.array)
+    ]
+
+
+def _modules(tree: object) -> list[nn.Module]:
+    if isinstance(tree, nn.Module):
+        return [tree]
+    return [module for part in tree for module in _modules(part)] if isinstance(tree, list | tuple) else []
+
+
 def _kept(layer: nn.Module, kind: type[Kind], prepare: Callable[[], Kind]) -> Kind:
     """What was prepared of the layer's arrays, now or before."""
     kept = layer.__dict__.get("_prepared")
