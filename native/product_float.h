@@ -14,15 +14,22 @@ constexpr int kTile = 8;
 #else
 constexpr int kTile = 4;
 #endif
-constexpr int64_t kBlock = 2 * kUnit;  // columns; of a panel they are 48 kB with AVX-512, which level 2 caches hold
+constexpr int64_t kBlock = 2 * kUnit;  // columns; 48 kB of a panel with AVX-512, which a level 2 cache holds
 constexpr int64_t kMostRows = 256;     // of a job: what they share of x and their sums stay in a level 2 cache too
 constexpr int64_t kFewestRows = 32;    // so that unpacking a panel is not most of a job
 constexpr int64_t kJobsPerThread = 4;  // that threads end together
 
-// sums (kRows, kPanel) = x panel, or sums += x panel.
+// sums (kRows, kPanel) = begun + x panel, or sums += begun + x panel, where nothing begun is a null pointer.
 template <int kRows>
-MM_KERNEL void multiply(const float* x, int64_t ldx, const float* panel, int64_t n, bool add, float* sums) {
+MM_KERNEL void multiply(const float* x, int64_t ldx, const float* panel, int64_t n, const float* begun, bool add,
+                       float* sums) {
   vf s[kRows][3] = {};
+  if (begun) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 3
+      for (int j = 0; j < 3; j++) s[i][j] = load(begun + i * kPanel + j * W);
+  }
 #pragma GCC unroll 2
   for (int64_t k = 0; k < n; k++) {
     const vf w0 = load(panel + k * kPanel), w1 = load(panel + k * kPanel + W), w2 = load(panel + k * kPanel + 2 * W);
@@ -41,7 +48,8 @@ MM_KERNEL void multiply(const float* x, int64_t ldx, const float* panel, int64_t
     }
 }
 
-typedef void (*Multiply)(const float* x, int64_t ldx, const float* panel, int64_t n, bool add, float* sums);
+typedef void (*Multiply)(const float* x, int64_t ldx, const float* panel, int64_t n, const float* begun, bool add,
+                       float* sums);
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr Multiply kMultiply[] = {multiply<1>, multiply<2>, multiply<3>, multiply<4>,
                                   multiply<5>, multiply<6>, multiply<7>, multiply<8>};
@@ -74,18 +82,23 @@ struct FloatJob {
 bool multiply_panel(const FloatJob& job, int64_t panel, int64_t first, int64_t last) {
   const mm_weight& w = *job.weight;
   const mm_product_call& c = *job.call;
-  const Scratch<float> sums((last - first) * kPanel), unpacked(job.unpack ? kBlock * kPanel : 0);
+  // Of few rows the time goes into unpacking, which is faster into a level 1 cache.
+  const int64_t step = job.unpack && last - first <= kTile ? kUnit : kBlock;
+  const Scratch<float> sums((last - first) * kPanel), unpacked(job.unpack ? step * kPanel : 0);
   if (!sums || !unpacked) return false;
+  alignas(64) float part[kTile * kPanel];  // sums of a block of which there is more to come
   int64_t k = 0;
   do {
-    const int64_t n = least(kBlock, w.cols - k);
+    const int64_t n = least(step, w.cols - k);
+    const bool begins = k % kBlock == 0, ends = (k + n) % kBlock == 0 || k + n == w.cols;
     const float* block = static_cast<const float*>(w.data) + (panel * w.cols + k) * kPanel;
     if (job.unpack) {
       unpack_panel(w, job.unpack, panel, k, n, unpacked.get());
       block = unpacked.get();
     }
     for (int64_t m = first; m < last; m += kTile)
-      kMultiply[least(kTile, last - m) - 1](c.x + m * c.ldx + k, c.ldx, block, n, k > 0, sums.get() + (m - first) * kPanel);
+      kMultiply[least(kTile, last - m) - 1](c.x + m * c.ldx + k, c.ldx, block, n, begins ? nullptr : part, ends && k >= kBlock,
+                                            ends ? sums.get() + (m - first) * kPanel : part);
     k += n;
   } while (k < w.cols);
   const int64_t col = panel * kPanel;
