@@ -50,11 +50,13 @@ MM_KERNEL void unpack_codes(const mm_weight& w, int64_t first, int j, const Pane
   const uint8_t* rows[W];
   const int64_t row_bytes = words_per_row(w) * 4;
   for (int i = 0; i < W; i++) rows[i] = static_cast<const uint8_t*>(w.data) + least(first + i, w.rows - 1) * row_bytes;
+  const uint8_t* ahead = rows[0] + W * row_bytes;  // the next rows, in the order in which they lie
   for (int64_t at = 0, k = 0; at < row_bytes; at += C::kBytes) {
     const int64_t left = row_bytes - at;
     vi r[W];
 #pragma GCC unroll 16
     for (int i = 0; i < W; i++) r[i] = left < C::kBytes ? load_last_block<C>(rows[i] + at, left) : load_block<C>(rows[i] + at);
+    for (int i = 0; i < W; i++, ahead += C::kBytes) __builtin_prefetch(ahead, 0, 2);
     transpose(r);
     for (int i = 0; i < W && k < w.cols / 4; i++)
       for (int part = 0; part < C::kVectors; part++, k++)
