@@ -1,6 +1,6 @@
 // Many rows times a quantised weight: inputs as one byte each, codes unpacked a panel of columns at a time.
 //
-// A number of the result is the sum over steps of input_scale * (scale * (whole number) + bias * sum of inputs), always in
+// A number of the result is the sum over steps of input scale * scale * whole number + sum of inputs * bias, always in
 // the same order: it depends neither on the other rows nor on how the work is divided.
 #pragma once
 #include "finish.h"
@@ -32,7 +32,8 @@ struct Panel {
   float *scales, *biases;
 };
 
-static void quantise_tile(const mm_product_call& c, const mm_weight& w, const int32_t* rows, int count, const Inputs& in) {
+static void quantise_tile(const mm_product_call& c, const mm_weight& w, const int32_t* rows, int count,
+                          const Inputs& in) {
   const int64_t step = step_of(w), words = step / 4;
   for (int64_t s = 0; s < w.cols / step; s++)
     for (int i = 0; i < count; i++) {
@@ -55,7 +56,8 @@ MM_KERNEL void unpack_codes(const mm_weight& w, int64_t first, int j, const Pane
     const int64_t left = row_bytes - at;
     vi r[W];
 #pragma GCC unroll 16
-    for (int i = 0; i < W; i++) r[i] = left < C::kBytes ? load_last_block<C>(rows[i] + at, left) : load_block<C>(rows[i] + at);
+    for (int i = 0; i < W; i++)
+      r[i] = left < C::kBytes ? load_last_block<C>(rows[i] + at, left) : load_block<C>(rows[i] + at);
     for (int i = 0; i < W; i++, ahead += C::kBytes) __builtin_prefetch(ahead, 0, 2);
     transpose(r);
     for (int i = 0; i < W && k < w.cols / 4; i++)
@@ -119,7 +121,8 @@ MM_KERNEL void multiply(const Inputs& in, const Panel& panel, int64_t steps, int
 }
 
 template <int R, bool Wide>
-MM_INLINE void multiply_rows(int rows, const Inputs& in, const Panel& panel, int64_t steps, int64_t words, float* sums) {
+MM_INLINE void multiply_rows(int rows, const Inputs& in, const Panel& panel, int64_t steps, int64_t words,
+                             float* sums) {
   if constexpr (R > 1)
     if (rows < R) return multiply_rows<R - 1, Wide>(rows, in, panel, steps, words, sums);
   multiply<R, Wide>(in, panel, steps, words, sums);
@@ -129,7 +132,7 @@ MM_INLINE void multiply_rows(int rows, const Inputs& in, const Panel& panel, int
 struct MatrixProduct {
   const mm_product_call* call;
   const Group* groups;
-  int64_t count;           // of groups
+  int64_t count;              // of groups
   const int64_t* first_tile;  // of each group
   int32_t* words;
   float *scales, *sums;
@@ -159,8 +162,8 @@ struct MatrixProduct {
     alignas(64) float result[kTile * kColumns];
     for (int64_t t = tiles * part / parts; t < tiles * (part + 1) / parts; t++) {
       const int count = rows_in(g, t);
-      if (g.weight.bits == 8)
-        multiply_rows<kTile, true>(count, inputs(first_tile[group] + t), panel, steps, words_in_step, result);
+      if (kWideDiffers && g.weight.bits == 8)
+        multiply_rows<kTile, kWideDiffers>(count, inputs(first_tile[group] + t), panel, steps, words_in_step, result);
       else
         multiply_rows<kTile, false>(count, inputs(first_tile[group] + t), panel, steps, words_in_step, result);
       for (int i = 0; i < count; i++)
@@ -184,7 +187,8 @@ static int32_t multiply_many_rows(const Group* groups, int64_t count, const mm_p
   Scratch<int32_t> words(tiles * kTile * (w.cols / 4));
   Scratch<float> scales(2 * tiles * kTile * steps);
   if (!words || !scales) return MM_NO_MEMORY;
-  const MatrixProduct p = {c,      groups, count,  first_tile.get(), words.get(), scales.get(), scales.get() + tiles * kTile * steps,
+  float* sums = scales.get() + tiles * kTile * steps;
+  const MatrixProduct p = {c,      groups, count, first_tile.get(), words.get(), scales.get(), sums,
                            w.cols, w.rows, steps, step_of(w) / 4};
   mm::parallel(count == 1 ? tiles : count, [&](int64_t job) {
     const int64_t group = count == 1 ? 0 : job;
@@ -193,7 +197,8 @@ static int32_t multiply_many_rows(const Group* groups, int64_t count, const mm_p
       quantise_tile(*c, w, g.rows + t * kTile, p.rows_in(g, t), p.inputs(first_tile.get()[group] + t));
   });
   const int64_t jobs = count * panels;
-  const int64_t parts = jobs < 2 * mm::threads() && mm::threads() > 1 ? least(ceil_div(most, kLeastRows), mm::threads()) : 1;
+  const bool split = mm::threads() > 1 && jobs < 2 * mm::threads();
+  const int64_t parts = split ? least(ceil_div(most, kLeastRows), mm::threads()) : 1;
   const bool done = jobs_with_memory(jobs * parts, p.memory(), [&](char* memory, int64_t job) {
     p.columns(memory, job / parts / panels, job / parts % panels, job % parts, parts);
   });

@@ -106,7 +106,8 @@ MM_KERNEL void dots(int64_t steps, int64_t step, const WeightRows& w, const Row*
 template <class C, int N>
 MM_INLINE void dots_of_rows(const mm_weight& w, const WeightRows& own, const Row* rows, int64_t count, float* y) {
   const int64_t step = step_of(w), steps = w.cols / step;
-  for (; count >= 2; count -= 2, rows += 2, y += 2 * kMostNumbers) dots<C, 2, N>(steps, step, own, rows, y, kMostNumbers);
+  for (; count >= 2; count -= 2, rows += 2, y += 2 * kMostNumbers)
+    dots<C, 2, N>(steps, step, own, rows, y, kMostNumbers);
   if (count) dots<C, 1, N>(steps, step, own, rows, y, kMostNumbers);
 }
 
@@ -154,7 +155,7 @@ static int32_t multiply_few_rows(const Group* groups, int64_t count, const mm_pr
       quantise_row(w, c->x + groups[g].rows[r] * c->ldx, rows.get()[first_row.get()[g] + r]);
   };
   mm::parallel(count, quantise);
-  const int64_t fitting = least((kBytesPerJob / (words_per_row(w) * 4) + 1 + kAtOnce - 1) / kAtOnce * kAtOnce, kMostNumbers);
+  const int64_t fitting = least(kBytesPerJob / (words_per_row(w) * 4 * kAtOnce) * kAtOnce + kAtOnce, kMostNumbers);
   const int64_t numbers = least(fitting, ceil_div(w.rows, mm::threads())), blocks = ceil_div(w.rows, numbers);
   const int64_t memory = (2 * kAtOnce * steps + most * kMostNumbers) * sizeof(float);
   const bool done = jobs_with_memory(count * blocks, memory, [&](char* own, int64_t job) {
