@@ -1,7 +1,7 @@
 // The codes of a quantised weight and their scales, as MLX stores them: number = scale * code + bias.
 //
 // A code is a byte from 0. A row's codes come in blocks of one vector: of 4 W codes in their order, or, for 4 bits,
-// of 8 W, the low halves of all bytes first and then the high ones. A group of up to 64 codes is a step, one of 128 two.
+// of 8 W, the low halves of all bytes first and then the high ones. A group of up to 64 codes is a step, of 128 two.
 #pragma once
 #include "integers.h"
 #include "weights.h"

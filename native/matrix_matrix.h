@@ -11,16 +11,16 @@ namespace {
 
 // Rows and vectors of columns whose sums are in registers at once: 24 of 32, or 8 of 16.
 #if defined(__AVX512F__)
-constexpr int kTile = 12;
+constexpr int kRowsOfTile = 12;
 #elif defined(__aarch64__)
-constexpr int kTile = 8;
+constexpr int kRowsOfTile = 8;
 #else
-constexpr int kTile = 4;
+constexpr int kRowsOfTile = 4;
 #endif
 constexpr int kColumnVectors = 2, kColumns = kColumnVectors * W;
-constexpr int64_t kLeastRows = 4 * kTile;  // that are worth unpacking a panel again for another thread
+constexpr int64_t kLeastRows = 4 * kRowsOfTile;  // that are worth unpacking a panel again for another thread
 
-// kTile rows: words of four bytes (cols / 4, kTile), scales and sums (steps, kTile).
+// kRowsOfTile rows: words of four bytes (cols / 4, kRowsOfTile), scales and sums (steps, kRowsOfTile).
 struct Inputs {
   int32_t* words;
   float *scales, *sums;
@@ -38,10 +38,10 @@ static void quantise_tile(const mm_product_call& c, const mm_weight& w, const in
   for (int64_t s = 0; s < w.cols / step; s++)
     for (int i = 0; i < count; i++) {
       alignas(64) int8_t bytes[kLongestStep];
-      quantise_step8(c.x + rows[i] * c.ldx + s * step, step, bytes, in.scales + s * kTile + i, in.sums + s * kTile + i);
+      quantise_step8(c.x + rows[i] * c.ldx + s * step, step, bytes, in.scales + s * kRowsOfTile + i, in.sums + s * kRowsOfTile + i);
       if (w.bits == 4)
         for (int64_t k = 0; k < step; k += 16) even_odd(bytes + k);
-      for (int64_t k = 0; k < words; k++) memcpy(in.words + (s * words + k) * kTile + i, bytes + 4 * k, 4);
+      for (int64_t k = 0; k < words; k++) memcpy(in.words + (s * words + k) * kRowsOfTile + i, bytes + 4 * k, 4);
     }
 }
 
@@ -89,7 +89,7 @@ MM_KERNEL void multiply(const Inputs& in, const Panel& panel, int64_t steps, int
   const uint8_t* codes = panel.codes;
   for (int64_t s = 0; s < steps; s++) {
     vi acc[R][kColumnVectors] = {};
-    for (int64_t k = 0; k < words; k++, x += kTile, codes += kColumns * 4) {
+    for (int64_t k = 0; k < words; k++, x += kRowsOfTile, codes += kColumns * 4) {
       vi q[kColumnVectors];
 #pragma GCC unroll 2
       for (int j = 0; j < kColumnVectors; j++) q[j] = load_words(codes + j * W * 4);
@@ -108,7 +108,7 @@ MM_KERNEL void multiply(const Inputs& in, const Panel& panel, int64_t steps, int
     }
 #pragma GCC unroll 12
     for (int i = 0; i < R; i++) {
-      const vf input_scale = all(in.scales[s * kTile + i]), input_sum = all(in.sums[s * kTile + i]);
+      const vf input_scale = all(in.scales[s * kRowsOfTile + i]), input_sum = all(in.sums[s * kRowsOfTile + i]);
 #pragma GCC unroll 2
       for (int j = 0; j < kColumnVectors; j++) {
         total[i][j] = multiply_add(input_sum, bias[j], total[i][j]);
@@ -139,9 +139,9 @@ struct MatrixProduct {
   int64_t cols, rows, steps, words_in_step;
 
   Inputs inputs(int64_t tile) const {
-    return {words + tile * (cols / 4) * kTile, scales + tile * steps * kTile, sums + tile * steps * kTile};
+    return {words + tile * (cols / 4) * kRowsOfTile, scales + tile * steps * kRowsOfTile, sums + tile * steps * kRowsOfTile};
   }
-  int rows_in(const Group& g, int64_t tile) const { return int(least(kTile, g.count - tile * kTile)); }
+  int rows_in(const Group& g, int64_t tile) const { return int(least(kRowsOfTile, g.count - tile * kRowsOfTile)); }
 
   int64_t memory() const {  // of one job
     return cols * kColumns + 2 * steps * kColumns * sizeof(float) + 2 * W * ceil_div(steps, W) * W * sizeof(float) + 64;
@@ -158,16 +158,17 @@ struct MatrixProduct {
       with_codes(g.weight, [&](auto kind) { unpack_codes<decltype(kind)>(g.weight, first + j * W, j, panel); });
       unpack_scales(g.weight, first + j * W, j, panel, panel.biases + steps * kColumns);
     }
-    const int64_t tiles = ceil_div(g.count, kTile);
-    alignas(64) float result[kTile * kColumns];
+    const int64_t tiles = ceil_div(g.count, kRowsOfTile);
+    alignas(64) float result[kRowsOfTile * kColumns];
     for (int64_t t = tiles * part / parts; t < tiles * (part + 1) / parts; t++) {
       const int count = rows_in(g, t);
+      const Inputs in = inputs(first_tile[group] + t);
       if (kWideDiffers && g.weight.bits == 8)
-        multiply_rows<kTile, kWideDiffers>(count, inputs(first_tile[group] + t), panel, steps, words_in_step, result);
+        multiply_rows<kRowsOfTile, kWideDiffers>(count, in, panel, steps, words_in_step, result);
       else
-        multiply_rows<kTile, false>(count, inputs(first_tile[group] + t), panel, steps, words_in_step, result);
+        multiply_rows<kRowsOfTile, false>(count, in, panel, steps, words_in_step, result);
       for (int i = 0; i < count; i++)
-        finish(*call, g.rows[t * kTile + i], first, least(kColumns, rows - first), result + i * kColumns);
+        finish(*call, g.rows[t * kRowsOfTile + i], first, least(kColumns, rows - first), result + i * kColumns);
     }
   }
 };
@@ -180,21 +181,21 @@ static int32_t multiply_many_rows(const Group* groups, int64_t count, const mm_p
   int64_t tiles = 0, most = 0;
   for (int64_t g = 0; g < count; g++) {
     first_tile.get()[g] = tiles;
-    tiles += ceil_div(groups[g].count, kTile);
+    tiles += ceil_div(groups[g].count, kRowsOfTile);
     most = groups[g].count > most ? groups[g].count : most;
   }
   const int64_t steps = w.cols / step_of(w), panels = ceil_div(w.rows, kColumns);
-  Scratch<int32_t> words(tiles * kTile * (w.cols / 4));
-  Scratch<float> scales(2 * tiles * kTile * steps);
+  Scratch<int32_t> words(tiles * kRowsOfTile * (w.cols / 4));
+  Scratch<float> scales(2 * tiles * kRowsOfTile * steps);
   if (!words || !scales) return MM_NO_MEMORY;
-  float* sums = scales.get() + tiles * kTile * steps;
+  float* sums = scales.get() + tiles * kRowsOfTile * steps;
   const MatrixProduct p = {c,      groups, count, first_tile.get(), words.get(), scales.get(), sums,
                            w.cols, w.rows, steps, step_of(w) / 4};
   mm::parallel(count == 1 ? tiles : count, [&](int64_t job) {
     const int64_t group = count == 1 ? 0 : job;
     const Group& g = groups[group];
-    for (int64_t t = count == 1 ? job : 0; t < (count == 1 ? job + 1 : ceil_div(g.count, kTile)); t++)
-      quantise_tile(*c, w, g.rows + t * kTile, p.rows_in(g, t), p.inputs(first_tile.get()[group] + t));
+    for (int64_t t = count == 1 ? job : 0; t < (count == 1 ? job + 1 : ceil_div(g.count, kRowsOfTile)); t++)
+      quantise_tile(*c, w, g.rows + t * kRowsOfTile, p.rows_in(g, t), p.inputs(first_tile.get()[group] + t));
   });
   const int64_t jobs = count * panels;
   const bool split = mm::threads() > 1 && jobs < 2 * mm::threads();
