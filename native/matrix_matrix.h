@@ -38,7 +38,8 @@ static void quantise_tile(const mm_product_call& c, const mm_weight& w, const in
   for (int64_t s = 0; s < w.cols / step; s++)
     for (int i = 0; i < count; i++) {
       alignas(64) int8_t bytes[kLongestStep];
-      quantise_step8(c.x + rows[i] * c.ldx + s * step, step, bytes, in.scales + s * kRowsOfTile + i, in.sums + s * kRowsOfTile + i);
+      const int64_t at = s * kRowsOfTile + i;
+      quantise_step8(c.x + rows[i] * c.ldx + s * step, step, bytes, in.scales + at, in.sums + at);
       if (w.bits == 4)
         for (int64_t k = 0; k < step; k += 16) even_odd(bytes + k);
       for (int64_t k = 0; k < words; k++) memcpy(in.words + (s * words + k) * kRowsOfTile + i, bytes + 4 * k, 4);
@@ -139,7 +140,8 @@ struct MatrixProduct {
   int64_t cols, rows, steps, words_in_step;
 
   Inputs inputs(int64_t tile) const {
-    return {words + tile * (cols / 4) * kRowsOfTile, scales + tile * steps * kRowsOfTile, sums + tile * steps * kRowsOfTile};
+    const int64_t before = tile * kRowsOfTile;  // rows
+    return {words + before * (cols / 4), scales + before * steps, sums + before * steps};
   }
   int rows_in(const Group& g, int64_t tile) const { return int(least(kRowsOfTile, g.count - tile * kRowsOfTile)); }
 
