@@ -1,7 +1,7 @@
 // The codes of a quantised weight and their scales, as MLX stores them: number = scale * code + bias.
 //
-// A code is a byte from 0. A row's codes come in blocks of one vector: of 4 W codes in their order, or, for 4 bits, of
-// 8 W, the low halves of all bytes first and then the high ones. A group of at most 64 codes is a step; one of 128 is two.
+// A code is a byte from 0. A row's codes come in blocks of one vector: of 4 W codes in their order, or, for 4 bits,
+// of 8 W, the low halves of all bytes first and then the high ones. A group of up to 64 codes is a step, of 128 two.
 #pragma once
 #include "integers.h"
 #include "weights.h"
@@ -18,9 +18,9 @@ template <int Bits, bool Table>
 struct Codes {
   static constexpr int kBits = Bits;
   static constexpr bool kWide = Bits == 8;
-  static constexpr int kVectors = Bits == 4 ? 2 : 1;                       // in a block
-  static constexpr int64_t kCodes = 4 * W * kVectors;                      // in a block
-  static constexpr int64_t kBytes = kCodes * Bits / 8;                     // of a block
+  static constexpr int kVectors = Bits == 4 ? 2 : 1;    // in a block
+  static constexpr int64_t kCodes = 4 * W * kVectors;   // in a block
+  static constexpr int64_t kBytes = kCodes * Bits / 8;  // of a block
   static constexpr bool kTable = Table;
 };
 
@@ -143,30 +143,37 @@ MM_INLINE vi codes_in(vi block, int part) {
   }
 }
 
-// Numbers `first` to `first + count` of an array as float32.
-static void to_floats(const void* data, int32_t type, int64_t first, int64_t count, float* y) {
-  int64_t i = 0;
-  if (type == MM_FLOAT32) {
-    memcpy(y, static_cast<const float*>(data) + first, count * sizeof(float));
-    return;
-  }
-  const uint16_t* x = static_cast<const uint16_t*>(data) + first;
+// W numbers as float32, or the first `count` of them and zeros.
+MM_INLINE vf as_floats(const float* x, int64_t count) { return count < W ? load_some(x, count) : load(x); }
+MM_INLINE vf as_floats(const uint16_t* x, int32_t type, int64_t count) {
 #if defined(__AVX512F__)
-  for (; i + 16 <= count; i += 16) {
-    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i));
-    const __m512 wide = type == MM_FLOAT16 ? _mm512_cvtph_ps(half)
-                                           : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-    store(y + i, reinterpret_cast<vf>(wide));
-  }
-#elif defined(__AVX2__)
-  for (; i + 8 <= count; i += 8) {
-    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i));
-    const __m256 wide = type == MM_FLOAT16 ? _mm256_cvtph_ps(half)
-                                           : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
-    store(y + i, reinterpret_cast<vf>(wide));
-  }
+  const __mmask16 some = count < W ? (1u << count) - 1 : 0xffff;
+  const __m256i half = _mm256_maskz_loadu_epi16(some, x);
+  const __m512 wide = type == MM_FLOAT16 ? _mm512_cvtph_ps(half)
+                                         : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+  return reinterpret_cast<vf>(wide);
+#else
+  uint16_t t[W] = {};
+  memcpy(t, x, (count < W ? count : W) * sizeof *t);
+#if defined(__AVX2__)
+  __m128i half;
+  memcpy(&half, t, 16);
+  const __m256 wide = type == MM_FLOAT16 ? _mm256_cvtph_ps(half)
+                                         : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+  return reinterpret_cast<vf>(wide);
+#else
+  vf v;
+  for (int i = 0; i < W; i++) v[i] = type == MM_FLOAT16 ? float16(t[i]) : bfloat16(t[i]);
+  return v;
 #endif
-  for (; i < count; i++) y[i] = type == MM_FLOAT16 ? float16(x[i]) : bfloat16(x[i]);
+#endif
+}
+
+// Numbers `first` to `first + count` of an array as float32, in whole vectors.
+MM_INLINE void to_floats(const void* data, int32_t type, int64_t first, int64_t count, float* y) {
+  for (int64_t i = 0; i < count; i += W)
+    store(y + i, type == MM_FLOAT32 ? as_floats(static_cast<const float*>(data) + first + i, count - i)
+                                    : as_floats(static_cast<const uint16_t*>(data) + first + i, type, count - i));
 }
 
 // The scale and bias of each step of a row; arrays have room for whole vectors, which are filled up with zeros.

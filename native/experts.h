@@ -9,7 +9,8 @@ MM_INLINE int64_t bytes_of(int32_t type) { return type == MM_FLOAT32 ? 4 : 2; }
 // Weight number `i` of those that lie one after the other.
 static mm_weight expert(const mm_weight& w, int64_t i) {
   mm_weight one = w;
-  const int64_t scales = w.group_size ? w.rows * (w.cols / w.group_size) * (w.kind == MM_AFFINE ? bytes_of(w.type) : 1) : 0;
+  const int64_t groups = w.group_size ? w.rows * (w.cols / w.group_size) : 0;
+  const int64_t scales = groups * (w.kind == MM_AFFINE ? bytes_of(w.type) : 1);
   const int64_t bytes = w.kind == MM_ROWS     ? w.rows * w.cols * bytes_of(w.type)
                         : w.kind == MM_PACKED ? ceil_div(w.rows, kPanel) * kPanel * w.cols * 4
                                               : w.rows * words_per_row(w) * 4;
@@ -19,7 +20,7 @@ static mm_weight expert(const mm_weight& w, int64_t i) {
   return one;
 }
 
-// Rows in the order of their experts -> how many experts have rows; groups for those with few rows first.
+// Rows in the order of their experts, and a group for each expert that has some -> how many have.
 static int64_t group_rows(const mm_weight& w, int64_t count, const int32_t* chosen, int64_t rows, int64_t* starts,
                           int32_t* order, Group* groups) {
   for (int64_t e = 0; e <= count; e++) starts[e] = 0;
@@ -40,7 +41,8 @@ static int32_t product_of_group(const Group& g, const mm_product_call* c, float*
     memcpy(x + i * w.cols, c->x + g.rows[i] * c->ldx, w.cols * sizeof(float));
     if (c->residual) memcpy(y + i * w.rows, c->residual + g.rows[i] * c->ldr, w.rows * sizeof(float));
   }
-  const mm_product_call call = {x, g.count, w.cols, c->bias, c->residual ? y : nullptr, w.rows, y, w.rows, c->activation, c->inputs};
+  const mm_product_call call = {x, g.count, w.cols, c->bias, c->residual ? y : nullptr, w.rows, y, w.rows,
+                                c->activation, c->inputs};
   if (const int32_t status = product(&w, &call)) return status;
   for (int64_t i = 0; i < g.count; i++) memcpy(c->y + g.rows[i] * c->ldy, y + i * w.rows, w.rows * sizeof(float));
   return MM_OK;

@@ -48,6 +48,13 @@ MM_INLINE vf multiply_add(vf a, vf b, vf c) {
 #endif
 }
 
+// Whether `dot` has another way for codes of 8 bits.
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+constexpr bool kWideDiffers = true;
+#else
+constexpr bool kWideDiffers = false;
+#endif
+
 // acc + in each lane of 32 bits the four products of codes (bytes from 0; Wide: of 8 bits, else 7) and inputs (bytes of
 // -127 to 127), exactly: nothing saturates.
 template <bool Wide>
@@ -64,7 +71,8 @@ MM_INLINE vi dot(vi acc, vi codes, vi inputs) {
 #endif
 #if defined(__AVX2__)
   if (!Wide)  // 2 * 127 * 127 < 2^15
-    return acc + reinterpret_cast<vi>(MM_X(madd_epi16)(MM_X(maddubs_epi16)(MM_M(codes), MM_M(inputs)), MM_X(set1_epi16)(1)));
+    return acc + reinterpret_cast<vi>(
+                     MM_X(madd_epi16)(MM_X(maddubs_epi16)(MM_M(codes), MM_M(inputs)), MM_X(set1_epi16)(1)));
 #endif
   const auto even_codes = MM_M(codes & 0x00ff00ff), odd_codes = MM_X(srli_epi16)(MM_M(codes), 8);
   const auto even = MM_X(srai_epi16)(MM_X(slli_epi16)(MM_M(inputs), 8), 8), odd = MM_X(srai_epi16)(MM_M(inputs), 8);
@@ -121,7 +129,8 @@ MM_INLINE void transpose(vi r[W]) {
     }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) {  // b[4 q + i] has words i, 4 + i, 8 + i and 12 + i of rows 4 q to 4 q + 3
-    const __m512i low = _mm512_shuffle_i32x4(b[i], b[4 + i], 0x88), low_odd = _mm512_shuffle_i32x4(b[i], b[4 + i], 0xdd);
+    const __m512i low = _mm512_shuffle_i32x4(b[i], b[4 + i], 0x88);
+    const __m512i low_odd = _mm512_shuffle_i32x4(b[i], b[4 + i], 0xdd);
     const __m512i high = _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0x88);
     const __m512i high_odd = _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0xdd);
     r[i] = reinterpret_cast<vi>(_mm512_shuffle_i32x4(low, high, 0x88));

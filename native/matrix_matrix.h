@@ -1,6 +1,6 @@
 // Many rows times a quantised weight: inputs as one byte each, codes unpacked a panel of columns at a time.
 //
-// A number of the result is the sum over steps of input_scale * (scale * (whole number) + bias * sum of inputs), always in
+// A number of the result is the sum over steps of input scale * scale * whole number + sum of inputs * bias, always in
 // the same order: it depends neither on the other rows nor on how the work is divided.
 #pragma once
 #include "finish.h"
@@ -32,12 +32,14 @@ struct Panel {
   float *scales, *biases;
 };
 
-static void quantise_tile(const mm_product_call& c, const mm_weight& w, const int32_t* rows, int count, const Inputs& in) {
+static void quantise_tile(const mm_product_call& c, const mm_weight& w, const int32_t* rows, int count,
+                          const Inputs& in) {
   const int64_t step = step_of(w), words = step / 4;
   for (int64_t s = 0; s < w.cols / step; s++)
     for (int i = 0; i < count; i++) {
       alignas(64) int8_t bytes[kLongestStep];
-      quantise_step8(c.x + rows[i] * c.ldx + s * step, step, bytes, in.scales + s * kRowsOfTile + i, in.sums + s * kRowsOfTile + i);
+      const int64_t at = s * kRowsOfTile + i;
+      quantise_step8(c.x + rows[i] * c.ldx + s * step, step, bytes, in.scales + at, in.sums + at);
       if (w.bits == 4)
         for (int64_t k = 0; k < step; k += 16) even_odd(bytes + k);
       for (int64_t k = 0; k < words; k++) memcpy(in.words + (s * words + k) * kRowsOfTile + i, bytes + 4 * k, 4);
@@ -50,11 +52,14 @@ MM_KERNEL void unpack_codes(const mm_weight& w, int64_t first, int j, const Pane
   const uint8_t* rows[W];
   const int64_t row_bytes = words_per_row(w) * 4;
   for (int i = 0; i < W; i++) rows[i] = static_cast<const uint8_t*>(w.data) + least(first + i, w.rows - 1) * row_bytes;
+  const uint8_t* ahead = rows[0] + W * row_bytes;  // the next rows, in the order in which they lie
   for (int64_t at = 0, k = 0; at < row_bytes; at += C::kBytes) {
     const int64_t left = row_bytes - at;
     vi r[W];
 #pragma GCC unroll 16
-    for (int i = 0; i < W; i++) r[i] = left < C::kBytes ? load_last_block<C>(rows[i] + at, left) : load_block<C>(rows[i] + at);
+    for (int i = 0; i < W; i++)
+      r[i] = left < C::kBytes ? load_last_block<C>(rows[i] + at, left) : load_block<C>(rows[i] + at);
+    for (int i = 0; i < W; i++, ahead += C::kBytes) __builtin_prefetch(ahead, 0, 2);
     transpose(r);
     for (int i = 0; i < W && k < w.cols / 4; i++)
       for (int part = 0; part < C::kVectors; part++, k++)
@@ -117,7 +122,8 @@ MM_KERNEL void multiply(const Inputs& in, const Panel& panel, int64_t steps, int
 }
 
 template <int R, bool Wide>
-MM_INLINE void multiply_rows(int rows, const Inputs& in, const Panel& panel, int64_t steps, int64_t words, float* sums) {
+MM_INLINE void multiply_rows(int rows, const Inputs& in, const Panel& panel, int64_t steps, int64_t words,
+                             float* sums) {
   if constexpr (R > 1)
     if (rows < R) return multiply_rows<R - 1, Wide>(rows, in, panel, steps, words, sums);
   multiply<R, Wide>(in, panel, steps, words, sums);
@@ -127,14 +133,15 @@ MM_INLINE void multiply_rows(int rows, const Inputs& in, const Panel& panel, int
 struct MatrixProduct {
   const mm_product_call* call;
   const Group* groups;
-  int64_t count;           // of groups
+  int64_t count;              // of groups
   const int64_t* first_tile;  // of each group
   int32_t* words;
   float *scales, *sums;
   int64_t cols, rows, steps, words_in_step;
 
   Inputs inputs(int64_t tile) const {
-    return {words + tile * (cols / 4) * kRowsOfTile, scales + tile * steps * kRowsOfTile, sums + tile * steps * kRowsOfTile};
+    const int64_t before = tile * kRowsOfTile;  // rows
+    return {words + before * (cols / 4), scales + before * steps, sums + before * steps};
   }
   int rows_in(const Group& g, int64_t tile) const { return int(least(kRowsOfTile, g.count - tile * kRowsOfTile)); }
 
@@ -157,10 +164,11 @@ struct MatrixProduct {
     alignas(64) float result[kRowsOfTile * kColumns];
     for (int64_t t = tiles * part / parts; t < tiles * (part + 1) / parts; t++) {
       const int count = rows_in(g, t);
-      if (g.weight.bits == 8)
-        multiply_rows<kRowsOfTile, true>(count, inputs(first_tile[group] + t), panel, steps, words_in_step, result);
+      const Inputs in = inputs(first_tile[group] + t);
+      if (kWideDiffers && g.weight.bits == 8)
+        multiply_rows<kRowsOfTile, kWideDiffers>(count, in, panel, steps, words_in_step, result);
       else
-        multiply_rows<kRowsOfTile, false>(count, inputs(first_tile[group] + t), panel, steps, words_in_step, result);
+        multiply_rows<kRowsOfTile, false>(count, in, panel, steps, words_in_step, result);
       for (int i = 0; i < count; i++)
         finish(*call, g.rows[t * kRowsOfTile + i], first, least(kColumns, rows - first), result + i * kColumns);
     }
@@ -182,7 +190,8 @@ static int32_t multiply_many_rows(const Group* groups, int64_t count, const mm_p
   Scratch<int32_t> words(tiles * kRowsOfTile * (w.cols / 4));
   Scratch<float> scales(2 * tiles * kRowsOfTile * steps);
   if (!words || !scales) return MM_NO_MEMORY;
-  const MatrixProduct p = {c,      groups, count,  first_tile.get(), words.get(), scales.get(), scales.get() + tiles * kRowsOfTile * steps,
+  float* sums = scales.get() + tiles * kRowsOfTile * steps;
+  const MatrixProduct p = {c,      groups, count, first_tile.get(), words.get(), scales.get(), sums,
                            w.cols, w.rows, steps, step_of(w) / 4};
   mm::parallel(count == 1 ? tiles : count, [&](int64_t job) {
     const int64_t group = count == 1 ? 0 : job;
@@ -191,7 +200,8 @@ static int32_t multiply_many_rows(const Group* groups, int64_t count, const mm_p
       quantise_tile(*c, w, g.rows + t * kRowsOfTile, p.rows_in(g, t), p.inputs(first_tile.get()[group] + t));
   });
   const int64_t jobs = count * panels;
-  const int64_t parts = jobs < 2 * mm::threads() && mm::threads() > 1 ? least(ceil_div(most, kLeastRows), mm::threads()) : 1;
+  const bool split = mm::threads() > 1 && jobs < 2 * mm::threads();
+  const int64_t parts = split ? least(ceil_div(most, kLeastRows), mm::threads()) : 1;
   const bool done = jobs_with_memory(jobs * parts, p.memory(), [&](char* memory, int64_t job) {
     p.columns(memory, job / parts / panels, job / parts % panels, job % parts, parts);
   });

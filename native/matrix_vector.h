@@ -9,6 +9,9 @@ namespace {
 constexpr int64_t kFewRows = 4;             // for which the two bytes cost no time, since memory is the limit
 constexpr int64_t kBytesPerJob = 1 << 16;   // of a weight
 constexpr int64_t kMostNumbers = 64;        // of one row that a job computes
+constexpr int kAtOnce = 4;                  // rows of a weight
+// Bytes that are asked for before they are needed, one after the other as they lie, which a processor goes on with.
+constexpr int64_t kAhead = 1 << 14;
 
 // One row: high and low bytes as `codes_in` has the codes, filled up to whole blocks; scales and sums of its steps.
 struct Row {
@@ -40,63 +43,89 @@ static void quantise_row(const mm_weight& w, const float* x, const Row& row) {
   if (w.bits == 4) arrange(row.high, room), arrange(row.low, room);
 }
 
-// The dot products of R rows and one of a weight, with its scales and biases.
-template <class C, int R>
-MM_KERNEL void dots(const mm_weight& w, const uint8_t* p, const float* scales, const float* biases, const Row* rows, float* y,
-                    int64_t apart) {
-  const int64_t step = step_of(w), blocks_in_chunk = W * step / C::kCodes, end = words_per_row(w) * 4;
-  const int shift = __builtin_ctzll(step * W / C::kCodes);  // of a lane's number among those of W steps -> step
-  vf acc[R] = {}, rest[R] = {};
-  int64_t at = 0, k = 0;
-  for (int64_t s = 0; s < w.cols / step; s += W) {
-    const vf scale = load(scales + s), bias = load(biases + s);
-    vf both[R];
+// Rows of a weight, of which N are multiplied at once: N streams of memory, and inputs are loaded once for all.
+struct WeightRows {
+  const uint8_t* codes;
+  int64_t bytes;                 // from row to row, and all that a row has
+  const float *scales, *biases;  // of the steps, in whole vectors
+  int64_t room;                  // from row to row of them
+};
+
+// y[r * apart + n] = the dot product of input row r < R and weight row n < N.
+template <class C, int R, int N>
+MM_KERNEL void dots(int64_t steps, int64_t step, const WeightRows& w, const Row* rows, float* y, int64_t apart) {
+  const int64_t blocks = W * step / C::kCodes;       // for W steps
+  const int shift = __builtin_ctzll(blocks * 16) - 4;  // of a lane's number among those of W steps -> step
+  vf acc[R][N] = {};
+  const uint8_t *p = w.codes, *end = p + w.bytes;
+  const uint8_t* ahead = p + (N * w.bytes < kAhead ? kAhead : N * w.bytes);
+  const int8_t *high[R], *low[R];
+#pragma GCC unroll 2
+  for (int r = 0; r < R; r++) high[r] = rows[r].high, low[r] = rows[r].low;
+  int64_t k = 0;
+  for (int64_t s = 0; s < steps; s += W) {
+    vf scale[R][N];
 #pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-      both[r] = scale * load(rows[r].scales + s);
-      rest[r] = multiply_add(bias, load(rows[r].sums + s), rest[r]);
-    }
+    for (int n = 0; n < N; n++)
+#pragma GCC unroll 2
+      for (int r = 0; r < R; r++) {
+        scale[r][n] = load(w.scales + n * w.room + s) * load(rows[r].scales + s);
+        acc[r][n] = multiply_add(load(w.biases + n * w.room + s), load(rows[r].sums + s), acc[r][n]);
+      }
     vi lane = lane_numbers();
-    for (int64_t b = 0; b < blocks_in_chunk && at < end; b++, at += C::kBytes, k += C::kCodes, lane += W) {
-      const vi block = end - at < C::kBytes ? load_last_block<C>(p + at, end - at) : load_block<C>(p + at);
-      __builtin_prefetch(p + at + 1536);
+    for (int64_t b = 0; b < blocks && p < end; b++, p += C::kBytes, k += C::kCodes, lane += W) {
       const vi step_number = lane >> shift;
 #pragma GCC unroll 4
-      for (int r = 0; r < R; r++) {
-        vi sum{};
+      for (int n = 0; n < N; n++) {
+        const uint8_t* q = p + n * w.bytes;
+        const vi block = end - p < C::kBytes ? load_last_block<C>(q, end - p) : load_block<C>(q);
+        __builtin_prefetch(ahead, 0, 2);
+        ahead += C::kBytes;
 #pragma GCC unroll 2
-        for (int v = 0; v < C::kVectors; v++)
-          sum = dot<C::kWide>(sum, codes_in<C>(block, v), load_words(rows[r].high + k + v * 4 * W));
-        sum <<= 7;
+        for (int r = 0; r < R; r++) {
+          vi sum{};
 #pragma GCC unroll 2
-        for (int v = 0; v < C::kVectors; v++)
-          sum = dot<C::kWide>(sum, codes_in<C>(block, v), load_words(rows[r].low + k + v * 4 * W));
-        acc[r] = multiply_add(floats(sum), permute(both[r], step_number), acc[r]);
+          for (int v = 0; v < C::kVectors; v++)
+            sum = dot<C::kWide>(sum, codes_in<C>(block, v), load_words(high[r] + k + v * 4 * W));
+          sum <<= 7;
+#pragma GCC unroll 2
+          for (int v = 0; v < C::kVectors; v++)
+            sum = dot<C::kWide>(sum, codes_in<C>(block, v), load_words(low[r] + k + v * 4 * W));
+          acc[r][n] = multiply_add(floats(sum), permute(scale[r][n], step_number), acc[r][n]);
+        }
       }
     }
   }
+#pragma GCC unroll 2
+  for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-  for (int r = 0; r < R; r++) y[r * apart] = sum(acc[r] + rest[r]);
+    for (int n = 0; n < N; n++) y[r * apart + n] = sum(acc[r][n]);
 }
 
-template <class C>
-MM_INLINE void dots_of_rows(const mm_weight& w, const uint8_t* p, const float* scales, const float* biases, const Row* rows,
-                            int64_t count, float* y, int64_t apart) {
-  for (; count >= 4; count -= 4, rows += 4, y += 4 * apart) dots<C, 4>(w, p, scales, biases, rows, y, apart);
-  for (; count >= 2; count -= 2, rows += 2, y += 2 * apart) dots<C, 2>(w, p, scales, biases, rows, y, apart);
-  if (count) dots<C, 1>(w, p, scales, biases, rows, y, apart);
+// The same of `count` input rows.
+template <class C, int N>
+MM_INLINE void dots_of_rows(const mm_weight& w, const WeightRows& own, const Row* rows, int64_t count, float* y) {
+  const int64_t step = step_of(w), steps = w.cols / step;
+  for (; count >= 2; count -= 2, rows += 2, y += 2 * kMostNumbers)
+    dots<C, 2, N>(steps, step, own, rows, y, kMostNumbers);
+  if (count) dots<C, 1, N>(steps, step, own, rows, y, kMostNumbers);
 }
 
 // Numbers `first` to `first + count` of each row of a group.
-static void multiply_few(const mm_product_call& c, const Group& g, const Row* rows, int64_t first, int64_t count, float* memory) {
+static void multiply_few(const mm_product_call& c, const Group& g, const Row* rows, int64_t first, int64_t count,
+                         float* memory) {
   const mm_weight& w = g.weight;
   const int64_t room = room_for_steps(w), bytes = words_per_row(w) * 4;
-  float *scales = memory, *biases = scales + room, *y = biases + room;
+  float *scales = memory, *biases = scales + kAtOnce * room, *y = biases + kAtOnce * room;
   with_codes(w, [&](auto kind) {
-    for (int64_t n = first; n < first + count; n++) {
-      scales_of_row(w, n, scales, biases);
-      dots_of_rows<decltype(kind)>(w, static_cast<const uint8_t*>(w.data) + n * bytes, scales, biases, rows, g.count,
-                                   y + n - first, kMostNumbers);
+    for (int64_t n = 0, some; n < count; n += some) {
+      some = count - n < kAtOnce ? 1 : kAtOnce;
+      for (int64_t i = 0; i < some; i++) scales_of_row(w, first + n + i, scales + i * room, biases + i * room);
+      const WeightRows own = {static_cast<const uint8_t*>(w.data) + (first + n) * bytes, bytes, scales, biases, room};
+      if (some == kAtOnce)
+        dots_of_rows<decltype(kind), kAtOnce>(w, own, rows, g.count, y + n);
+      else
+        dots_of_rows<decltype(kind), 1>(w, own, rows, g.count, y + n);
     }
   });
   for (int64_t r = 0; r < g.count; r++) finish(c, g.rows[r], first, count, y + r * kMostNumbers);
@@ -126,9 +155,9 @@ static int32_t multiply_few_rows(const Group* groups, int64_t count, const mm_pr
       quantise_row(w, c->x + groups[g].rows[r] * c->ldx, rows.get()[first_row.get()[g] + r]);
   };
   mm::parallel(count, quantise);
-  const int64_t fitting = least(kBytesPerJob / (words_per_row(w) * 4) + 1, kMostNumbers);
+  const int64_t fitting = least(kBytesPerJob / (words_per_row(w) * 4 * kAtOnce) * kAtOnce + kAtOnce, kMostNumbers);
   const int64_t numbers = least(fitting, ceil_div(w.rows, mm::threads())), blocks = ceil_div(w.rows, numbers);
-  const int64_t memory = (2 * steps + most * kMostNumbers) * sizeof(float);
+  const int64_t memory = (2 * kAtOnce * steps + most * kMostNumbers) * sizeof(float);
   const bool done = jobs_with_memory(count * blocks, memory, [&](char* own, int64_t job) {
     const int64_t g = job / blocks, first = job % blocks * numbers;
     multiply_few(*c, groups[g], rows.get() + first_row.get()[g], first, least(numbers, w.rows - first),

@@ -10,7 +10,7 @@ import pytest
 from quantised_weights import Stored, affine, fp4
 
 from mlx_mm.backend.native import calls, signatures
-from mlx_mm.backend.native.library import LIBRARY, instruction_sets, load
+from mlx_mm.backend.native.library import LIBRARY, instruction_sets, load, native_status
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="the kernels were not built")
 
@@ -30,10 +30,10 @@ SETS = instruction_sets(load(LIBRARY)) if LIBRARY.exists() else []
 @pytest.fixture(params=SETS)
 def library(request: pytest.FixtureRequest, opened: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
     """With each instruction set that this machine has."""
-    threads = opened.mm_threads()
+    before, threads = native_status().instruction_set or SETS[0], opened.mm_threads()  # a process has one choice
     opened.mm_choose(request.param.encode())
     yield opened
-    opened.mm_choose(SETS[0].encode())
+    opened.mm_choose(before.encode())
     opened.mm_set_threads(threads)
 
 
