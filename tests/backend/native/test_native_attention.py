@@ -37,7 +37,9 @@ def plainly(q: Floats, k: Floats, v: Floats, mask: Mask | str, scale: float) -> 
 
 def error(kernels: ctypes.CDLL, q: Floats, k: Floats, v: Floats, mask: Mask | str) -> float:
     scale = q.shape[-1] ** -0.5
-    return float(np.abs(calls.attention(kernels, q, k, v, scale=scale, mask=mask) - plainly(q, k, v, mask, scale)).max())
+    return float(
+        np.abs(calls.attention(kernels, q, k, v, scale=scale, mask=mask) - plainly(q, k, v, mask, scale)).max()
+    )
 
 
 # Heads, key heads, queries, keys, width, width of values.
@@ -156,7 +158,9 @@ def test_scores_of_every_size(kernels: ctypes.CDLL) -> None:
     sharp = calls.attention(kernels, q, k, v, scale=1e4, mask=None)  # one key has all the weight
     best = (q[0, 0] @ k[0, 0].T).argmax(axis=-1)
     assert np.abs(sharp[0, 0] - v[0, 0][best]).max() < TOLERANCE
-    assert np.abs(calls.attention(kernels, q, k, v, scale=0, mask=None) - v.mean(axis=2, keepdims=True)).max() < TOLERANCE
+    assert (
+        np.abs(calls.attention(kernels, q, k, v, scale=0, mask=None) - v.mean(axis=2, keepdims=True)).max() < TOLERANCE
+    )
     steps = np.linspace(0, -120, 300, dtype=np.float32)[::-1].copy()  # each block has a greater maximum than the last
     assert error(kernels, q, k, v, steps) < TOLERANCE
 
