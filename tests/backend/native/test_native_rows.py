@@ -24,7 +24,7 @@ def draw(*shape: int, seed: int = 0) -> Floats:
 
 
 def doubles(x: Floats | None, default: float) -> Doubles:
-    return np.float64(default) if x is None else x.astype(np.float64)
+    return np.array(default if x is None else x, np.float64)
 
 
 def layer_norm(x: Floats, weight: Floats | None, bias: Floats | None, eps: float) -> Doubles:
