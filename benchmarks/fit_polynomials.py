@@ -1,4 +1,4 @@
-"""The polynomials of mlx_mm/backend/elementwise.py and native/functions.h: how they were found, and how far off they are.
+"""The polynomials of mlx_mm/backend/elementwise.py and native/functions.h: how they were found, and how far off.
 
     python benchmarks/fit_polynomials.py
 
