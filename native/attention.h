@@ -11,6 +11,7 @@
 namespace {
 
 constexpr int64_t kQueriesPerJob = 256;      // they share what is packed of a block
+constexpr int64_t kFewTiles = 4;             // that take values where they lie: packing them costs more
 constexpr int64_t kMostQueriesOfSplit = 64;  // of a (batch, key head) whose keys are split between threads
 
 // For some queries: the greatest score so far, the sum of weights relative to it, and of weighted values.
@@ -62,6 +63,11 @@ struct Workspace {
   Scratch<float> memory;
 };
 
+struct Block {
+  int64_t first, count;  // keys
+  Panels keys, values;
+};
+
 MM_INLINE void apply_mask(const Job& job, int64_t query, int64_t key, int64_t n, float* scores) {
   const mm_attention_call& c = *job.call;
   const int64_t* step = c.mask_strides;
@@ -77,25 +83,25 @@ MM_INLINE void apply_mask(const Job& job, int64_t query, int64_t key, int64_t n,
   }
 }
 
-// Scores of R queries against n keys from `key` on -> their weights, sums and weighted values.
+// Scores of R queries against the first n keys of a block -> their weights, sums and weighted values.
 template <int R>
-static void attend_tile(const Job& job, const Workspace& w, int64_t query, int64_t key, int64_t keys, int64_t n,
+static void attend_tile(const Job& job, const Workspace& w, const Block& block, int64_t query, int64_t n,
                         const Sums& into) {
   const mm_attention_call& c = *job.call;
   float* scores = w.scores(job);
-  panels_product<R, 1, R>(c.width, w.q() + query * c.width, w.k(), c.width, keys, n, scores, kScoresApart);
+  panels_product<R, 1, R>(c.width, w.q() + query * c.width, block.keys, n, scores, kScoresApart);
   const int64_t rows = least(R, job.count - query);
   for (int64_t i = 0; i < rows; i++) {
     float* mine = scores + i * kScoresApart;
-    if (c.mask_type) apply_mask(job, query + i, key, n, mine);
+    if (c.mask_type) apply_mask(job, query + i, block.first, n, mine);
     if (c.causal) {
-      const int64_t seen = c.keys - c.length + job.row(query + i) + 1 - key;
+      const int64_t seen = c.keys - c.length + job.row(query + i) + 1 - block.first;
       if (seen < n) fill(mine, seen > 0 ? seen : 0, n, kMasked);
     }
     into.most[i] = greatest_score(mine, n);
   }
   for (int64_t i = 0; i < rows; i++) into.total[i] = weigh(scores + i * kScoresApart, n, into.most[i]);
-  panels_product<R, kScoresApart, 1>(n, scores, w.v(job), keys, job.columns, job.columns, into.values, job.columns);
+  panels_product<R, kScoresApart, 1>(n, scores, block.values, job.columns, into.values, job.columns);
 }
 
 MM_INLINE int tile_rows(const Job& job, int64_t query) {
@@ -132,13 +138,13 @@ static void join(const Job& job, const Sums& to, const Sums& from, int rows) {
   }
 }
 
-static void attend_tile_of(int rows, const Job& job, const Workspace& w, int64_t query, int64_t key, int64_t keys,
-                           int64_t n, const Sums& into) {
+static void attend_tile_of(int rows, const Job& job, const Workspace& w, const Block& block, int64_t query, int64_t n,
+                           const Sums& into) {
   switch (rows) {
-    case 1: return attend_tile<1>(job, w, query, key, keys, n, into);
-    case 2: return attend_tile<2>(job, w, query, key, keys, n, into);
-    case 4: return attend_tile<4>(job, w, query, key, keys, n, into);
-    default: return attend_tile<kQueries>(job, w, query, key, keys, n, into);
+    case 1: return attend_tile<1>(job, w, block, query, n, into);
+    case 2: return attend_tile<2>(job, w, block, query, n, into);
+    case 4: return attend_tile<4>(job, w, block, query, n, into);
+    default: return attend_tile<kQueries>(job, w, block, query, n, into);
   }
 }
 
@@ -147,27 +153,35 @@ static void clear(const Job& job, const Sums& s, int rows) {
   memset(s.values, 0, rows * job.columns * sizeof(float));
 }
 
-// One block of keys for all queries of a job; `fresh` where the sums are of nothing yet.
-static void attend_block(const Job& job, const Workspace& w, int64_t key, const Sums& sums, bool fresh) {
+static Block pack_block(const Job& job, const Workspace& w, int64_t first) {
   const mm_attention_call& c = *job.call;
-  const int64_t keys = least(least(c.keys, job.sees(job.count - 1)) - key, kKeys);
-  if (keys > 0) {
-    pack_keys(c.k + job.batch * c.k_strides[0] + job.kv * c.k_strides[1] + key * c.k_strides[2], c.k_strides[2], keys,
-              c.width, w.k());
-    pack_values(c.v + job.batch * c.v_strides[0] + job.kv * c.v_strides[1] + key * c.v_strides[2], c.v_strides[2], keys,
-                c.value_width, w.v(job));
-  }
+  const int64_t count = least(least(c.keys, job.sees(job.count - 1)) - first, kKeys);
+  Block block = {first, count, {w.k(), count, 2 * W * c.width, 0}, {w.v(job), job.columns, 2 * W * count, 0}};
+  if (count <= 0) return block;
+  pack_keys(c.k + job.batch * c.k_strides[0] + job.kv * c.k_strides[1] + first * c.k_strides[2], c.k_strides[2], count,
+            c.width, w.k());
+  const float* v = c.v + job.batch * c.v_strides[0] + job.kv * c.v_strides[1] + first * c.v_strides[2];
+  if (job.tiles() <= kFewTiles && job.columns == c.value_width)
+    block.values = {v, job.columns, 2 * W, c.v_strides[2]};
+  else
+    pack_values(v, c.v_strides[2], count, c.value_width, w.v(job));
+  return block;
+}
+
+// One block of keys for all queries of a job; `fresh` where the sums are of nothing yet.
+static void attend_block(const Job& job, const Workspace& w, int64_t first, const Sums& sums, bool fresh) {
+  const Block block = pack_block(job, w, first);
   for (int64_t tile = 0; tile < job.tiles(); tile++) {
     const int64_t query = tile * kQueries;
     const int rows = tile_rows(job, query);
     const Sums mine = of_tile(job, sums, tile);
-    const int64_t n = least(keys, job.sees(least(query + rows, job.count) - 1) - key);
+    const int64_t n = least(block.count, job.sees(least(query + rows, job.count) - 1) - first);
     if (n <= 0) {
       if (fresh) clear(job, mine, rows);
     } else if (fresh) {
-      attend_tile_of(rows, job, w, query, key, keys, n, mine);
+      attend_tile_of(rows, job, w, block, query, n, mine);
     } else {
-      attend_tile_of(rows, job, w, query, key, keys, n, w.sums(job));
+      attend_tile_of(rows, job, w, block, query, n, w.sums(job));
       join(job, mine, w.sums(job), rows);
     }
   }

@@ -11,31 +11,39 @@ constexpr int kScoresApart = kKeys + W;             // rows of scores, which sha
 constexpr float kMasked = -1e30f;                   // as on the plain path: rows without any key give a mean, not NaN
 constexpr float kLowest = -3.4028234e38f;           // what -infinity is subtracted from
 
-// c (R, N W) = a b, where a's numbers are RowStep and DepthStep apart and b is (depth, N W). Each sum runs over `depth`
+// c (R, N W) = a b, where a's numbers are RowStep and DepthStep apart and b is (depth, N W), its rows ldb apart. Each sum runs over `depth`
 // (1 or more) from the first to the last, whatever R and N are: tiles of any size give the same bits.
 template <int R, int N, int RowStep, int DepthStep>
-MM_KERNEL void tile_product(int64_t depth, const float* a, const float* b, float* c, int64_t ldc) {
+MM_KERNEL void tile_product(int64_t depth, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc) {
   vf s[R][N];
   MM_UNROLL for (int i = 0; i < R; i++)
     MM_UNROLL for (int j = 0; j < N; j++) s[i][j] = vf{};
   do {
     MM_UNROLL for (int i = 0; i < R; i++)
       MM_UNROLL for (int j = 0; j < N; j++) s[i][j] += all(a[i * RowStep]) * load(b + j * W);
-    a += DepthStep, b += N * W;
+    a += DepthStep, b += ldb;
   } while (--depth);
   MM_UNROLL for (int i = 0; i < R; i++)
     MM_UNROLL for (int j = 0; j < N; j++) store(c + i * ldc + j * W, s[i][j]);
 }
 
-// c (R, cols) = a b, where b lies in panels of two vectors (the last may be of one), each (panel_depth, 2 W).
+// A matrix in panels of two vectors, the last of one where that is enough.
+struct Panels {
+  const float* first;
+  int64_t cols;       // of all together
+  int64_t next;       // from one panel to the next
+  int64_t row_apart;  // within a panel; 0 where rows lie together
+};
+
+// c (R, cols) = a b, of which the first `cols` are wanted.
 template <int R, int RowStep, int DepthStep>
-MM_INLINE void panels_product(int64_t depth, const float* a, const float* b, int64_t panel_depth, int64_t panel_cols,
-                              int64_t cols, float* c, int64_t ldc) {
-  for (int64_t j = 0; j < cols; j += 2 * W, b += panel_depth * 2 * W)
-    if (panel_cols - j > W)
-      tile_product<R, 2, RowStep, DepthStep>(depth, a, b, c + j, ldc);
+MM_INLINE void panels_product(int64_t depth, const float* a, const Panels& b, int64_t cols, float* c, int64_t ldc) {
+  const float* panel = b.first;
+  for (int64_t j = 0; j < cols; j += 2 * W, panel += b.next)
+    if (b.cols - j > W)
+      tile_product<R, 2, RowStep, DepthStep>(depth, a, panel, b.row_apart ? b.row_apart : 2 * W, c + j, ldc);
     else
-      tile_product<R, 1, RowStep, DepthStep>(depth, a, b, c + j, ldc);
+      tile_product<R, 1, RowStep, DepthStep>(depth, a, panel, b.row_apart ? b.row_apart : W, c + j, ldc);
 }
 
 // (count, width), rows ld apart, -> panels of 2 W keys, each (width, 2 W), the last of W where that is enough. What is
@@ -51,15 +59,12 @@ MM_KERNEL void pack_keys(const float* k, int64_t ld, int64_t count, int64_t widt
 
 // (count, width), rows ld apart, -> panels of 2 W numbers of each, (count, 2 W), filled up with zeros.
 MM_KERNEL void pack_values(const float* v, int64_t ld, int64_t count, int64_t width, float* packed) {
-  for (int64_t i = 0; i < width; i += 2 * W) {
-    const int cols = width - i > W ? 2 * W : W;
-    for (int64_t s = 0; s < count; s++, packed += cols)
-      for (int j = 0; j < cols; j += W) {
-        const int64_t left = width - i - j;
-        const float* from = v + s * ld + i + j;
-        store(packed + j, left >= W ? load(from) : load_some(from, left));
-      }
-  }
+  for (int64_t s = 0; s < count; s++, v += ld)
+    for (int64_t i = 0; i < width; i += W) {
+      const int64_t panel = i / (2 * W), cols = width - panel * 2 * W > W ? 2 * W : W;
+      float* to = packed + panel * 2 * W * count + s * cols + i % (2 * W);
+      store(to, width - i >= W ? load(v + i) : load_some(v + i, width - i));
+    }
 }
 
 // scores[0 … n) of one query where mask bytes are 0.
