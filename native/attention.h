@@ -2,8 +2,8 @@
 //
 // A job takes some queries of one (batch, key head), those of all its heads side by side, past all blocks; where there
 // are too few jobs, each takes one block, and they are joined in the same order. Blocks begin at the same keys always,
-// and hidden ones weigh exactly 0: the bits of a result depend on nothing but its query, the keys that it sees and their
-// values.
+// and hidden ones weigh exactly 0: the bits of a result depend on nothing but its query, the keys that it sees and
+// their values.
 #pragma once
 #include "attention_tile.h"
 #include "pool.h"
@@ -23,6 +23,7 @@ struct Job {
   const mm_attention_call* call;
   int64_t batch, kv, first, count;  // queries
   int64_t columns;                  // of values, in whole vectors
+  int64_t keys;                     // up to the last that is not hidden from all
 
   int64_t shared() const { return call->heads / call->kv_heads; }
   int64_t head(int64_t query) const { return kv * shared() + (first + query) % shared(); }
@@ -30,7 +31,7 @@ struct Job {
   int64_t tiles() const { return ceil_div(count, kQueries); }
   // How many keys a query sees; all, where some would see none.
   int64_t sees(int64_t query) const {
-    return call->causal && call->length <= call->keys ? call->keys - call->length + row(query) + 1 : call->keys;
+    return call->causal && call->length <= call->keys ? call->keys - call->length + row(query) + 1 : keys;
   }
 
   int64_t numbers_of_sums() const { return tiles() * kQueries * (columns + 2) + W; }
@@ -47,9 +48,10 @@ MM_INLINE Sums of_tile(const Job& job, const Sums& s, int64_t tile) {
 // What one thread needs: the queries packed, one block of keys and values, scores and sums of a tile.
 struct Workspace {
   explicit Workspace(const Job& job)
-      : block(ceil_div(least(job.call->keys, kKeys), W) * W),
+      : block(ceil_div(least(job.keys, kKeys), W) * W),
         queries(ceil_div(job.tiles() * kQueries * job.call->width, W) * W),
-        memory(queries + block * (job.call->width + job.columns) + kQueries * (kScoresApart + job.columns + 2) + 2 * W) {}
+        memory(queries + block * (job.call->width + job.columns) + kQueries * (kScoresApart + job.columns + 2) +
+               2 * W) {}
   float* q() const { return memory.get(); }
   float* k() const { return q() + queries; }
   float* v(const Job& job) const { return k() + block * job.call->width; }
@@ -155,7 +157,7 @@ static void clear(const Job& job, const Sums& s, int rows) {
 
 static Block pack_block(const Job& job, const Workspace& w, int64_t first) {
   const mm_attention_call& c = *job.call;
-  const int64_t count = least(least(c.keys, job.sees(job.count - 1)) - first, kKeys);
+  const int64_t count = least(job.sees(job.count - 1) - first, kKeys);
   Block block = {first, count, {w.k(), count, 2 * W * c.width, 0}, {w.v(job), job.columns, 2 * W * count, 0}};
   if (count <= 0) return block;
   pack_keys(c.k + job.batch * c.k_strides[0] + job.kv * c.k_strides[1] + first * c.k_strides[2], c.k_strides[2], count,
@@ -207,14 +209,14 @@ static bool attend(const Job& job) {
   if (!w.memory || !memory) return false;
   pack_queries(job, w.q());
   const Sums sums = job.sums(memory.get());
-  for (int64_t key = 0; key < job.call->keys; key += kKeys) attend_block(job, w, key, sums, key == 0);
+  for (int64_t key = 0; key < job.keys; key += kKeys) attend_block(job, w, key, sums, key == 0);
   write_result(job, sums);
   return true;
 }
 
 // The blocks of one job on several threads; then they are joined as `attend` does it.
 static bool attend_in_parts(const Job& job) {
-  const int64_t blocks = ceil_div(job.call->keys, kKeys), step = job.numbers_of_sums();
+  const int64_t blocks = ceil_div(job.keys, kKeys), step = job.numbers_of_sums();
   const Scratch<float> memory(blocks * step);
   if (!memory) return false;
   bool failed = false;
@@ -235,6 +237,15 @@ static bool attend_in_parts(const Job& job) {
   return true;
 }
 
+// Keys of an item up to the last that a mask for all its heads and queries shows; all where it shows none.
+static int64_t keys_to_see(const mm_attention_call& c, int64_t item) {
+  if (c.mask_type != 1 || c.mask_strides[1] || c.mask_strides[2] || c.causal) return c.keys;
+  const uint8_t* mask = static_cast<const uint8_t*>(c.mask) + item * c.mask_strides[0];
+  int64_t keys = c.keys;
+  while (keys && !mask[(keys - 1) * c.mask_strides[3]]) keys--;
+  return keys ? keys : c.keys;
+}
+
 // Queries of one (batch, key head) that a job takes: few enough that all threads have work.
 static int64_t queries_per_job(int64_t queries, int64_t pairs) {
   const int64_t wanted = mm::threads() > 1 ? ceil_div(2 * mm::threads(), pairs) : 1;
@@ -248,15 +259,18 @@ int32_t attention(const mm_attention_call* c) {
   if (!queries || !pairs) return MM_OK;
   if (!c->keys || !c->width) return MM_UNSUPPORTED;
   if (pairs < mm::threads() && c->keys > kKeys && queries <= kMostQueriesOfSplit) {
-    for (int64_t i = 0; i < pairs; i++)
-      if (!attend_in_parts({c, i / c->kv_heads, i % c->kv_heads, 0, queries, columns})) return MM_NO_MEMORY;
+    for (int64_t i = 0; i < pairs; i++) {
+      const int64_t item = i / c->kv_heads;
+      if (!attend_in_parts({c, item, i % c->kv_heads, 0, queries, columns, keys_to_see(*c, item)})) return MM_NO_MEMORY;
+    }
     return MM_OK;
   }
   const int64_t step = queries_per_job(queries, pairs), parts = ceil_div(queries, step);
   bool failed = false;
   mm::parallel(pairs * parts, [&](int64_t i) {
-    const int64_t pair = i / parts, first = i % parts * step;
-    if (!attend({c, pair / c->kv_heads, pair % c->kv_heads, first, least(step, queries - first), columns}))
+    const int64_t pair = i / parts, first = i % parts * step, item = pair / c->kv_heads;
+    const int64_t count = least(step, queries - first), keys = keys_to_see(*c, item);
+    if (!attend({c, item, pair % c->kv_heads, first, count, columns, keys}))
       __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   return failed ? MM_NO_MEMORY : MM_OK;

@@ -11,8 +11,9 @@ constexpr int kScoresApart = kKeys + W;             // rows of scores, which sha
 constexpr float kMasked = -1e30f;                   // as on the plain path: rows without any key give a mean, not NaN
 constexpr float kLowest = -3.4028234e38f;           // what -infinity is subtracted from
 
-// c (R, N W) = a b, where a's numbers are RowStep and DepthStep apart and b is (depth, N W), its rows ldb apart. Each sum runs over `depth`
-// (1 or more) from the first to the last, whatever R and N are: tiles of any size give the same bits.
+// c (R, N W) = a b, where a's numbers are RowStep and DepthStep apart and b is (depth, N W), its rows ldb apart. Each
+// sum runs over `depth` (1 or more) from the first to the last, whatever R and N are: tiles of any size give the same
+// bits.
 template <int R, int N, int RowStep, int DepthStep>
 MM_KERNEL void tile_product(int64_t depth, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc) {
   vf s[R][N];

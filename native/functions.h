@@ -57,8 +57,8 @@ MM_INLINE vf times_sigmoid(vf x, vf z) { return x / (1.0f + exp(-z)); }
 // What vanishes towards minus infinity is 0 there: -infinity itself would become NaN.
 MM_INLINE vf above_low(vf x) { return max(all(-104.0f), x); }
 
-// max(x, 0) - t erfc(t / sqrt 2) / 2 for t = |x|, where 1 / erfc is p(t)^8; error 4.8e-8 by benchmarks/fit_polynomials.py
-// (ERFC_NATIVE), and with float32's rounding 3e-7.
+// max(x, 0) - t erfc(t / sqrt 2) / 2 for t = |x|, where 1 / erfc is p(t)^8 by benchmarks/fit_polynomials.py
+// (ERFC_NATIVE): error 4.8e-8, and 2e-7 with float32's rounding.
 MM_INLINE vf gelu_erf(vf x) {
   const vf t = min(all(40.0f), abs(x));
   vf p = all(2.9321447527763667e-06f);

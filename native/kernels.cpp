@@ -13,6 +13,6 @@
 
 namespace mm {
 extern const Kernels MM_NAME(MM_SET);
-const Kernels MM_NAME(MM_SET) = {kPanel,     pack,       product, experts, attention, layer_norm,
-                                 rms_norm,   activation, gated,   rotate,  patches, take_rows};
+const Kernels MM_NAME(MM_SET) = {kPanel,   pack,       product, experts, attention, layer_norm,
+                                 rms_norm, activation, gated,   rotate,  patches,   take_rows};
 }  // namespace mm

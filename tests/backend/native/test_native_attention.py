@@ -107,7 +107,7 @@ def test_windows_with_masks_of_their_own(kernels: ctypes.CDLL) -> None:
 
 @pytest.mark.parametrize("mask", [None, "causal", "bias"])
 def test_bits_of_a_query_are_its_own(kernels: ctypes.CDLL, mask: Mask | str) -> None:
-    q, k, v = draw(3, 4, 150, 20), draw(3, 2, 600, 20, seed=1), draw(3, 2, 600, 36)
+    q, k, v = draw(3, 4, 150, 20), draw(3, 2, 600, 20, seed=1), draw(3, 2, 600, 48)
     bias = draw(3, 4, 150, 600)
 
     def attend(items: slice, rows: slice, threads: int) -> Floats:
