@@ -1,7 +1,7 @@
 // What attention does with a few queries and one block of keys: a product, weights, and a product.
 #pragma once
 #include "functions.h"
-#include "transpose.h"
+#include "attention_pack.h"
 
 namespace {
 
