@@ -2,8 +2,8 @@
 //
 // A job takes some queries of one (batch, key head), those of all its heads side by side, past all blocks; where there
 // are too few jobs, each takes one block, and they are joined in the same order. Blocks begin at the same keys always,
-// and hidden ones weigh exactly 0: the bits of a result depend on nothing but its query, the keys that it sees and their
-// values.
+// and hidden ones weigh exactly 0: the bits of a result depend on nothing but its query, the keys that it sees and
+// their values.
 #pragma once
 #include "attention_tile.h"
 #include "pool.h"
@@ -11,6 +11,7 @@
 namespace {
 
 constexpr int64_t kQueriesPerJob = 256;      // they share what is packed of a block
+constexpr int64_t kFewTiles = 4;             // that take values where they lie: packing them costs more
 constexpr int64_t kMostQueriesOfSplit = 64;  // of a (batch, key head) whose keys are split between threads
 
 // For some queries: the greatest score so far, the sum of weights relative to it, and of weighted values.
@@ -22,6 +23,7 @@ struct Job {
   const mm_attention_call* call;
   int64_t batch, kv, first, count;  // queries
   int64_t columns;                  // of values, in whole vectors
+  int64_t keys;                     // up to the last that is not hidden from all
 
   int64_t shared() const { return call->heads / call->kv_heads; }
   int64_t head(int64_t query) const { return kv * shared() + (first + query) % shared(); }
@@ -29,7 +31,7 @@ struct Job {
   int64_t tiles() const { return ceil_div(count, kQueries); }
   // How many keys a query sees; all, where some would see none.
   int64_t sees(int64_t query) const {
-    return call->causal && call->length <= call->keys ? call->keys - call->length + row(query) + 1 : call->keys;
+    return call->causal && call->length <= call->keys ? call->keys - call->length + row(query) + 1 : keys;
   }
 
   int64_t numbers_of_sums() const { return tiles() * kQueries * (columns + 2) + W; }
@@ -46,9 +48,10 @@ MM_INLINE Sums of_tile(const Job& job, const Sums& s, int64_t tile) {
 // What one thread needs: the queries packed, one block of keys and values, scores and sums of a tile.
 struct Workspace {
   explicit Workspace(const Job& job)
-      : block(ceil_div(least(job.call->keys, kKeys), W) * W),
+      : block(ceil_div(least(job.keys, kKeys), W) * W),
         queries(ceil_div(job.tiles() * kQueries * job.call->width, W) * W),
-        memory(queries + block * (job.call->width + job.columns) + kQueries * (kScoresApart + job.columns + 2) + 2 * W) {}
+        memory(queries + block * (job.call->width + job.columns) + kQueries * (kScoresApart + job.columns + 2) +
+               2 * W) {}
   float* q() const { return memory.get(); }
   float* k() const { return q() + queries; }
   float* v(const Job& job) const { return k() + block * job.call->width; }
@@ -60,6 +63,11 @@ struct Workspace {
 
   int64_t block, queries;
   Scratch<float> memory;
+};
+
+struct Block {
+  int64_t first, count;  // keys
+  Panels keys, values;
 };
 
 MM_INLINE void apply_mask(const Job& job, int64_t query, int64_t key, int64_t n, float* scores) {
@@ -77,25 +85,25 @@ MM_INLINE void apply_mask(const Job& job, int64_t query, int64_t key, int64_t n,
   }
 }
 
-// Scores of R queries against n keys from `key` on -> their weights, sums and weighted values.
+// Scores of R queries against the first n keys of a block -> their weights, sums and weighted values.
 template <int R>
-static void attend_tile(const Job& job, const Workspace& w, int64_t query, int64_t key, int64_t keys, int64_t n,
+static void attend_tile(const Job& job, const Workspace& w, const Block& block, int64_t query, int64_t n,
                         const Sums& into) {
   const mm_attention_call& c = *job.call;
   float* scores = w.scores(job);
-  panels_product<R, 1, R>(c.width, w.q() + query * c.width, w.k(), c.width, keys, n, scores, kScoresApart);
+  panels_product<R, 1, R>(c.width, w.q() + query * c.width, block.keys, n, scores, kScoresApart);
   const int64_t rows = least(R, job.count - query);
   for (int64_t i = 0; i < rows; i++) {
     float* mine = scores + i * kScoresApart;
-    if (c.mask_type) apply_mask(job, query + i, key, n, mine);
+    if (c.mask_type) apply_mask(job, query + i, block.first, n, mine);
     if (c.causal) {
-      const int64_t seen = c.keys - c.length + job.row(query + i) + 1 - key;
+      const int64_t seen = c.keys - c.length + job.row(query + i) + 1 - block.first;
       if (seen < n) fill(mine, seen > 0 ? seen : 0, n, kMasked);
     }
     into.most[i] = greatest_score(mine, n);
   }
   for (int64_t i = 0; i < rows; i++) into.total[i] = weigh(scores + i * kScoresApart, n, into.most[i]);
-  panels_product<R, kScoresApart, 1>(n, scores, w.v(job), keys, job.columns, job.columns, into.values, job.columns);
+  panels_product<R, kScoresApart, 1>(n, scores, block.values, job.columns, into.values, job.columns);
 }
 
 MM_INLINE int tile_rows(const Job& job, int64_t query) {
@@ -132,13 +140,13 @@ static void join(const Job& job, const Sums& to, const Sums& from, int rows) {
   }
 }
 
-static void attend_tile_of(int rows, const Job& job, const Workspace& w, int64_t query, int64_t key, int64_t keys,
-                           int64_t n, const Sums& into) {
+static void attend_tile_of(int rows, const Job& job, const Workspace& w, const Block& block, int64_t query, int64_t n,
+                           const Sums& into) {
   switch (rows) {
-    case 1: return attend_tile<1>(job, w, query, key, keys, n, into);
-    case 2: return attend_tile<2>(job, w, query, key, keys, n, into);
-    case 4: return attend_tile<4>(job, w, query, key, keys, n, into);
-    default: return attend_tile<kQueries>(job, w, query, key, keys, n, into);
+    case 1: return attend_tile<1>(job, w, block, query, n, into);
+    case 2: return attend_tile<2>(job, w, block, query, n, into);
+    case 4: return attend_tile<4>(job, w, block, query, n, into);
+    default: return attend_tile<kQueries>(job, w, block, query, n, into);
   }
 }
 
@@ -147,27 +155,35 @@ static void clear(const Job& job, const Sums& s, int rows) {
   memset(s.values, 0, rows * job.columns * sizeof(float));
 }
 
-// One block of keys for all queries of a job; `fresh` where the sums are of nothing yet.
-static void attend_block(const Job& job, const Workspace& w, int64_t key, const Sums& sums, bool fresh) {
+static Block pack_block(const Job& job, const Workspace& w, int64_t first) {
   const mm_attention_call& c = *job.call;
-  const int64_t keys = least(least(c.keys, job.sees(job.count - 1)) - key, kKeys);
-  if (keys > 0) {
-    pack_keys(c.k + job.batch * c.k_strides[0] + job.kv * c.k_strides[1] + key * c.k_strides[2], c.k_strides[2], keys,
-              c.width, w.k());
-    pack_values(c.v + job.batch * c.v_strides[0] + job.kv * c.v_strides[1] + key * c.v_strides[2], c.v_strides[2], keys,
-                c.value_width, w.v(job));
-  }
+  const int64_t count = least(job.sees(job.count - 1) - first, kKeys);
+  Block block = {first, count, {w.k(), count, 2 * W * c.width, 0}, {w.v(job), job.columns, 2 * W * count, 0}};
+  if (count <= 0) return block;
+  pack_keys(c.k + job.batch * c.k_strides[0] + job.kv * c.k_strides[1] + first * c.k_strides[2], c.k_strides[2], count,
+            c.width, w.k());
+  const float* v = c.v + job.batch * c.v_strides[0] + job.kv * c.v_strides[1] + first * c.v_strides[2];
+  if (job.tiles() <= kFewTiles && job.columns == c.value_width)
+    block.values = {v, job.columns, 2 * W, c.v_strides[2]};
+  else
+    pack_values(v, c.v_strides[2], count, c.value_width, w.v(job));
+  return block;
+}
+
+// One block of keys for all queries of a job; `fresh` where the sums are of nothing yet.
+static void attend_block(const Job& job, const Workspace& w, int64_t first, const Sums& sums, bool fresh) {
+  const Block block = pack_block(job, w, first);
   for (int64_t tile = 0; tile < job.tiles(); tile++) {
     const int64_t query = tile * kQueries;
     const int rows = tile_rows(job, query);
     const Sums mine = of_tile(job, sums, tile);
-    const int64_t n = least(keys, job.sees(least(query + rows, job.count) - 1) - key);
+    const int64_t n = least(block.count, job.sees(least(query + rows, job.count) - 1) - first);
     if (n <= 0) {
       if (fresh) clear(job, mine, rows);
     } else if (fresh) {
-      attend_tile_of(rows, job, w, query, key, keys, n, mine);
+      attend_tile_of(rows, job, w, block, query, n, mine);
     } else {
-      attend_tile_of(rows, job, w, query, key, keys, n, w.sums(job));
+      attend_tile_of(rows, job, w, block, query, n, w.sums(job));
       join(job, mine, w.sums(job), rows);
     }
   }
@@ -193,14 +209,14 @@ static bool attend(const Job& job) {
   if (!w.memory || !memory) return false;
   pack_queries(job, w.q());
   const Sums sums = job.sums(memory.get());
-  for (int64_t key = 0; key < job.call->keys; key += kKeys) attend_block(job, w, key, sums, key == 0);
+  for (int64_t key = 0; key < job.keys; key += kKeys) attend_block(job, w, key, sums, key == 0);
   write_result(job, sums);
   return true;
 }
 
 // The blocks of one job on several threads; then they are joined as `attend` does it.
 static bool attend_in_parts(const Job& job) {
-  const int64_t blocks = ceil_div(job.call->keys, kKeys), step = job.numbers_of_sums();
+  const int64_t blocks = ceil_div(job.keys, kKeys), step = job.numbers_of_sums();
   const Scratch<float> memory(blocks * step);
   if (!memory) return false;
   bool failed = false;
@@ -221,6 +237,15 @@ static bool attend_in_parts(const Job& job) {
   return true;
 }
 
+// Keys of an item up to the last that a mask for all its heads and queries shows; all where it shows none.
+static int64_t keys_to_see(const mm_attention_call& c, int64_t item) {
+  if (c.mask_type != 1 || c.mask_strides[1] || c.mask_strides[2] || c.causal) return c.keys;
+  const uint8_t* mask = static_cast<const uint8_t*>(c.mask) + item * c.mask_strides[0];
+  int64_t keys = c.keys;
+  while (keys && !mask[(keys - 1) * c.mask_strides[3]]) keys--;
+  return keys ? keys : c.keys;
+}
+
 // Queries of one (batch, key head) that a job takes: few enough that all threads have work.
 static int64_t queries_per_job(int64_t queries, int64_t pairs) {
   const int64_t wanted = mm::threads() > 1 ? ceil_div(2 * mm::threads(), pairs) : 1;
@@ -234,15 +259,18 @@ int32_t attention(const mm_attention_call* c) {
   if (!queries || !pairs) return MM_OK;
   if (!c->keys || !c->width) return MM_UNSUPPORTED;
   if (pairs < mm::threads() && c->keys > kKeys && queries <= kMostQueriesOfSplit) {
-    for (int64_t i = 0; i < pairs; i++)
-      if (!attend_in_parts({c, i / c->kv_heads, i % c->kv_heads, 0, queries, columns})) return MM_NO_MEMORY;
+    for (int64_t i = 0; i < pairs; i++) {
+      const int64_t item = i / c->kv_heads;
+      if (!attend_in_parts({c, item, i % c->kv_heads, 0, queries, columns, keys_to_see(*c, item)})) return MM_NO_MEMORY;
+    }
     return MM_OK;
   }
   const int64_t step = queries_per_job(queries, pairs), parts = ceil_div(queries, step);
   bool failed = false;
   mm::parallel(pairs * parts, [&](int64_t i) {
-    const int64_t pair = i / parts, first = i % parts * step;
-    if (!attend({c, pair / c->kv_heads, pair % c->kv_heads, first, least(step, queries - first), columns}))
+    const int64_t pair = i / parts, first = i % parts * step, item = pair / c->kv_heads;
+    const int64_t count = least(step, queries - first), keys = keys_to_see(*c, item);
+    if (!attend({c, item, pair % c->kv_heads, first, count, columns, keys}))
       __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   return failed ? MM_NO_MEMORY : MM_OK;

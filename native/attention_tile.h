@@ -1,6 +1,7 @@
 // What attention does with a few queries and one block of keys: a product, weights, and a product.
 #pragma once
 #include "functions.h"
+#include "attention_pack.h"
 
 namespace {
 
@@ -10,70 +11,40 @@ constexpr int kScoresApart = kKeys + W;             // rows of scores, which sha
 constexpr float kMasked = -1e30f;                   // as on the plain path: rows without any key give a mean, not NaN
 constexpr float kLowest = -3.4028234e38f;           // what -infinity is subtracted from
 
-// c (R, N W) = a b, where a's numbers are RowStep and DepthStep apart and b is (depth, N W). Each sum runs over `depth`
-// (1 or more) from the first to the last, whatever R and N are: tiles of any size give the same bits.
+// c (R, N W) = a b, where a's numbers are RowStep and DepthStep apart and b is (depth, N W), its rows ldb apart. Each
+// sum runs over `depth` (1 or more) from the first to the last, whatever R and N are: tiles of any size give the same
+// bits.
 template <int R, int N, int RowStep, int DepthStep>
-MM_KERNEL void tile_product(int64_t depth, const float* a, const float* b, float* c, int64_t ldc) {
+MM_KERNEL void tile_product(int64_t depth, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc) {
   vf s[R][N];
   MM_UNROLL for (int i = 0; i < R; i++)
     MM_UNROLL for (int j = 0; j < N; j++) s[i][j] = vf{};
   do {
     MM_UNROLL for (int i = 0; i < R; i++)
       MM_UNROLL for (int j = 0; j < N; j++) s[i][j] += all(a[i * RowStep]) * load(b + j * W);
-    a += DepthStep, b += N * W;
+    a += DepthStep, b += ldb;
   } while (--depth);
   MM_UNROLL for (int i = 0; i < R; i++)
     MM_UNROLL for (int j = 0; j < N; j++) store(c + i * ldc + j * W, s[i][j]);
 }
 
-// c (R, cols) = a b, where b lies in panels of two vectors (the last may be of one), each (panel_depth, 2 W).
+// A matrix in panels of two vectors, the last of one where that is enough.
+struct Panels {
+  const float* first;
+  int64_t cols;       // of all together
+  int64_t next;       // from one panel to the next
+  int64_t row_apart;  // within a panel; 0 where rows lie together
+};
+
+// c (R, cols) = a b, of which the first `cols` are wanted.
 template <int R, int RowStep, int DepthStep>
-MM_INLINE void panels_product(int64_t depth, const float* a, const float* b, int64_t panel_depth, int64_t panel_cols,
-                              int64_t cols, float* c, int64_t ldc) {
-  for (int64_t j = 0; j < cols; j += 2 * W, b += panel_depth * 2 * W)
-    if (panel_cols - j > W)
-      tile_product<R, 2, RowStep, DepthStep>(depth, a, b, c + j, ldc);
+MM_INLINE void panels_product(int64_t depth, const float* a, const Panels& b, int64_t cols, float* c, int64_t ldc) {
+  const float* panel = b.first;
+  for (int64_t j = 0; j < cols; j += 2 * W, panel += b.next)
+    if (b.cols - j > W)
+      tile_product<R, 2, RowStep, DepthStep>(depth, a, panel, b.row_apart ? b.row_apart : 2 * W, c + j, ldc);
     else
-      tile_product<R, 1, RowStep, DepthStep>(depth, a, b, c + j, ldc);
-}
-
-typedef float v4 __attribute__((vector_size(16)));
-typedef float v4_unaligned __attribute__((vector_size(16), aligned(4)));
-#if defined(__clang__)
-#define MM_SHUFFLE4(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
-#else
-typedef int32_t v4i __attribute__((vector_size(16)));
-#define MM_SHUFFLE4(a, b, i, j, k, l) __builtin_shuffle(a, b, v4i{i, j, k, l})
-#endif
-
-// y[i][j] = scale * rows[j][i] for i < n and j < 4, its rows ldy apart.
-MM_INLINE void transpose4(const float* const* rows, int64_t n, float scale, float* y, int64_t ldy) {
-  int64_t i = 0;
-  for (; i + 4 <= n; i += 4, y += 4 * ldy) {
-    v4 a[4];
-    for (int j = 0; j < 4; j++) a[j] = *reinterpret_cast<const v4_unaligned*>(rows[j] + i) * scale;
-    const v4 b[] = {MM_SHUFFLE4(a[0], a[1], 0, 4, 1, 5), MM_SHUFFLE4(a[2], a[3], 0, 4, 1, 5),
-                    MM_SHUFFLE4(a[0], a[1], 2, 6, 3, 7), MM_SHUFFLE4(a[2], a[3], 2, 6, 3, 7)};
-    *reinterpret_cast<v4_unaligned*>(y) = MM_SHUFFLE4(b[0], b[1], 0, 1, 4, 5);
-    *reinterpret_cast<v4_unaligned*>(y + ldy) = MM_SHUFFLE4(b[0], b[1], 2, 3, 6, 7);
-    *reinterpret_cast<v4_unaligned*>(y + 2 * ldy) = MM_SHUFFLE4(b[2], b[3], 0, 1, 4, 5);
-    *reinterpret_cast<v4_unaligned*>(y + 3 * ldy) = MM_SHUFFLE4(b[2], b[3], 2, 3, 6, 7);
-  }
-  for (; i < n; i++, y += ldy)
-    for (int j = 0; j < 4; j++) y[j] = rows[j][i] * scale;
-}
-
-// y (n, count) = scale * the transpose of `count` rows; rows beyond the first four may be taken twice.
-MM_INLINE void transpose(const float* const* rows, int count, int64_t n, float scale, float* y) {
-  if (count < 4) {
-    for (int64_t i = 0; i < n; i++)
-      for (int j = 0; j < count; j++) y[i * count + j] = rows[j][i] * scale;
-    return;
-  }
-  for (int j = 0; j < count; j += 4) {
-    const int from = j + 4 <= count ? j : count - 4;
-    transpose4(rows + from, n, scale, y + from, count);
-  }
+      tile_product<R, 1, RowStep, DepthStep>(depth, a, panel, b.row_apart ? b.row_apart : W, c + j, ldc);
 }
 
 // (count, width), rows ld apart, -> panels of 2 W keys, each (width, 2 W), the last of W where that is enough. What is
@@ -83,21 +54,18 @@ MM_KERNEL void pack_keys(const float* k, int64_t ld, int64_t count, int64_t widt
   for (int64_t s = 0; s < count; s += 2 * W, packed += 2 * W * width) {
     const int cols = count - s > W ? 2 * W : W;
     for (int j = 0; j < cols; j++) rows[j] = k + least(s + j, count - 1) * ld;
-    transpose(rows, cols, width, 1, packed);
+    transpose_vectors(rows, cols, width, packed);
   }
 }
 
 // (count, width), rows ld apart, -> panels of 2 W numbers of each, (count, 2 W), filled up with zeros.
 MM_KERNEL void pack_values(const float* v, int64_t ld, int64_t count, int64_t width, float* packed) {
-  for (int64_t i = 0; i < width; i += 2 * W) {
-    const int cols = width - i > W ? 2 * W : W;
-    for (int64_t s = 0; s < count; s++, packed += cols)
-      for (int j = 0; j < cols; j += W) {
-        const int64_t left = width - i - j;
-        const float* from = v + s * ld + i + j;
-        store(packed + j, left >= W ? load(from) : load_some(from, left));
-      }
-  }
+  for (int64_t s = 0; s < count; s++, v += ld)
+    for (int64_t i = 0; i < width; i += W) {
+      const int64_t panel = i / (2 * W), cols = width - panel * 2 * W > W ? 2 * W : W;
+      float* to = packed + panel * 2 * W * count + s * cols + i % (2 * W);
+      store(to, width - i >= W ? load(v + i) : load_some(v + i, width - i));
+    }
 }
 
 // scores[0 … n) of one query where mask bytes are 0.

@@ -51,13 +51,14 @@ MM_INLINE vf exp_of_negative(vf x) {
 #endif
 }
 
-MM_INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
+// x / (1 + exp(-z)), of an x that is not -infinity.
+MM_INLINE vf times_sigmoid(vf x, vf z) { return x / (1.0f + exp(-z)); }
 
-// Where activations that vanish towards minus infinity are 0, or nearly: -infinity times 0 would be NaN.
-MM_INLINE vf at_least(float low, vf x) { return max(all(low), x); }
+// What vanishes towards minus infinity is 0 there: -infinity itself would become NaN.
+MM_INLINE vf above_low(vf x) { return max(all(-104.0f), x); }
 
-// max(x, 0) - t erfc(t / sqrt 2) / 2 for t = |x|, where 1 / erfc is p(t)^8; error 4.8e-8 by benchmarks/fit_polynomials.py
-// (ERFC_NATIVE), and with float32's rounding 3e-7.
+// max(x, 0) - t erfc(t / sqrt 2) / 2 for t = |x|, where 1 / erfc is p(t)^8 by benchmarks/fit_polynomials.py
+// (ERFC_NATIVE): error 4.8e-8, and 2e-7 with float32's rounding.
 MM_INLINE vf gelu_erf(vf x) {
   const vf t = min(all(40.0f), abs(x));
   vf p = all(2.9321447527763667e-06f);
@@ -73,18 +74,18 @@ MM_INLINE vf gelu_erf(vf x) {
   p = p * p;
   return max(all(0.0f), x) - 0.5f * t / (p * p);
 }
-// (1 + tanh u) / 2 = sigmoid(2 u), 2 u = 2 sqrt(2 / pi) (x + 0.044715 x^3).
+// (1 + tanh u) / 2 = 1 / (1 + exp(-2 u)), 2 u = 2 sqrt(2 / pi) (x + 0.044715 x^3).
 MM_INLINE vf gelu_tanh(vf x) {
-  x = at_least(-104.0f, x);
-  return x * sigmoid(x * (1.5957691216f + 0.0713548163f * (x * x)));
+  x = above_low(x);
+  return times_sigmoid(x, x * (1.5957691216f + 0.0713548163f * (x * x)));
 }
 MM_INLINE vf quick_gelu(vf x) {
-  x = at_least(-104.0f, x);
-  return x * sigmoid(1.702f * x);
+  x = above_low(x);
+  return times_sigmoid(x, 1.702f * x);
 }
 MM_INLINE vf silu(vf x) {
-  x = at_least(-104.0f, x);
-  return x * sigmoid(x);
+  x = above_low(x);
+  return times_sigmoid(x, x);
 }
 MM_INLINE vf relu(vf x) { return max(all(0.0f), x); }
 

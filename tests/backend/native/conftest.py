@@ -9,16 +9,16 @@ import pytest
 
 from mlx_mm.backend.native.library import LIBRARY, instruction_sets, load, native_status
 
-SETS = instruction_sets(load(LIBRARY)) if LIBRARY.exists() else ["none"]
+LOADED = load(LIBRARY) if LIBRARY.exists() else None
+SETS = instruction_sets(LOADED) if LOADED is not None else ["none"]
 
 
 @pytest.fixture(params=SETS)
 def kernels(request: pytest.FixtureRequest) -> Iterator[ctypes.CDLL]:
-    if not LIBRARY.exists():
+    if LOADED is None:
         pytest.skip("the kernels are not built")
-    before = native_status().instruction_set or SETS[0]  # a process has one choice
-    library = load(LIBRARY, request.param)
-    threads = library.mm_threads()
-    yield library
-    library.mm_set_threads(threads)
-    library.mm_choose(before.encode())
+    before, threads = native_status().instruction_set or SETS[0], LOADED.mm_threads()
+    LOADED.mm_choose(request.param.encode())  # for the whole process
+    yield LOADED
+    LOADED.mm_set_threads(threads)
+    LOADED.mm_choose(before.encode())
