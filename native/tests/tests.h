@@ -1,0 +1,7 @@
+// The groups of tests. few: for emulators and sanitizers, which are slow.
+#pragma once
+#include "testing.h"
+
+void test_products(bool few, Random& random);
+void test_attentions(bool few, Random& random);
+void test_rows(bool few, Random& random);
