@@ -98,12 +98,18 @@ def build(
 
 
 def compile_objects(
-    folder: Path, compiler: str, machine: str | None = None, extra: Sequence[str] = (), jobs: int = 0
+    folder: Path,
+    compiler: str,
+    machine: str | None = None,
+    extra: Sequence[str] = (),
+    jobs: int = 0,
+    only: Sequence[str] = (),
 ) -> list[Path]:
-    """The object files, in `folder`: library.o, pool.o, and one for each instruction set."""
-    sets = SETS.get(machine or platform.machine())
-    if sets is None:
-        raise BuildError(f"there are kernels for {' and '.join(SETS)}, and this is {machine or platform.machine()}")
+    """The object files, in `folder`: library.o, pool.o, and one for each instruction set. only: some of the sets."""
+    machine = machine or platform.machine()
+    if machine not in SETS:
+        raise BuildError(f"there are kernels for {' and '.join(SETS)}, and this is {machine}")
+    sets = {name: flags for name, flags in SETS[machine].items() if not only or name in only}
     names = {name: name.replace("-", "_") for name in sets}
     each = " ".join(f'X("{name}",{identifier})' for name, identifier in names.items())
     parts = {

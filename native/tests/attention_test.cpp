@@ -27,8 +27,11 @@ struct Heads {
 class Case {
  public:
   Case(const Shape& s, int mask, bool beside, Random& random)
-      : s(s), mask(mask), q(s.batch, s.heads, s.length, s.width, beside, 3), k(s.batch, s.kv_heads, s.keys, s.width, beside),
-        v(s.batch, s.kv_heads, s.keys, s.value_width, beside, 1), out(s.batch, s.heads, s.length, s.value_width, !beside, 2),
+      : s(s),
+        q(s.batch, s.heads, s.length, s.width, beside, 3),
+        k(s.batch, s.kv_heads, s.keys, s.width, beside),
+        v(s.batch, s.kv_heads, s.keys, s.value_width, beside, 1),
+        out(s.batch, s.heads, s.length, s.value_width, !beside, 2),
         bytes(mask == kBytes || mask == kCausalBytes ? s.batch * s.keys : 0),
         floats(mask == kFloats ? s.heads * s.length * s.keys : 0) {
     for (Heads* part : {&q, &k, &v}) random.fill(part->numbers);
@@ -79,7 +82,6 @@ class Case {
   }
 
   const Shape s;
-  const int mask;
   Heads q, k, v, out;
   Buffer<uint8_t> bytes;
   Buffer<float> floats;
@@ -109,14 +111,13 @@ class Case {
 }  // namespace
 
 void test_attentions(bool few, Random& random) {
-  const std::vector<int64_t> widths = few ? std::vector<int64_t>{24, 80} : std::vector<int64_t>{8, 16, 24, 32, 64, 72, 80, 128};
-  const std::vector<int64_t> lengths = few ? std::vector<int64_t>{1, 19} : std::vector<int64_t>{1, 2, 7, 16, 33, 70};
-  for (int64_t width : widths)
-    for (int64_t length : lengths)
+  for (int64_t width : few ? Sizes{24, 80} : Sizes{8, 16, 24, 32, 64, 72, 80, 128})
+    for (int64_t length : few ? Sizes{1, 19} : Sizes{1, 2, 7, 16, 33, 70})
       for (int mask = 0; mask < kMasks; mask++) {
-        const int64_t kv_heads = 1 + random.below(3), more = mask >= kCausal || random.below(2) ? random.below(150) : 0;
-        const Shape s = {1 + random.below(2), kv_heads * (1 + random.below(3)), kv_heads, length, length + more, width,
-                         random.below(2) ? width : 1 + random.below(100)};
+        const int64_t kv_heads = 1 + random.below(3), heads = kv_heads * (1 + random.below(3));
+        const int64_t keys = length + (random.below(3) ? random.below(150) : 0);
+        const int64_t value_width = random.below(2) ? width : 1 + random.below(100);
+        const Shape s = {1 + random.below(2), heads, kv_heads, length, keys, width, value_width};
         begin("mm_attention, %s, batch %d, %d heads over %d, %d queries, %d keys, widths %d and %d", kMaskNames[mask],
               int(s.batch), int(s.heads), int(s.kv_heads), int(s.length), int(s.keys), int(s.width), int(s.value_width));
         Case c(s, mask, random.below(2) > 0, random);

@@ -149,9 +149,13 @@ void test_forks_while_another_thread_computes(int forks) {
   other.join();
 }
 
+double microseconds_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+}
+
 void work_for(double microseconds) {
-  for (const auto start = Clock::now(); std::chrono::duration<double, std::micro>(Clock::now() - start).count() < microseconds;) {
-  }
+  const auto start = Clock::now();
+  while (microseconds_since(start) < microseconds) continue;
 }
 
 // Microseconds that a job of one item a thread takes longer than an item, the median.
@@ -162,7 +166,7 @@ double cost(int threads, double item, int pause, int turns) {
     if (pause) sleep_for(pause);
     const auto start = Clock::now();
     mm::parallel(threads, [=](int64_t) { work_for(item); });
-    all.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count() - item);
+    all.push_back(microseconds_since(start) - item);
   }
   std::nth_element(all.begin(), all.begin() + turns / 2, all.end());
   return all[turns / 2];
