@@ -118,8 +118,8 @@ void test_attentions(bool few, Random& random) {
         const int64_t keys = length + (random.below(3) ? random.below(150) : 0);
         const int64_t value_width = random.below(2) ? width : 1 + random.below(100);
         const Shape s = {1 + random.below(2), heads, kv_heads, length, keys, width, value_width};
-        begin("mm_attention, %s, batch %d, %d heads over %d, %d queries, %d keys, widths %d and %d", kMaskNames[mask],
-              int(s.batch), int(s.heads), int(s.kv_heads), int(s.length), int(s.keys), int(s.width), int(s.value_width));
+        begin("mm_attention, %s, batch %d, heads %d over %d, queries %d, keys %d, widths %d and %d", kMaskNames[mask],
+              int(s.batch), int(heads), int(kv_heads), int(length), int(keys), int(width), int(value_width));
         Case c(s, mask, random.below(2) > 0, random);
         if (!expect(mm_attention(&c.call) == MM_OK, "status")) continue;
         c.compare();
