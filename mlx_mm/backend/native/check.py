@@ -80,3 +80,5 @@ def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]
     yield "mm_rotate", calls.rotate(library, q, cos, sin, neighbours=True), turned, TOLERANCE
     cut = x.reshape(1, 4, 20, 4)[:, :, :4].reshape(1, 2, 2, 2, 2, 4).swapaxes(2, 3).reshape(1, 4, 16)
     yield "mm_patches", calls.patches(library, x.reshape(1, 4, 20, 4)[:, :, :4], 2), cut, TOLERANCE
+    order = np.array([4, 0, 0, 3], np.int32)
+    yield "mm_take_rows", calls.take_rows(library, x[None], order), x[None, order], TOLERANCE
