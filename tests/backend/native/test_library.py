@@ -206,7 +206,9 @@ def test_foreign_or_wrong(tmp_path: Path, source: str, reason: str) -> None:
     assert refused(path).startswith(f"{path.name} {reason}")
 
 
-SETTINGS = {f"mm_{name}" for name in ("version", "instruction_sets", "choose", "set_threads", "threads", "panel", "peak")}
+SETTINGS = {
+    f"mm_{name}" for name in ("version", "instruction_sets", "choose", "set_threads", "threads", "panel", "peak")
+}
 
 
 class OneNumberOff:
