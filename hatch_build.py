@@ -6,6 +6,7 @@ Where they cannot be compiled the wheel is a pure one, which says why to `mlx_mm
 from __future__ import annotations
 
 import importlib.util
+import os
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -18,28 +19,25 @@ PLACE = "mlx_mm/backend/native"
 
 
 class CustomBuildHook(BuildHookInterface):  # hatchling looks for the only class of this kind, by no name
-    _folder: tempfile.TemporaryDirectory[str] | None = None
+    _spare: tempfile.TemporaryDirectory[str] | None = None
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Before a wheel is written. An editable one shows to the sources, so the library goes there."""
+        """Before a wheel is written. The library stays among the sources too, where tests and editable installations
+        find it."""
         native = _load(Path(self.root, "native", "build.py"))
-        if version == "editable":
-            reason = native.install(Path(self.root, PLACE))
-        else:
-            self._folder = tempfile.TemporaryDirectory()
-            reason = native.install(Path(self._folder.name))
-            for path in Path(self._folder.name).iterdir():
-                build_data["force_include"][str(path)] = f"{PLACE}/{path.name}"
-            if reason is None:
-                build_data["pure_python"] = False
-                build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        if reason is not None:
+        place = Path(self.root, PLACE)
+        if not os.access(place, os.W_OK):
+            self._spare = tempfile.TemporaryDirectory()
+            place = Path(self._spare.name)
+        reason = native.install(place)
+        if version != "editable":
+            name = native.REASON if reason else native.LIBRARY
+            build_data["force_include"][str(place / name)] = f"{PLACE}/{name}"
+        if reason:
             self.app.display_warning(f"mlx_mm is installed without its CPU kernels: {reason}.")
-
-    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """After it is written."""
-        if self._folder is not None:
-            self._folder.cleanup()
+        elif version != "editable":
+            build_data["pure_python"] = False
+            build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
 
 
 def _load(path: Path) -> ModuleType:

@@ -152,6 +152,7 @@ def test_a_wheel_with_kernels_is_for_one_platform(project: Path, compiler: Path,
     files = wheel(tmp_path, name)
     assert files.keys() == {"library.py", build.LIBRARY}
     assert files[build.LIBRARY].startswith(b"compiled")
+    assert (project / PLACE / build.LIBRARY).read_bytes() == files[build.LIBRARY]  # for tests, which run there
 
 
 def test_a_wheel_without_kernels_is_for_any(project: Path, failing: None, tmp_path: Path) -> None:
@@ -162,6 +163,7 @@ def test_a_wheel_without_kernels_is_for_any(project: Path, failing: None, tmp_pa
     files = wheel(tmp_path, name)
     assert files.keys() == {"library.py", build.REASON}
     assert b"error: no such flag" in files[build.REASON]
+    assert not (project / PLACE / build.LIBRARY).exists()
 
 
 def test_an_editable_installation_has_them_among_the_sources(project: Path, compiler: Path, tmp_path: Path) -> None:
