@@ -61,6 +61,14 @@ const mm::Kernels* best() {
   return nullptr;
 }
 
+struct Names {
+  char text[128] = "";
+  Names() {
+    for (const Set& set : kSets)
+      if (has(set.name)) strcat(strcat(text, *text ? " " : ""), set.name);
+  }
+};
+
 std::atomic<const mm::Kernels*> chosen{best()};
 
 const mm::Kernels& now() { return *chosen.load(std::memory_order_relaxed); }
@@ -70,14 +78,8 @@ const mm::Kernels& now() { return *chosen.load(std::memory_order_relaxed); }
 MM_EXPORT int32_t mm_version(void) { return MM_VERSION; }
 
 MM_EXPORT const char* mm_instruction_sets(void) {
-  static char names[128];
-  if (!*names)
-    for (const Set& set : kSets)
-      if (has(set.name)) {
-        if (*names) strcat(names, " ");
-        strcat(names, set.name);
-      }
-  return names;
+  static const Names names;
+  return names.text;
 }
 
 MM_EXPORT int32_t mm_choose(const char* name) {

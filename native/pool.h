@@ -10,6 +10,7 @@ void set_threads(int count);
 
 // run(context, i) once for each i < count, by this thread and those of the pool. Called from inside of itself, it runs
 // all by this thread; two callers take turns. After a fork the child's first call starts threads of its own.
+// run must not throw.
 void parallel(int64_t count, void (*run)(void*, int64_t), void* context);
 
 template <class Body>

@@ -25,6 +25,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_mm.backend.call_table import MACHINES, TableError, addresses, find_library, find_slots, pointer
+from mlx_mm.backend.cpus import usable_cpus
 from mlx_mm.errors import InputError
 
 FUNCTIONS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
@@ -182,11 +183,6 @@ def _set_threads(library: ctypes.CDLL) -> None:
     """One thread for each CPU this process may use; OpenBLAS itself counts those of the whole machine."""
     if not any(os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")):
         library.scipy_openblas_set_num_threads(ctypes.c_int(usable_cpus()))
-
-
-def usable_cpus() -> int:
-    """How many CPUs this process may run on."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def products_agree() -> bool:

@@ -2,7 +2,8 @@
 
 import mlx.core as mx
 
-from mlx_mm.backend.blas import BlasStatus, usable_cpus, use_fast_blas
+from mlx_mm.backend.blas import BlasStatus, use_fast_blas
+from mlx_mm.backend.cpus import usable_cpus
 from mlx_mm.backend.memory import keep_freed_memory
 from mlx_mm.backend.native.library import open_library
 

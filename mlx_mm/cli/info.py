@@ -13,11 +13,16 @@ from mlx_mm.errors import InputError, ModalityError
 
 
 def describe_machine() -> dict[str, object]:
-    """Versions, device, and on a CPU the matrix library in use with its measured speed."""
+    """Versions, device, and on a CPU the kernels and the matrix library in use with its measured speed.
+
+    Raises InputError if MLX_MM_CPU, MLX_MM_THREADS or MLX_MM_BLAS has an unknown value.
+    """
+    import dataclasses
     import platform
     from importlib import metadata
 
     from mlx_mm.backend import blas, device
+    from mlx_mm.backend.native import library
     from mlx_mm.checkpoint import hub
     from mlx_mm.models import MODEL_TYPES
 
@@ -31,6 +36,7 @@ def describe_machine() -> dict[str, object]:
         "device": "cpu" if device.on_cpu() else "gpu",
     }
     if device.on_cpu():
+        result["native"] = dataclasses.asdict(library.native_status())
         result["blas"] = {
             "name": status.name,
             "active": status.active,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from importlib import metadata
@@ -15,6 +16,7 @@ from tiny import siglip_shapes, tiny_config
 
 from mlx_mm import __version__, convert, load
 from mlx_mm.backend import blas, device
+from mlx_mm.backend.native.library import native_status
 from mlx_mm.checkpoint import hub
 from mlx_mm.cli import info
 from mlx_mm.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
@@ -39,6 +41,9 @@ def test_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["bundled"] == hub.bundled_names()
     assert result["device"] in ("cpu", "gpu")
     if device.on_cpu():
+        native = native_status()
+        assert result["native"] == dataclasses.asdict(native)
+        assert native.reason
         status = blas.use_fast_blas()
         assert result["blas"]["gflops"] == 123.5
         assert (result["blas"]["name"], result["blas"]["active"]) == (status.name, status.active)

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import os
+import re
 import sys
 import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_mm.backend.blas import usable_cpus
+from mlx_mm.backend.cpus import usable_cpus
 from mlx_mm.backend.native import signatures
 from mlx_mm.errors import InputError
 
 LIBRARY = Path(__file__).with_name("libmlx_mm_native.so")
 NO_LIBRARY = Path(__file__).with_name("reason.txt")  # written by the build where it could not compile
+DIGEST = 32  # bytes at a library's end: the SHA-256 of the others
+MOST_THREADS = 256  # of the library's pool
 
 AUTO, OFF, EXACT = "auto", "off", "exact"
 SETS = ("generic", "avx2", "avx512", "avx512-vnni", "neon", "neon-dotprod")
@@ -45,23 +49,11 @@ class UnusableError(Exception):
     """Why the library is not used."""
 
 
-@functools.cache
-def _settings() -> tuple[str, bool]:
-    """What MLX_MM_CPU asks for: an instruction set, "auto" or "off", and whether numbers are exact."""
-    given = os.environ.get("MLX_MM_CPU", "").strip().lower() or AUTO
-    words = [word.strip() for word in given.split(",")]
-    exact = EXACT in words
-    names = [word for word in words if word != EXACT] or [AUTO]
-    if len(names) > 1 or names[0] not in (AUTO, OFF, *SETS):
-        raise InputError(
-            f"MLX_MM_CPU is {given!r}; expected one of {', '.join((AUTO, OFF, EXACT, *SETS))}, "
-            "or an instruction set and exact, as in avx2,exact."
-        )
-    return names[0], exact
-
-
 def open_library() -> ctypes.CDLL | None:
-    """The library, None where it is not used. Raises InputError for an unknown MLX_MM_CPU."""
+    """The library, None where it is not used.
+
+    Raises InputError for an unknown MLX_MM_CPU or MLX_MM_THREADS.
+    """
     return _open()[0]
 
 
@@ -79,7 +71,7 @@ def inputs_of(usual: int) -> int:
 
 
 def native_status() -> NativeStatus:
-    """What `open_library` found. Raises InputError for an unknown MLX_MM_CPU."""
+    """What `open_library` found. Raises InputError as it does."""
     return _open()[1]
 
 
@@ -90,23 +82,55 @@ def _open() -> tuple[ctypes.CDLL | None, NativeStatus]:
 
 @functools.cache
 def _open_once() -> tuple[ctypes.CDLL | None, NativeStatus]:
-    wanted, exact = _settings()
+    return find(LIBRARY.parent)
+
+
+def find(folder: Path) -> tuple[ctypes.CDLL | None, NativeStatus]:
+    """`open_library` and `native_status` of a folder, without their memory and their lock."""
+    wanted, exact = read_settings(os.environ.get("MLX_MM_CPU", ""))
+    threads = wanted_threads(os.environ.get("MLX_MM_THREADS", ""))
     if wanted == OFF:
         return None, NativeStatus(False, "turned off by MLX_MM_CPU=off")
     if sys.platform != "linux":
-        return None, NativeStatus(False, "there are kernels for Linux; macOS has Metal and Accelerate")
-    if not LIBRARY.exists():
-        reason = NO_LIBRARY.read_text("utf-8").strip() if NO_LIBRARY.exists() else "it was not built"
-        return None, NativeStatus(False, f"{reason}; install mlx_mm again with g++ or clang++ at hand")
+        return None, NativeStatus(False, "there are kernels for Linux alone; macOS has Metal and Accelerate")
+    path = folder / LIBRARY.name
+    if not path.exists():
+        return None, NativeStatus(False, _why_not_built(folder / NO_LIBRARY.name))
     try:
-        library = load(LIBRARY, wanted)
+        library = load(path, wanted)
     except UnusableError as stop:
         warnings.warn(f"mlx_mm runs without its CPU kernels: {stop}. Install mlx_mm again.", stacklevel=2)
         return None, NativeStatus(False, str(stop))
-    threads = wanted_threads()
     library.mm_set_threads(threads)
-    name = wanted if wanted != AUTO else instruction_sets(library)[0]
-    return library, NativeStatus(True, f"instruction set {name}", name, threads, exact)
+    sets = instruction_sets(library)
+    reason = f"the best of {', '.join(sets)}" if wanted == AUTO else "as MLX_MM_CPU says"
+    return library, NativeStatus(True, reason, sets[0] if wanted == AUTO else wanted, threads, exact)
+
+
+def read_settings(given: str) -> tuple[str, bool]:
+    """What MLX_MM_CPU asks for: an instruction set, "auto" or "off", and whether numbers are exact.
+
+    Raises InputError for anything else.
+    """
+    words = [word.strip() for word in given.lower().split(",")] if given.strip() else [AUTO]
+    names = [word for word in words if word != EXACT] or [AUTO]
+    if len(names) > 1 or names[0] not in (AUTO, OFF, *SETS):
+        raise InputError(
+            f"MLX_MM_CPU is {given!r}; expected one of {', '.join((AUTO, OFF, EXACT, *SETS))}, "
+            "or an instruction set and exact, as in avx2,exact. Leave it out for the best of this processor."
+        )
+    return names[0], EXACT in words
+
+
+def wanted_threads(given: str) -> int:
+    """MLX_MM_THREADS, or one thread for each CPU that this process may use, a container's quota included.
+
+    Raises InputError for another value than a number from 1.
+    """
+    given = given.strip()
+    if given and not re.fullmatch("0{0,9}[1-9][0-9]{0,8}", given):
+        raise InputError(f"MLX_MM_THREADS is {given!r}; expected a whole number from 1. Leave it out for all CPUs.")
+    return min(int(given) if given else usable_cpus(), MOST_THREADS)
 
 
 def load(path: Path, wanted: str = AUTO) -> ctypes.CDLL:
@@ -114,6 +138,7 @@ def load(path: Path, wanted: str = AUTO) -> ctypes.CDLL:
 
     Raises InputError where this processor lacks the instruction set that is asked for.
     """
+    _check_digest(path)
     try:
         library = ctypes.CDLL(str(path))
         signatures.declare(library)
@@ -123,8 +148,13 @@ def load(path: Path, wanted: str = AUTO) -> ctypes.CDLL:
     if version != signatures.VERSION:
         raise UnusableError(f"{path.name} has version {version}, expected {signatures.VERSION}")
     sets = instruction_sets(library)
+    if not sets:
+        raise UnusableError(f"{path.name} has no kernels for this processor")
     if wanted != AUTO and wanted not in sets:
-        raise InputError(f"MLX_MM_CPU is {wanted!r}, which this processor lacks; it has {', '.join(sets)}.")
+        raise InputError(
+            f"MLX_MM_CPU is {wanted!r}, which this processor lacks; it has {', '.join(sets)}. "
+            "Name one of these, or leave MLX_MM_CPU out for the first."
+        )
     library.mm_choose((sets[0] if wanted == AUTO else wanted).encode())
     from mlx_mm.backend.native import check  # which calls what this file opens
 
@@ -133,20 +163,23 @@ def load(path: Path, wanted: str = AUTO) -> ctypes.CDLL:
     return library
 
 
+def _check_digest(path: Path) -> None:
+    """A file that was cut or changed can end the process that loads it; the system's loader takes it as it is."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UnusableError(f"{path.name} cannot be read ({error.strerror})") from None
+    if hashlib.sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
+        raise UnusableError(f"{path.name} is damaged, or not what native/build.py made")
+
+
 def instruction_sets(library: ctypes.CDLL) -> list[str]:
     """Those that this processor has, the best first."""
-    names: bytes = library.mm_instruction_sets()
-    return names.decode().split()
+    names: bytes | None = library.mm_instruction_sets()
+    return (names or b"").decode("ascii", "replace").split()
 
 
-def wanted_threads() -> int:
-    """MLX_MM_THREADS, or one thread for each CPU that this process may use, a container's quota included.
-
-    Raises InputError for another value than a number from 1.
-    """
-    given = os.environ.get("MLX_MM_THREADS", "").strip()
-    if not given:
-        return usable_cpus()
-    if not given.isdecimal() or int(given) < 1:
-        raise InputError(f"MLX_MM_THREADS is {given!r}; expected a whole number from 1. Leave it out for all CPUs.")
-    return int(given)
+def _why_not_built(reason: Path) -> str:
+    if reason.exists():
+        return reason.read_text("utf-8", "replace").strip()
+    return "the kernels were not built; install mlx_mm again, or run native/build.py in its sources"
