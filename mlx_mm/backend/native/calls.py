@@ -89,7 +89,12 @@ def attention(library: ctypes.CDLL, q: Floats, k: Floats, v: Floats, *, scale: f
 
 
 def layer_norm(
-    library: ctypes.CDLL, x: Floats, weight: Floats | None, bias: Floats | None, eps: float, residual: Floats | None = None
+    library: ctypes.CDLL,
+    x: Floats,
+    weight: Floats | None,
+    bias: Floats | None,
+    eps: float,
+    residual: Floats | None = None,
 ) -> Floats:
     """(…, D) -> (…, D), and the residual is added to the result."""
     x, y, residual = _rows_and_result(x, residual)
