@@ -31,7 +31,7 @@ from tiny import hashed
 from mlx_mm.backend import blas
 from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import InputError, ModalityError
-from mlx_mm.layers.rope import inverse_frequencies, rotate_first, rotate_halves, rotate_neighbours
+from mlx_mm.layers.rope import inverse_frequencies, rotate_halves, rotate_neighbours
 from mlx_mm.models.glm4v import language
 from mlx_mm.models.glm4v.config import ModelConfig, MoeConfig
 from mlx_mm.models.glm4v.model import Model
@@ -118,7 +118,7 @@ def turned(axes: list[int], rotate: Any, theta: float = 500000.0) -> Callable[[A
 
     def rotation(positions: mx.array, dtype: mx.Dtype) -> Any:
         angles = positions[mx.array(axes)].transpose(1, 2, 0) * inverse_frequencies(16, theta)
-        return rotate_first(16, rotate(angles[:, None], dtype))
+        return rotate(angles[:, None], dtype)
 
     def change(model: Any) -> None:
         model.language_model.rotation = rotation

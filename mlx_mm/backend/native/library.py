@@ -65,6 +65,14 @@ def open_library() -> ctypes.CDLL | None:
     return _open()[0]
 
 
+def kernels() -> ctypes.CDLL:
+    """The library, for who computes with views, which there are only where it is used."""
+    library = open_library()
+    if library is None:
+        raise UnusableError("a view of numbers was given to a layer where no kernels are in use")
+    return library
+
+
 def native_status() -> NativeStatus:
     """What `open_library` found. Raises InputError for an unknown MLX_MM_CPU."""
     return _open()[1]
