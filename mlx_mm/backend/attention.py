@@ -72,7 +72,9 @@ def attend_windows(q: mx.array, k: mx.array, v: mx.array, bias: mx.array, *, sca
         out = np.empty((len(q), q.shape[2], q.shape[1], v.shape[3]), np.float32).swapaxes(1, 2)
         for first in range(0, len(q), windows):
             picture = slice(first, first + windows)
-            calls.attention(kernels(), q[picture], k[picture], v[picture], scale=scale, mask=view(bias), out=out[picture])
+            calls.attention(
+                kernels(), q[picture], k[picture], v[picture], scale=scale, mask=view(bias), out=out[picture]
+            )
         return cast(mx.array, out)
     # Windows count as heads, so that one bias serves all pictures.
     q, k, v = (x.reshape(-1, windows * x.shape[1], *x.shape[2:]) for x in (q, k, v))

@@ -44,7 +44,9 @@ class TextRotary:
     offset: a number, or one for each row (B,).
     """
 
-    def __init__(self, offset: mx.array | int, frequencies: mx.array, wavelengths: mx.array, *, neighbours: bool) -> None:
+    def __init__(
+        self, offset: mx.array | int, frequencies: mx.array, wavelengths: mx.array, *, neighbours: bool
+    ) -> None:
         self.offset, self.frequencies, self.wavelengths, self.neighbours = offset, frequencies, wavelengths, neighbours
         self._tables: tuple[int, Floats, Floats] | None = None
 

@@ -332,8 +332,11 @@ def _bands(bank: Doubles) -> list[tuple[slice, slice, Doubles]]:
 
 def _reflected(samples: Floats, start: int, stop: int) -> Floats:
     """samples[start:stop], mirrored at both ends as often as it takes, the end samples not repeated."""
-    if start >= 0 and stop <= len(samples):
-        return samples[start:stop]
-    period = max(2 * (len(samples) - 1), 1)
-    places = np.arange(start, stop) % period
-    return samples[np.minimum(places, period - places)]
+    count = len(samples)
+    inside = samples[max(start, 0) : max(stop, 0)]
+    if len(inside) == stop - start:
+        return inside
+    period = max(2 * (count - 1), 1)
+    before, after = (np.arange(*ends) % period for ends in ((start, min(stop, 0)), (max(start, count), stop)))
+    sides = (samples[np.minimum(places, period - places)] for places in (before, after))
+    return np.concatenate([next(sides), inside, next(sides)])

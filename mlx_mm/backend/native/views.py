@@ -30,9 +30,7 @@ class UnsettledError(Exception):
 
 def serves(x: object) -> bool:
     """Whether the kernels compute what is asked of x: a view within `run`, or float32 numbers of MLX on a CPU."""
-    return isinstance(x, np.ndarray) or (
-        isinstance(x, mx.array) and x.dtype == mx.float32 and x.size > 0 and in_use()
-    )
+    return isinstance(x, np.ndarray) or (isinstance(x, mx.array) and x.dtype == mx.float32 and x.size > 0 and in_use())
 
 
 def is_view(x: object) -> bool:

@@ -216,9 +216,7 @@ class Decoder(nn.Module):
             attentions=tuple(a for a in attentions if a is not None) if output_attentions else None,
         )
 
-    def _last_state(
-        self, x: mx.array, rope: Rotation, mask: Mask, caches: Sequence[LayerCache | None]
-    ) -> mx.array:
+    def _last_state(self, x: mx.array, rope: Rotation, mask: Mask, caches: Sequence[LayerCache | None]) -> mx.array:
         for layer, its_cache in zip(self.layers, caches, strict=True):
             x, _ = layer(x, rope, mask, its_cache, False)
         return norm(self.norm, x)
