@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include "attention.h"
+#include "mel.h"
 #include "product.h"
 #include "rows.h"
 
@@ -11,5 +12,5 @@
 namespace mm {
 extern const Kernels MM_NAME(MM_SET);
 const Kernels MM_NAME(MM_SET) = {kPanel,     pack,       product, experts, attention, layer_norm,
-                                 rms_norm,   activation, gated,   rotate,  patches};
+                                 rms_norm,   activation, gated,   rotate,  patches, mel};
 }  // namespace mm

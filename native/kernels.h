@@ -16,6 +16,7 @@ struct Kernels {
   decltype(&mm_gated) gated;
   decltype(&mm_rotate) rotate;
   decltype(&mm_patches) patches;
+  decltype(&mm_mel) mel;
 };
 
 }  // namespace mm

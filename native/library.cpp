@@ -119,3 +119,4 @@ MM_EXPORT int32_t mm_patches(const float* x, int64_t batch, int64_t height, int6
                              float* y) {
   return now().patches(x, batch, height, width, channels, size, y);
 }
+MM_EXPORT int32_t mm_mel(const mm_mel_call* call) { return now().mel(call); }

@@ -10,7 +10,7 @@ from mlx_mm.backend import device
 from mlx_mm.backend.elementwise import exp_of_minus
 from mlx_mm.backend.native import calls
 from mlx_mm.backend.native.library import kernels
-from mlx_mm.backend.native.views import view
+from mlx_mm.backend.native.views import is_view, run, serves, view
 
 # Scores that attention computes at a time: 16 MB. A quarter leaves products of few rows, 25 to 70 % slower; twice as
 # many are up to 15 % faster and take twice the memory: MLX allocates ahead, so twenty blocks or so are held at once.
@@ -38,9 +38,11 @@ def scaled_dot_product_attention(
     (B, H, L, S). A masked key weighs exactly zero; every query needs at least one key that is not masked.
     On a CPU the queries are computed in blocks, so that memory grows with S and not with L times S.
     """
-    if isinstance(q, np.ndarray):
+    if is_view(q):
         hidden = view(mask) if isinstance(mask, mx.array) else mask
-        return cast(mx.array, calls.attention(kernels(), q, view(k), view(v), scale=scale, mask=hidden))
+        return cast(mx.array, calls.attention(kernels(), view(q), view(k), view(v), scale=scale, mask=hidden))
+    if serves(q):
+        return run(lambda q: scaled_dot_product_attention(q, k, v, scale=scale, mask=mask), q)
     if not device.on_cpu():
         return _fused(q, k, v, scale, mask)
     if q.dtype != mx.float32:
@@ -68,14 +70,16 @@ def attend_windows(q: mx.array, k: mx.array, v: mx.array, bias: mx.array, *, sca
     windows = len(bias)
     if windows == 1:
         return scaled_dot_product_attention(q, k, v, scale=scale, mask=bias)
-    if isinstance(q, np.ndarray):
-        out = np.empty((len(q), q.shape[2], q.shape[1], v.shape[3]), np.float32).swapaxes(1, 2)
+    if is_view(q):
+        parts = [view(x) for x in (q, k, v)]
+        attended = np.empty((len(q), q.shape[2], q.shape[1], v.shape[3]), np.float32).swapaxes(1, 2)
         for first in range(0, len(q), windows):
-            picture = slice(first, first + windows)
-            calls.attention(
-                kernels(), q[picture], k[picture], v[picture], scale=scale, mask=view(bias), out=out[picture]
-            )
-        return cast(mx.array, out)
+            own = slice(first, first + windows)
+            picture = (x[own] for x in parts)
+            calls.attention(kernels(), *picture, scale=scale, mask=view(bias), out=attended[own])
+        return cast(mx.array, attended)
+    if serves(q):
+        return run(lambda q: attend_windows(q, k, v, bias, scale=scale), q)
     # Windows count as heads, so that one bias serves all pictures.
     q, k, v = (x.reshape(-1, windows * x.shape[1], *x.shape[2:]) for x in (q, k, v))
     out = scaled_dot_product_attention(q, k, v, scale=scale, mask=bias.flatten(0, 1))

@@ -1,6 +1,5 @@
 """Turning queries and keys by angles, pair by pair of a head's numbers."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import cast
 
@@ -11,7 +10,7 @@ from mlx_mm.backend.elementwise import turn
 from mlx_mm.backend.native import calls
 from mlx_mm.backend.native.calls import Floats
 from mlx_mm.backend.native.library import kernels
-from mlx_mm.backend.native.views import floats
+from mlx_mm.backend.native.views import floats, is_view, run, serves, view
 
 
 class Rotary:
@@ -23,15 +22,17 @@ class Rotary:
 
     def __call__(self, x: mx.array) -> mx.array:
         """Keeps shape and dtype."""
-        if isinstance(x, np.ndarray):
-            return cast(mx.array, calls.rotate(kernels(), x, *self._tables, neighbours=self.neighbours))
+        if is_view(x):
+            return cast(mx.array, calls.rotate(kernels(), view(x), *self._tables, neighbours=self.neighbours))
+        if serves(x):
+            return run(self, x)
         dims = 2 * self.cos.shape[-1]
         if dims < x.shape[-1]:
             return mx.concatenate([self(x[..., :dims]), x[..., dims:]], axis=-1)
         cos, sin = self.cos.astype(x.dtype), self.sin.astype(x.dtype)
         if self.neighbours:
             return mx.stack([*turn(x[..., 0::2], x[..., 1::2], cos, sin)], axis=-1).flatten(-2)
-        return mx.concatenate([*turn(*mx.split(x, 2, axis=-1), cos, sin)], axis=-1)
+        return mx.concatenate([*turn(x[..., : dims // 2], x[..., dims // 2 :], cos, sin)], axis=-1)
 
     @cached_property
     def _tables(self) -> tuple[Floats, Floats]:
@@ -52,8 +53,11 @@ class TextRotary:
 
     def __call__(self, x: mx.array) -> mx.array:
         """Keeps shape and dtype."""
-        if isinstance(x, np.ndarray):
-            return cast(mx.array, calls.rotate(kernels(), x, *self._of_length(x.shape[2]), neighbours=self.neighbours))
+        if is_view(x):
+            tables = self._of_length(x.shape[2])
+            return cast(mx.array, calls.rotate(kernels(), view(x), *tables, neighbours=self.neighbours))
+        if serves(x):
+            return run(self, x)
         return mx.fast.rope(
             x,
             2 * self.frequencies.size,
@@ -64,11 +68,11 @@ class TextRotary:
             freqs=self.wavelengths,
         )
 
-    def _of_length(self, length: int) -> Sequence[Floats]:
+    def _of_length(self, length: int) -> tuple[Floats, Floats]:
         """Cosines and sines of so many places, the same for all layers."""
         if self._tables is None or self._tables[0] != length:
             offset = floats(self.offset)[:, None, None] if isinstance(self.offset, mx.array) else self.offset
             places = (np.arange(length, dtype=np.float32) + np.float32(offset))[..., None]
             angles = places * floats(self.frequencies)
             self._tables = length, np.cos(angles), np.sin(angles)
-        return self._tables[1:]
+        return self._tables[1], self._tables[2]

@@ -7,8 +7,10 @@ nothing but a call. The functions of `backend` take either kind and return the k
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar, cast
 
 import mlx.core as mx
@@ -18,10 +20,18 @@ import numpy.typing as npt
 from mlx_mm.backend import device
 from mlx_mm.backend.blas import limited_threads
 from mlx_mm.backend.native.calls import Floats
-from mlx_mm.backend.native.library import open_library
 
 Rest = ParamSpec("Rest")
 Result = TypeVar("Result", mx.array, tuple[mx.array, ...])
+
+
+class _Thread(threading.local):
+    """plain: it computes on arrays of MLX, whatever there are kernels for."""
+
+    plain = False
+
+
+_thread = _Thread()
 
 
 class UnsettledError(Exception):
@@ -30,17 +40,14 @@ class UnsettledError(Exception):
 
 def serves(x: object) -> bool:
     """Whether the kernels compute what is asked of x: a view within `run`, or float32 numbers of MLX on a CPU."""
-    return isinstance(x, np.ndarray) or (isinstance(x, mx.array) and x.dtype == mx.float32 and x.size > 0 and in_use())
+    return isinstance(x, np.ndarray) or (
+        isinstance(x, mx.array) and x.dtype == mx.float32 and x.size > 0 and device.has_kernels() and not _thread.plain
+    )
 
 
 def is_view(x: object) -> bool:
     """Whether x is numbers that a kernel reads, always float32, and not an array of MLX."""
     return isinstance(x, np.ndarray)
-
-
-def in_use() -> bool:
-    """Whether the kernels compute on the default device."""
-    return device.on_cpu() and open_library() is not None
 
 
 def run(function: Callable[..., Result], x: mx.array, *rest: object) -> Result:
@@ -56,7 +63,18 @@ def run(function: Callable[..., Result], x: mx.array, *rest: object) -> Result:
         with limited_threads(1):  # a worker of OpenBLAS that waits for work would take a processor
             return cast(Result, leave(function(cast(mx.array, start), *rest)))
     except UnsettledError:
-        return function(x, *rest)
+        with _plainly():
+            return function(x, *rest)
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """Inside, this thread uses no kernels."""
+    before, _thread.plain = _thread.plain, True
+    try:
+        yield
+    finally:
+        _thread.plain = before
 
 
 def view(array: mx.array | npt.NDArray[Any]) -> npt.NDArray[Any]:
