@@ -23,7 +23,7 @@ from mlx_mm.embed import (
 from mlx_mm.errors import InputError, ModalityError, shown
 from mlx_mm.models.contracts import Checked, Encoder, Model, Processor
 from mlx_mm.models.modalities import check_loaded, refuse_generators, require_modality
-from mlx_mm.processing.arguments import Texts, strings, unpacked
+from mlx_mm.processing.arguments import Texts, flag, strings, unpacked
 from mlx_mm.processing.batch import as_items
 from mlx_mm.processing.read_ahead import OnError
 from mlx_mm.processing.vectors import Vectors, unit_length, unusable, usable
@@ -47,6 +47,7 @@ def classify(
     *,
     template: Texts | None = None,
     batch_size: int = 8,
+    fast_decode: bool = False,
     progress: Progress = False,
     on_error: OnError | None = None,
 ) -> Scores: ...
@@ -61,6 +62,7 @@ def classify(
     *,
     template: Texts | None = None,
     batch_size: int = 8,
+    fast_decode: bool = False,
     progress: Progress = False,
     on_error: OnError | None = None,
 ) -> list[Scores]: ...
@@ -74,6 +76,7 @@ def classify(
     *,
     template: Texts | None = None,
     batch_size: int = 8,
+    fast_decode: bool = False,
     progress: Progress = False,
     on_error: OnError | None = None,
 ) -> Scores | list[Scores]:
@@ -85,16 +88,18 @@ def classify(
     `encode_image` and `encode_audio`.
     Raises InputError without labels or for a template without {}, WeightsError for scores that are not finite.
     """
-    running = Running(batch_size, progress, on_error)
+    running, fast = Running(batch_size, progress, on_error), flag("fast_decode", fast_decode)
     check_loaded(model, processor)
     labels = None if labels is None else _labels(labels)
     template = None if template is None else strings(template, "Template")[0]
     check_labels(model, labels, template)
     hears = "audio" in model.modalities
+    if hears and fast:
+        raise InputError("fast_decode is about pictures, and this model takes sounds; expected none. Leave it out.")
     items, single = audio_items(item) if hears else as_items(unpacked(item, PICTURE_AXES))
     images, audio = cast("list[ImageSource]", items), cast("list[AudioSource]", items)  # one of them
     if model.kind == "classifier":
-        prepare, collate = preparing_images(processor, images)
+        prepare, collate = preparing_images(processor, images, fast=fast)
         weights, name = model.modules_for("image"), named("image", images)
         scores = run_items(model.class_scores, weights, len(images), prepare, collate, running, name, scores=True)
         names = list(model.labels)
@@ -104,7 +109,7 @@ def classify(
         if hears:
             vectors = audio_vectors(model, processor, audio, running)
         else:
-            vectors = image_vectors(model, processor, images, running)
+            vectors = image_vectors(model, processor, images, running, fast=fast)
         scores = _score(model, vectors, targets) if len(vectors) else vectors
         if not (good := usable(scores, scores=True)).all():
             raise unusable("scores that the model gives vectors have", scores[good.argmin()])

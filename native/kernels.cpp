@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "elementwise.h"
 #include "experts.h"
+#include "mel.h"
 #include "norms.h"
 #include "peaks.h"
 #include "product.h"
@@ -16,5 +17,5 @@
 namespace mm {
 extern const Kernels MM_NAME(MM_SET);
 const Kernels MM_NAME(MM_SET) = {kPanel,     pack,  product, experts, attention, layer_norm, rms_norm,
-                                 activation, gated, rotate,  patches, peak,      take_rows};
+                                 activation, gated, rotate,  patches, peak,      take_rows,  mel};
 }  // namespace mm

@@ -18,6 +18,7 @@ struct Kernels {
   decltype(&mm_patches) patches;
   decltype(&mm_peak) peak;
   decltype(&mm_take_rows) take_rows;
+  decltype(&mm_mel) mel;
 };
 
 }  // namespace mm

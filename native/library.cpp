@@ -126,3 +126,4 @@ MM_EXPORT int32_t mm_take_rows(const float* x, int64_t batch, int64_t rows, int6
                                int64_t count, float* y) {
   return now().take_rows(x, batch, rows, cols, order, count, y);
 }
+MM_EXPORT int32_t mm_mel(const mm_mel_call* call) { return now().mel(call); }

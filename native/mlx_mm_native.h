@@ -75,6 +75,19 @@ typedef struct {
   int32_t neighbours;                  // pairs are 2j and 2j + 1, else j and j + dims / 2
 } mm_rotate_call;
 
+// Frame i of a sound, from sample i * hop on, times a window, its power in each bin, summed under each filter: in double
+// precision, but for spectra that are rounded to single. size: of a frame, a power of 2 from 4 to 65536.
+typedef struct {
+  const float* samples;   // (frames - 1) * hop + size of them
+  const double* window;   // (size,)
+  const double* cosines;  // (size,) of 2 pi k / size
+  int64_t frames, hop, size, filters;
+  int64_t first_bin, last_bin;      // the filters lie in these, the last one not counted
+  const int64_t *starts, *lengths;  // (filters,) the bins of each
+  const double* weights;            // of all, one filter after the other
+  double* y;                        // (frames, filters)
+} mm_mel_call;
+
 int32_t mm_version(void);
 // Names of the instruction sets that this processor has, best first, separated by spaces.
 const char* mm_instruction_sets(void);
@@ -106,6 +119,7 @@ double mm_peak(int32_t kind);
 // Rows order[0 … count) of each x (rows, cols) of a batch.
 int32_t mm_take_rows(const float* x, int64_t batch, int64_t rows, int64_t cols, const int32_t* order, int64_t count,
                      float* y);
+int32_t mm_mel(const mm_mel_call* call);
 
 #ifdef __cplusplus
 }

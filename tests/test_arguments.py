@@ -65,6 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return RECIPES["siglip2"].write(tmp_path_factory.mktemp("folder") / "siglip2")
 
 
+FAST: dict[str, list[Any]] = {"fast_decode": [*NO_FLAG, None]}
 LOADED: dict[str, list[Any]] = {"model": NO_PAIR, "processor": NO_PAIR}
 RUNNING: dict[str, list[Any]] = {
     "dim": [*NO_COUNT, HUGE, 10**9],
@@ -122,10 +123,10 @@ def verbs(pairs: dict[str, tuple[Any, Any]], folder: Path) -> dict[str, tuple[Ca
 
     texts = {**LOADED, **RUNNING, "texts": NO_TEXTS, "task": NO_NAME, "max_length": [*NO_COUNT, HUGE, 10**9]}
     texts["truncate"] = [*NO_FLAG, None]
-    images = {**LOADED, **SKIPPING, "images": [*NO_MEDIA, None], "max_num_patches": [*NO_COUNT, HUGE]}
+    images = {**LOADED, **SKIPPING, **FAST, "images": [*NO_MEDIA, None], "max_num_patches": [*NO_COUNT, HUGE]}
     audio = {**LOADED, **SKIPPING, "audio": [*NO_MEDIA, None, SOUND[0], (SOUND[0], "48000"), (SOUND[0], True)]}
     audio |= {"truncation": NO_NAME, "seed": [-1, 2**32, 1.0, "1", True, None, HUGE]}
-    scored = {**LOADED, **SKIPPING, "item": [*NO_MEDIA, None], "labels": ["cat", *NO_TEXTS[1:], []]}
+    scored = {**LOADED, **SKIPPING, **FAST, "item": [*NO_MEDIA, None], "labels": ["cat", *NO_TEXTS[1:], []]}
     scored |= {"template": [5, b"{}", ["a"], [], "", "{ }", [5], ["a {}", None], {"{}": 1}, Odd(), True]}
     del scored["dim"], scored["normalize"]
     question = of("glm46v", prompt="q", images=[PICTURES[0]], videos=[film()], fps=1, temperature=1.0, max_tokens=2)
@@ -198,8 +199,8 @@ PIXELS: dict[str, list[Any]] = {
     "nonsense": [1, "a"],
 }
 SIDES = [0, -1, 2.5, "8", True, {}, {"height": 4}, {"height": 4, "width": "4"}, {"a": 1}, HUGE, 10**6, [4, 4], Odd()]
-NAFLEX = PIXELS | {"patch_size": NO_COUNT, "max_num_patches": [*NO_COUNT, HUGE]}
-CROPPED = PIXELS | {"size": SIDES, "crop_size": SIDES, "do_center_crop": NO_FLAG, "max_num_patches": [4]}
+NAFLEX = PIXELS | FAST | {"patch_size": NO_COUNT, "max_num_patches": [*NO_COUNT, HUGE]}
+CROPPED = PIXELS | FAST | {"size": SIDES, "crop_size": SIDES, "do_center_crop": NO_FLAG, "max_num_patches": [4]}
 SQUEEZED: dict[str, list[Any]] = {
     "size": [*NO_COUNT, HUGE, 10**6],
     "resize_mode": NO_NAME,
@@ -207,6 +208,7 @@ SQUEEZED: dict[str, list[Any]] = {
     "mean": NO_NUMBERS,
     "std": NO_NUMBERS,
     "max_num_patches": [4],
+    **FAST,
 }
 BUDGETED = PIXELS | {
     "size": [*SIDES, {"shortest_edge": 9, "longest_edge": 4}, {"shortest_edge": 9, "longest_edge": HUGE}],

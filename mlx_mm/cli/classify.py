@@ -9,7 +9,7 @@ from mlx_mm.cli.command import Command
 from mlx_mm.cli.files import input_lines, modality_of, require_some
 from mlx_mm.cli.notes import Skipped
 from mlx_mm.cli.opening import modality_beside_text, open_encoder
-from mlx_mm.cli.options import add_encoder, add_inputs
+from mlx_mm.cli.options import add_encoder, add_fast_decode, add_inputs
 from mlx_mm.cli.output import json_text, put_json, say, terminal_width
 from mlx_mm.cli.reading import lines, read_text
 from mlx_mm.cli.tables import table
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels-file", type=Path, help="file with one label per line")
     parser.add_argument("--template", action="append", help="sentence with {} for the label; several are averaged")
     parser.add_argument("--top", type=int, default=5, help="labels to print for each picture (default: %(default)s)")
+    add_fast_decode(parser)
     add_encoder(parser)
 
 
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         labels,
         template=templates,
         batch_size=args.batch_size,
+        fast_decode=args.fast_decode,
         progress=True,
         on_error=skipped.on_error(files),
     )

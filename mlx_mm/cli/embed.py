@@ -8,7 +8,7 @@ from mlx_mm.cli.command import Command
 from mlx_mm.cli.files import input_lines, modality_of, require_some
 from mlx_mm.cli.notes import Skipped
 from mlx_mm.cli.opening import DEFAULT_MODEL, modality_beside_text, open_encoder
-from mlx_mm.cli.options import add_encoder, add_inputs
+from mlx_mm.cli.options import add_encoder, add_fast_decode, add_inputs
 from mlx_mm.cli.output import put_json, say, say_json, visible
 from mlx_mm.cli.tables import plural
 from mlx_mm.errors import InputError
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dim", type=int, help="keep the first DIM numbers of each vector")
     parser.add_argument("--no-normalize", action="store_true", help="leave the vectors at their own length")
     parser.add_argument("--max-num-patches", type=int, help="budget of NaFlex models; more keeps finer detail")
+    add_fast_decode(parser)
     parser.add_argument("--task", help="what the vectors of texts are for, in models that distinguish it")
     parser.add_argument("--max-length", type=int, help="tokens of a text, of which the rest is cut off")
     parser.add_argument("--no-truncate", action="store_true", help="refuse longer texts instead of cutting them")
@@ -70,8 +71,10 @@ def run(args: argparse.Namespace) -> int:
     elif modality == "audio":
         embeddings = encode_audio(model, processor, ids, on_error=on_error, **shared)
     else:
-        patches = args.max_num_patches
-        embeddings = encode_image(model, processor, ids, max_num_patches=patches, on_error=on_error, **shared)
+        patches, fast = args.max_num_patches, args.fast_decode
+        embeddings = encode_image(
+            model, processor, ids, max_num_patches=patches, fast_decode=fast, on_error=on_error, **shared
+        )
     ids = require_some(skipped.remaining(ids))
     if out is None:
         for line in json_lines(ids, embeddings):
@@ -92,6 +95,7 @@ def _check_options(args: argparse.Namespace, modality: "Modality") -> None:
     """Raise InputError for options that say nothing about what is embedded."""
     about: dict[str, tuple[Modality, str, bool]] = {
         "--max-num-patches": ("image", "pictures", args.max_num_patches is not None),
+        "--fast-decode": ("image", "pictures", args.fast_decode),
         "--task": ("text", "texts", args.task is not None),
         "--max-length": ("text", "texts", args.max_length is not None),
         "--no-truncate": ("text", "texts", args.no_truncate),

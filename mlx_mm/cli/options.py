@@ -21,6 +21,11 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--null", action="store_true", help="those on stdin end with NUL, as of find -print0")
 
 
+def add_fast_decode(parser: argparse.ArgumentParser) -> None:
+    """How pictures are read."""
+    parser.add_argument("--fast-decode", action="store_true", help="read large photos faster, not to the last bit")
+
+
 def add_encoder(parser: argparse.ArgumentParser) -> None:
     """Which model makes vectors, of how much at a time."""
     parser.add_argument("-m", "--model", help=f"folder, bundled name or hub id (default: the bundled {DEFAULT_MODEL})")

@@ -165,10 +165,19 @@ class TextProcessor(Protocol):
 
 @runtime_checkable
 class ImageProcessor(Protocol):
-    """A processor with the modality "image". check_images: raises what is wrong with the options whatever is given."""
+    """A processor with the modality "image". check_images: raises what is wrong with the options whatever is given.
 
-    def images(self, images: ImageSource | Iterable[ImageSource], *, max_num_patches: int | None = None) -> Batch: ...
-    def check_images(self, *, max_num_patches: int | None = None) -> None: ...
+    fast_decode: pictures may differ in their last bits from what transformers makes of them.
+    """
+
+    def images(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        fast_decode: bool = False,
+        max_num_patches: int | None = None,
+    ) -> Batch: ...
+    def check_images(self, *, fast_decode: bool = False, max_num_patches: int | None = None) -> None: ...
 
 
 @runtime_checkable

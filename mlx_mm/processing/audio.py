@@ -5,7 +5,7 @@ Samples are float32 (N,), one channel, full scale at ±1. Rates are in Hz, mel s
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -20,13 +20,14 @@ from mlx_mm.processing.sources import SOUND, EncodedSource, source_of
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Doubles: TypeAlias = npt.NDArray[np.float64]
+MelPowers: TypeAlias = Callable[[Doubles, Doubles, int], Callable[[Floats], Doubles]]
 AudioSource: TypeAlias = EncodedSource | tuple[npt.NDArray[Any], float]
 
 MOST_CHANNELS = 32  # what an axis of channels may hold, to tell it from the axis of samples
 FLOOR = 1e-10  # of a power, before its logarithm: -100 dB (transformers' mel_floor)
 
 SAMPLES_PER_READ = 2**18  # samples per channel decoded at once: 2 MiB of stereo
-FRAMES_PER_BLOCK = 91  # spectrogram frames at once, the 1001 of 10 s in equal parts; they stay in a processor's cache
+FRAMES_PER_BLOCK = 96  # spectrogram frames at once; they stay in a processor's cache, and fill vectors of any size
 # Of float samples: 30 dB over full scale, more than mixing, resampling or a recorder of floats leaves over it. Integers
 # that were made floats without being scaled pass it at a whisper: of 16 bits it is -60 dB.
 MOST_LEVEL = 32
@@ -282,36 +283,48 @@ def mel_bank(scale: str, filters: int, fft_size: int, sampling_rate: int, lowest
     return bank
 
 
-def log_mel(samples: Floats, bank: Doubles, fft_size: int, hop: int) -> Floats:
+def log_mel(samples: Floats, bank: Doubles, fft_size: int, hop: int, make_powers: MelPowers | None = None) -> Floats:
     """Mel spectrogram in dB, (1 + N // hop, filters), of frames of `fft_size` samples under a periodic Hann window.
 
     The recipe of transformers' spectrogram(power=2, log_mel="dB"): reflected edges, float64 throughout, spectra
     rounded to complex64, no limit on the range. A float32 transform would be wrong by 0.1 dB where a band is nearly
     silent. Frames are taken a few at a time, so that an hour needs little more than its result.
+    make_powers: what stands in for `mel_powers`.
     """
-    window = np.hanning(fft_size + 1)[:-1]
-    bands = _bands(bank)
-    first, last = min(bins.start for _, bins, _ in bands), max(bins.stop for _, bins, _ in bands)
+    powers = (make_powers or mel_powers)(bank, np.hanning(fft_size + 1)[:-1], hop)
     half = fft_size // 2
     count = 1 + (len(samples) + 2 * half - fft_size) // hop
     result = np.empty((count, bank.shape[1]), np.float32)
     for i in range(0, count, FRAMES_PER_BLOCK):
         rows = result[i : i + FRAMES_PER_BLOCK]
         start = i * hop - half
-        piece = _reflected(samples, start, start + (len(rows) - 1) * hop + fft_size).astype(np.float64)
+        mel = powers(_reflected(samples, start, start + (len(rows) - 1) * hop + fft_size))
+        np.log10(np.maximum(mel, FLOOR, out=mel), out=mel)
+        np.multiply(mel, 10, out=rows, casting="same_kind")
+    return result
+
+
+def mel_powers(bank: Doubles, window: Doubles, hop: int) -> Callable[[Floats], Doubles]:
+    """What gives the power of samples (N,) in frames under a window, summed under filters (bins, filters)."""
+    bands, size = _bands(bank), len(window)
+    first, last = min(bins.start for _, bins, _ in bands), max(bins.stop for _, bins, _ in bands)
+
+    def powers(samples: Floats) -> Doubles:
+        piece = samples.astype(np.float64)
         step = piece.strides[0]
         # as_strided costs less than sliding_window_view; the piece ends where the last frame does.
-        frames = np.lib.stride_tricks.as_strided(piece, (len(rows), fft_size), (hop * step, step), writeable=False)
+        shape = 1 + (len(piece) - size) // hop, size
+        frames = np.lib.stride_tricks.as_strided(piece, shape, (hop * step, step), writeable=False)
         spectrum = np.fft.rfft(frames * window).view(np.float64)[:, 2 * first : 2 * last]
         parts = spectrum.astype(np.float32).astype(np.float64)  # the rounding to complex64
         parts *= parts
         power = parts[:, ::2] + parts[:, 1::2]
-        mel = np.empty(rows.shape)
+        mel = np.empty((len(frames), bank.shape[1]))
         for filters, bins, weights in bands:
             mel[:, filters] = power[:, bins.start - first : bins.stop - first] @ weights
-        np.log10(np.maximum(mel, FLOOR, out=mel), out=mel)
-        np.multiply(mel, 10, out=rows, casting="same_kind")
-    return result
+        return mel
+
+    return powers
 
 
 def _bands(bank: Doubles) -> list[tuple[slice, slice, Doubles]]:
@@ -327,8 +340,11 @@ def _bands(bank: Doubles) -> list[tuple[slice, slice, Doubles]]:
 
 def _reflected(samples: Floats, start: int, stop: int) -> Floats:
     """samples[start:stop], mirrored at both ends as often as it takes, the end samples not repeated."""
-    if start >= 0 and stop <= len(samples):
-        return samples[start:stop]
-    period = max(2 * (len(samples) - 1), 1)
-    places = np.arange(start, stop) % period
-    return samples[np.minimum(places, period - places)]
+    count = len(samples)
+    inside = samples[max(start, 0) : max(stop, 0)]
+    if len(inside) == stop - start:
+        return inside
+    period = max(2 * (count - 1), 1)
+    before, after = (np.arange(*ends) % period for ends in ((start, min(stop, 0)), (max(start, count), stop)))
+    sides = (samples[np.minimum(places, period - places)] for places in (before, after))
+    return np.concatenate([next(sides), inside, next(sides)])

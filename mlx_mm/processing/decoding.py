@@ -8,24 +8,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from mlx_mm.errors import MediaError, foreign
 from mlx_mm.processing.fetching import is_page
 from mlx_mm.processing.mending import ended_jpeg, without_long_texts
+from mlx_mm.processing.shrinking import Shrink
 from mlx_mm.processing.sources import PICTURE, Source
-
-# EXIF orientation tag -> what turns the stored picture upright (EXIF 2.32, table 4).
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-TURNED = (5, 6, 7, 8)  # the orientations that exchange height and width
+from mlx_mm.processing.upright import TURNS, orientation
 
 BAND = 1 << 20  # pixels that are converted at once
 # Bytes a pixel while a picture is decoded and made RGB, of which Pillow keeps 4: measured, 8 where nothing stands here.
@@ -34,9 +24,10 @@ _USUAL_BYTES = 9
 _BYTES = {"WEBP": 17, "AVIF": 21, "JPEG2000": 26}
 
 
-def decode(source: Source, do_convert_rgb: bool = True) -> Image.Image:
+def decode(source: Source, do_convert_rgb: bool = True, shrink: Shrink | None = None) -> Image.Image:
     """The first frame of an encoded picture, upright and RGB; MediaError for what cannot be read.
 
+    shrink: it comes at that size, but for the last bits, and a JPEG is decoded smaller than it is for that.
     Two kinds of files are read that Pillow refuses and browsers show: a PNG whose texts are long, and a JPEG that lacks
     nothing but its end marker.
     """
@@ -46,7 +37,7 @@ def decode(source: Source, do_convert_rgb: bool = True) -> Image.Image:
             raise MediaError(f"{source.name} is empty; expected an image. Replace the file.")
         file.seek(0)
         try:
-            return _first_frame(file, source.name, do_convert_rgb)
+            return _first_frame(file, source.name, do_convert_rgb, shrink)
         except UnidentifiedImageError:
             page = "it is a web page, which was saved in place of the file"
             raise ValueError(page if is_page(start) else "not an image format that Pillow knows") from None
@@ -55,7 +46,7 @@ def decode(source: Source, do_convert_rgb: bool = True) -> Image.Image:
             mended = without_long_texts(file) if isinstance(error, ValueError) else ended_jpeg(file)
             if mended is None:
                 raise found from None
-            return _first_frame(mended, source.name, do_convert_rgb)
+            return _first_frame(mended, source.name, do_convert_rgb, shrink)
 
 
 def decoding(name: str) -> contextlib.AbstractContextManager[None]:
@@ -87,8 +78,10 @@ def too_large(name: str, found: str) -> MediaError:
     )
 
 
-def to_rgb(image: Image.Image, name: str, do_convert_rgb: bool = True) -> Image.Image:
+def to_rgb(image: Image.Image, name: str, do_convert_rgb: bool = True, *, copy: bool = True) -> Image.Image:
     """A copy of a Pillow image as RGB: transparency over white, greys of 16 bits and floats scaled to 8 bits.
+
+    copy=False gives the image itself where it is that already, which saves a fifth of the time that a photo takes.
 
     Raises MediaError for what is no picture, and where do_convert_rgb is False for what is not RGB already.
     """
@@ -111,7 +104,7 @@ def to_rgb(image: Image.Image, name: str, do_convert_rgb: bool = True) -> Image.
             return _in_bands(image, lambda band: Image.fromarray(floats_to_bytes(np.asarray(band), name)))
         if image.has_transparency_data:
             return _in_bands(image, _over_white)
-        return image.convert("RGB")
+        return image.convert("RGB") if copy or image.mode != "RGB" else image
 
 
 def floats_to_bytes(values: npt.NDArray[np.floating], name: str) -> npt.NDArray[np.uint8]:
@@ -125,19 +118,22 @@ def floats_to_bytes(values: npt.NDArray[np.floating], name: str) -> npt.NDArray[
     return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
 
 
-def _first_frame(file: BinaryIO, name: str, do_convert_rgb: bool) -> Image.Image:
+def _first_frame(file: BinaryIO, name: str, do_convert_rgb: bool, shrink: Shrink | None) -> Image.Image:
     try:
         with Image.open(file) as image:
             check_pixel_count(image, name)
             if image.format == "TIFF":
                 _silence_libtiff()
+            drafted = None if shrink is None else shrink.draft(image)
             image.load()
-            method = _orientation(image)
-            result = to_rgb(image, name, do_convert_rgb)
+            turn = orientation(image)
+            result = to_rgb(image, name, do_convert_rgb, copy=False)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_large(name, str(error)) from error
     del image  # what was decoded is not needed any more
-    return result if method is None else result.transpose(method)
+    if shrink is not None:
+        result = shrink.resized(result, drafted, turn)
+    return result.transpose(TURNS[turn]) if turn in TURNS else result
 
 
 @functools.cache
@@ -154,15 +150,6 @@ def _bytes_of(image: Image.Image) -> int:
         parts = [h * v for _, h, v, _ in getattr(image, "layer", [])] or [1] * len(image.getbands())
         return 4 + 2 * -(-sum(parts) // max(*parts, 1))
     return _BYTES.get(image.format or "", 0)
-
-
-def _orientation(image: Image.Image) -> Image.Transpose | None:
-    try:
-        with foreign(MediaError, "EXIF", "expected none"):
-            return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except MediaError:
-        # A picture whose EXIF is damaged is shown as stored by every viewer.
-        return None
 
 
 def _in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:

@@ -3,7 +3,7 @@
 Arrays are (height, width, channel), sizes are (height, width).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from threading import Lock
 from typing import Any, TypeAlias, TypeVar, cast
@@ -17,6 +17,7 @@ from mlx_mm.processing.arguments import unpacked
 from mlx_mm.processing.batch import as_list
 from mlx_mm.processing.decoding import decode, floats_to_bytes, to_rgb
 from mlx_mm.processing.settings import PixelSettings
+from mlx_mm.processing.shrinking import Shrink
 from mlx_mm.processing.sources import PICTURE, EncodedSource, lock_of, source_of
 
 ImageSource: TypeAlias = EncodedSource | Image.Image | npt.NDArray[Any]
@@ -31,13 +32,35 @@ def as_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     return as_list(cast("Iterable[ImageSource]", unpacked(images, batch_axes=4)), "images", ONE_IMAGE)
 
 
-def open_image(source: ImageSource, *, do_convert_rgb: bool = True) -> Image.Image:
+def open_resized(
+    source: ImageSource,
+    size: Callable[[int, int], tuple[int, int]] | None,
+    resample: int,
+    *,
+    do_convert_rgb: bool = True,
+    fast: bool = False,
+) -> Image.Image:
+    """What `resize` makes of what `open_image` reads. size: (height, width) of it -> the wanted ones; None leaves them.
+
+    fast: not to the last bit. Photos are decoded at a part of their size, and large pictures shrunk in two steps.
+    """
+    if size is None:
+        return open_image(source, do_convert_rgb=do_convert_rgb)
+    if fast and resample != Image.Resampling.NEAREST:  # which would take another pixel of a smaller picture
+        shrink = Shrink(lambda height, width: _check_target(size(height, width)), resample)
+        return open_image(source, do_convert_rgb=do_convert_rgb, shrink=shrink)
+    image = open_image(source, do_convert_rgb=do_convert_rgb)
+    return resize(image, size(image.height, image.width), resample)
+
+
+def open_image(source: ImageSource, *, do_convert_rgb: bool = True, shrink: Shrink | None = None) -> Image.Image:
     """Read one picture, whatever it comes in, as an RGB image.
 
     source: path, http(s) URL, data URI, encoded bytes, open file, Pillow image, or array: (H, W), (H, W, C) or
     (C, H, W) with 1, 3 or 4 channels, of uint8 or of floats in 0..1, which are scaled to 0..255. A file is read from
     its start and left where it was; one that cannot be seeked is read to its end.
-    do_convert_rgb=False refuses pictures that are not RGB already instead of converting them.
+    do_convert_rgb=False refuses pictures that are not RGB already instead of converting them. shrink: what it is to
+    become, see `open_resized`.
 
     Encoded pictures are turned upright by their EXIF orientation; image objects are taken as they are, as
     transformers does. Two deliberate differences from transformers: transparency is laid over white for every
@@ -45,20 +68,28 @@ def open_image(source: ImageSource, *, do_convert_rgb: bool = True) -> Image.Ima
     scaled to 8 bits (it clips them to white). Of animations the first frame is read.
     Raises MediaError for what cannot be read, including pictures above Pillow's MAX_IMAGE_PIXELS.
     """
+    image = _decoded(source, do_convert_rgb)
+    if image is None:
+        found = source_of(source, PICTURE)
+        if found is None:
+            raise MediaError(
+                f"An image was given as {type(source).__name__}; expected a path, URL, data URI, bytes, open file, "
+                "Pillow image or NumPy array. Convert it to one of these."
+            )
+        return decode(found, do_convert_rgb, shrink)
+    return image if shrink is None else shrink.resized(image)
+
+
+def _decoded(source: ImageSource, do_convert_rgb: bool) -> Image.Image | None:
+    """What is a picture already, as RGB; None for what is encoded."""
     if isinstance(source, Image.Image):
         # It may be given twice, as may the file that it is still to be read from, and one thread can read it.
         file = getattr(source, "fp", None)
         with _LOCKS[id(source) // 16 % len(_LOCKS)], nullcontext() if file is None else lock_of(file):
             return to_rgb(source, "the Pillow image", do_convert_rgb)
     if isinstance(source, np.ndarray):
-        return to_rgb(_from_array(source), f"the array of shape {source.shape}", do_convert_rgb)
-    found = source_of(source, PICTURE)
-    if found is None:
-        raise MediaError(
-            f"An image was given as {type(source).__name__}; expected a path, URL, data URI, bytes, open file, Pillow "
-            "image or NumPy array. Convert it to one of these."
-        )
-    return decode(found, do_convert_rgb)
+        return to_rgb(_from_array(source), f"the array of shape {source.shape}", do_convert_rgb, copy=False)
+    return None
 
 
 def resize(image: Image.Image, size: tuple[int, int], resample: int) -> Image.Image:

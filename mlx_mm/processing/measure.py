@@ -5,9 +5,9 @@ from collections.abc import Callable
 from PIL import ExifTags, Image
 
 from mlx_mm.errors import MediaError, foreign
-from mlx_mm.processing.decoding import TURNED
 from mlx_mm.processing.image import ImageSource, open_image
 from mlx_mm.processing.sources import PICTURE, Source, source_of
+from mlx_mm.processing.upright import TURNED
 
 
 def measured(source: ImageSource, *, do_convert_rgb: bool = True) -> tuple[int, int, Callable[[], Image.Image]]:

@@ -1,6 +1,7 @@
 """Inputs that are prepared in threads while others are computed: in order, and within bounds."""
 
 import contextlib
+import os
 import queue
 import threading
 from collections import deque
@@ -13,7 +14,8 @@ from mlx_mm.errors import InputError, MediaError, MlxMmError
 Item = TypeVar("Item")
 OnError: TypeAlias = Callable[[int, MlxMmError], None]
 
-WORKER_THREADS = 2  # decoding, resizing and NumPy's transforms release the interpreter lock
+# Decoding, resizing and NumPy's transforms release the interpreter lock. Each thread holds a picture as it is decoded.
+WORKER_THREADS = min(4, max(2, os.cpu_count() or 2))
 MAX_ITEMS_AHEAD = 8  # of one input, made before somebody takes one
 POLL_SECONDS = 0.1
 

@@ -325,7 +325,7 @@ def test_every_override_of_images_is_one_of_call() -> None:
     images = inspect.signature(Processor.images).parameters
     text = inspect.signature(Processor.text).parameters
     call = inspect.signature(Processor.__call__).parameters
-    wanted = [name for name, p in text.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    wanted = [name for name, p in [*text.items(), *images.items()] if p.kind is inspect.Parameter.KEYWORD_ONLY]
     wanted = [name for name in wanted if name not in ("task", "on_cut")]  # of `encode_text` alone
     assert sorted(wanted) == sorted(set(call) - {"self", "text", "images", "options"})
     assert call["options"].annotation == images["options"].annotation

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mlx_mm.backend.native import calls, signatures
+from mlx_mm.backend.native import calls, mel, signatures
 from mlx_mm.backend.native.calls import Floats
 
 TOLERANCE = 1e-4
@@ -82,3 +82,9 @@ def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]
     yield "mm_patches", calls.patches(library, x.reshape(1, 4, 20, 4)[:, :, :4], 2), cut, TOLERANCE
     order = np.array([4, 0, 0, 3], np.int32)
     yield "mm_take_rows", calls.take_rows(library, x[None], order), x[None, order], TOLERANCE
+
+    window, bank = np.hanning(65)[:-1], np.abs(random.standard_normal((33, 5)))
+    frames = np.stack([x.reshape(-1)[start : start + 64] for start in range(0, 257, 24)]) * window
+    power = np.abs(np.fft.rfft(frames)) ** 2 @ bank
+    found = mel.mel_powers(library, bank, window, 24)(x.reshape(-1))
+    yield "mm_mel", found.astype(np.float32), power.astype(np.float32), TOLERANCE

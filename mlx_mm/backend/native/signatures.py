@@ -70,6 +70,16 @@ class RotateCall(ctypes.Structure):
     )
 
 
+class MelCall(ctypes.Structure):
+    """mm_mel_call."""
+
+    _fields_ = (
+        *((name, _pointer) for name in ("samples", "window", "cosines")),
+        *((name, _long) for name in ("frames", "hop", "size", "filters", "first_bin", "last_bin")),
+        *((name, _pointer) for name in ("starts", "lengths", "weights", "y")),
+    )
+
+
 _WEIGHT, _PRODUCT = ctypes.POINTER(Weight), ctypes.POINTER(ProductCall)
 
 FUNCTIONS: dict[str, tuple[object, list[object]]] = {
@@ -89,6 +99,7 @@ FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "mm_gated": (_int, [_int, _pointer, _long, _pointer, _long, _long, _long, _pointer]),
     "mm_rotate": (_int, [ctypes.POINTER(RotateCall)]),
     "mm_peak": (ctypes.c_double, [_int]),
+    "mm_mel": (_int, [ctypes.POINTER(MelCall)]),
     "mm_patches": (_int, [_pointer, _long, _long, _long, _long, _long, _pointer]),
     "mm_take_rows": (_int, [_pointer, _long, _long, _long, _pointer, _long, _pointer]),
 }

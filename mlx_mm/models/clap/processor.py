@@ -7,6 +7,7 @@ stretches; `windows` all of it, one stretch after the other. The filters belong 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -85,7 +86,11 @@ class AudioSettings:
         scale = "htk" if self.truncation == "fusion" else "slaney"
         size, low, high = self.fft_window_size, self.frequency_min, self.frequency_max
         bank = mel_bank(scale, self.feature_size, size, self.sampling_rate, low, high)
-        return log_mel(samples, bank, size, self.hop_length)
+        from mlx_mm.backend.native import mel  # which loads MLX
+
+        kernel = mel.kernel_for(size)
+        make_powers = None if kernel is None else functools.partial(mel.mel_powers, kernel)
+        return log_mel(samples, bank, size, self.hop_length, make_powers)
 
 
 class AudioOptions(TypedDict, total=False):
