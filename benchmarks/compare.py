@@ -1,0 +1,211 @@
+"""How fast mlx_mm is beside other engines on this machine, in turns.
+
+    python benchmarks/compare.py vit [--engines torch onnxruntime …] [--turns 5] [--json F] [--png F]
+
+Works: see `works.py`, or --help. Each engine is a process of its own that lives to the end; in each turn each runs
+once, in an order that moves on by one, and the first turn warms up. Beside every turn the machine's peaks are measured.
+Engines whose packages are not here are named and left out: pip install '.[reference]' onnx onnxruntime openvino nncf
+gguf, and for llama.cpp `npm install node-llama-cpp`, whose folder LLAMA_FOLDER names. What is written once (checkpoints,
+exported models) is kept in --folder for the next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import machine
+import numpy as np
+from peers import ENGINES
+from peers.ours import BITS
+from reports import draw, table
+from workers import Case, MissingError, Taken, Worker, cpus, serve
+from works import WORKS, Work
+
+FOLDER = Path(tempfile.gettempdir()) / "mlx_mm-benchmarks"
+
+
+def prepare(engine: str, work: Work, folder: Path):
+    """A function from the cases of a work to an engine's runs; an engine that is not here has that for its answer."""
+    kind, made = ENGINES[engine], []
+
+    def ready(case: Case):
+        if not made:
+            module = importlib.import_module(f"peers.{kind.file}")
+            made.append(module.prepare(work.kind, folder, kind.variant))
+        return made[0](case)
+
+    return ready
+
+
+def write(name: str, folder: Path, engines: list[str]) -> None:
+    """What is not there yet of a work's checkpoints, each in a process of its own, so that memory is given back."""
+    variants = dict.fromkeys(ENGINES[engine].variant for engine in engines if ENGINES[engine].file == "ours")
+    for what in ("source", *filter(None, variants)):
+        if not (folder / what / "config.json").exists():
+            print(f"writing {folder / what}", file=sys.stderr, flush=True)
+            subprocess.run([sys.executable, __file__, name, "--write", what, "--folder", str(folder.parent)], check=True)
+
+
+def measure(
+    workers: list[Worker], work: Work, case: Case, turns: int, settle: float
+) -> tuple[dict[str, list[Taken]], list[dict[str, float]], dict[str, np.ndarray]]:
+    """What each engine took in each turn, the machine's peaks in each, and the results."""
+    taken: dict[str, list[Taken]] = {worker.name: [] for worker in workers}
+    peaks, results = [], {}
+    peaking = Worker("peaks", [sys.executable, str(Path(__file__).with_name("machine.py"))], peaks_file(workers), {})
+    for turn in range(turns + 1):
+        moved = workers[turn % len(workers) :] + workers[: turn % len(workers)]
+        round_ = {}
+        for worker in moved:
+            time.sleep(settle)  # idle threads of the one before spin for a while
+            round_[worker.name] = worker.run(case)
+        time.sleep(settle)
+        if peaking.run({}) and turn:
+            peaks.append(dict(zip(machine.PEAKS, peaking.result().tolist(), strict=True)))
+        for worker in workers:
+            if turn == 0 and round_[worker.name] and (result := worker.result()) is not None:
+                results[worker.name] = result
+            if turn and round_[worker.name]:
+                taken[worker.name].append(round_[worker.name])
+        line = ", ".join(f"{name} {1e3 * one.seconds:.0f}" for name, one in round_.items() if one)
+        print(f"{case}, turn {turn} of {turns}: {line} ms", file=sys.stderr, flush=True)
+    peaking.stop()
+    return {name: each for name, each in taken.items() if each}, peaks, results
+
+
+def peaks_file(workers: list[Worker]) -> Path:
+    """Where the process that measures them puts them."""
+    return workers[0].out.with_name("peaks.npy")
+
+
+def row(work: Work, case: Case, engine: str, taken: dict[str, list[Taken]], peaks, results) -> dict:
+    """An engine's numbers in a case. Ratios are of turns, and then their median."""
+    units, own = work.units(case), taken[engine]
+    seconds = [one.seconds for one in own]
+    found = {
+        "case": case,
+        "engine": engine,
+        "milliseconds": spread([1e3 * s / units for s in seconds]),
+        "memory_gb": max(one.memory for one in own) / 1e9,
+    }
+    base = taken.get(work.base)
+    if base and len(base) == len(own):
+        pairs = list(zip(base, own, strict=True))
+        found["ratio"] = spread([a.seconds / b.seconds for a, b in pairs])
+        if all(one.processor for pair in pairs for one in pair):
+            found["ratio_of_processor_time"] = statistics.median(a.processor / b.processor for a, b in pairs)
+    limit, rate = ("read", work.memory(case)) if work.memory(case) else (product_peak(engine), work.operations(case))
+    shares = [rate / s / turn[limit] for s, turn in zip(seconds, peaks, strict=False) if turn[limit] > 0]
+    if rate and shares:
+        found |= {"limit": limit, "share": spread(shares), "rate": rate / statistics.median(seconds)}
+    if engine in results and work.base in results and engine not in work.unlike and work.base not in work.unlike:
+        found["distance"] = distance(results[engine], results[work.base])
+    return found
+
+
+def product_peak(engine: str) -> str:
+    """Which peak the products of an engine have for a limit."""
+    return "int8" if any(word in engine for word in ("bit", "int8", "Q4")) else "float32"
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float | None:
+    """1 − cosine of the rows that are farthest apart; None for other shapes."""
+    if a.size != b.size:
+        return None
+    a, b = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (a, b))
+    cosines = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    return float(1 - cosines.min())
+
+
+def spread(values: list[float]) -> list[float]:
+    """Median, least, most."""
+    return [statistics.median(values), min(values), max(values)]
+
+
+def compare(name: str, arguments: argparse.Namespace) -> dict:
+    """Everything that is known of a work afterwards."""
+    work = WORKS[name]
+    engines = arguments.engines or list(work.engines)
+    cases = [case for case in work.cases if not arguments.cases or {*map(str, case.values())} & {*arguments.cases}]
+    folder = arguments.folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write(name, folder, engines)
+    before, start = os.getloadavg(), time.perf_counter()
+    rows, left_out, all_peaks = [], {}, []
+    with tempfile.TemporaryDirectory() as temporary:
+        workers = []
+        for engine in engines:
+            command = [sys.executable, __file__, name, "--serve", engine, "--folder", str(arguments.folder)]
+            out = Path(temporary) / f"{ENGINES[engine].file}-{len(workers)}.npy"
+            workers.append(Worker(engine, command, out, dict(ENGINES[engine].environment)))
+        for case in cases:
+            able = [worker for worker in workers if work.takes(worker.name, case) and not worker.why_not]
+            taken, peaks, results = measure(able, work, case, arguments.turns or work.turns, arguments.settle)
+            all_peaks += peaks
+            rows += [row(work, case, engine, taken, peaks, results) for engine in taken]
+            for worker in able:
+                if worker.why_not:
+                    left_out[f"{worker.name}, {case}"] = worker.why_not
+                    worker.why_not = "" if worker.process.poll() is None else worker.why_not
+        for worker in workers:
+            worker.stop()
+    return {
+        "work": name,
+        "about": work.about,
+        "unit": work.unit,
+        "base": work.base,
+        "turns": arguments.turns or work.turns,
+        "rows": rows,
+        "left_out": left_out,
+        "peaks": {key: spread([turn[key] for turn in all_peaks]) for key in machine.PEAKS} if all_peaks else {},
+        "load": {"before": before, "after": os.getloadavg()},
+        "seconds": time.perf_counter() - start,
+        **machine.describe(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", choices=WORKS, nargs="+", help="what is timed")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, metavar="NAME", help=f"of {', '.join(ENGINES)}")
+    parser.add_argument("--cases", nargs="+", metavar="VALUE", help="only those with such a value, as 8 or decode")
+    parser.add_argument("--turns", type=int, help="after the first one (default: 5, of long works fewer)")
+    parser.add_argument("--settle", type=float, default=0.2, help="seconds of rest before a run (default: 0.2)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"of checkpoints (default: {FOLDER})")
+    parser.add_argument("--json", type=Path, help="write everything there")
+    parser.add_argument("--png", type=Path, help="draw the medians there; needs matplotlib")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--write", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    name = arguments.work[0]
+    if arguments.serve:
+        out = Path(os.environ["MLX_MM_BENCHMARK_OUT"])
+        serve(prepare(arguments.serve, WORKS[name], arguments.folder / name), out)
+    elif arguments.write == "source":
+        WORKS[name].write(arguments.folder / name / "source")
+    elif arguments.write:
+        from peers import ours
+
+        ours.convert(arguments.folder / name, arguments.write, everything=WORKS[name].kind == "patches")
+    else:
+        found = []
+        for name in arguments.work:
+            found.append(compare(name, arguments))
+            print(table(found[-1]), flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(found, indent=1))
+        if arguments.png:
+            draw(found, arguments.png)
+
+
+if __name__ == "__main__":
+    main()
