@@ -5,8 +5,8 @@
 Works: see `works.py`, or --help. Each engine is a process of its own that lives to the end; in each turn each runs
 once, in an order that moves on by one, and the first turn warms up. Beside every turn the machine's peaks are measured.
 Engines whose packages are not here are named and left out: pip install '.[reference]' onnx onnxruntime openvino nncf
-gguf, and for llama.cpp `npm install node-llama-cpp`, whose folder LLAMA_FOLDER names. What is written once (checkpoints,
-exported models) is kept in --folder for the next time.
+gguf, and for llama.cpp `npm install node-llama-cpp@3.21.1` in the folder that LLAMA_FOLDER names. What is written once
+(checkpoints, exported models) is kept in --folder for the next time.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from pathlib import Path
 import machine
 import numpy as np
 from peers import ENGINES
-from peers.ours import BITS
 from reports import draw, table
-from workers import Case, MissingError, Taken, Worker, cpus, serve
+from workers import Case, Taken, Worker, serve
 from works import WORKS, Work
 
 FOLDER = Path(tempfile.gettempdir()) / "mlx_mm-benchmarks"
@@ -52,7 +51,9 @@ def write(name: str, folder: Path, engines: list[str]) -> None:
     for what in ("source", *filter(None, variants)):
         if not (folder / what / "config.json").exists():
             print(f"writing {folder / what}", file=sys.stderr, flush=True)
-            subprocess.run([sys.executable, __file__, name, "--write", what, "--folder", str(folder.parent)], check=True)
+            subprocess.run(
+                [sys.executable, __file__, name, "--write", what, "--folder", str(folder.parent)], check=True
+            )
 
 
 def measure(

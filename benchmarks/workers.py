@@ -15,15 +15,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 OUT = "MLX_MM_BENCHMARK_OUT"  # where a process finds the path for its results
 Case = dict[str, Any]
-# Runs once. Gives a result that the other engines' is compared with (or None), and the seconds where the clock is
-# to stand still for a part of the run.
-Run = Callable[[], "np.ndarray | None | tuple[np.ndarray | None, float]"]
+Run = Callable[[], "np.ndarray | Timed | None"]  # its result, with which those of the other engines are compared
+
+
+class Timed(NamedTuple):
+    """The result of a run that has measured itself: seconds, and what another process took for it."""
+
+    result: np.ndarray | None
+    seconds: float
+    processor: float | None = None
+    memory: int | None = None
 
 
 class MissingError(Exception):
@@ -66,13 +73,14 @@ def _timed(run: Run, out: Path) -> list[float]:
     _forget_most_memory()
     start = time.perf_counter(), time.process_time()
     result = run()
-    taken = time.perf_counter() - start[0], time.process_time() - start[1]
-    if isinstance(result, tuple):
-        result, seconds = result
-        taken = seconds, taken[1]
+    taken = [time.perf_counter() - start[0], time.process_time() - start[1], _most_memory()]
+    if isinstance(result, Timed):
+        measured = (result.seconds, result.processor, result.memory)
+        taken = [own if given is None else given for own, given in zip(taken, measured, strict=True)]
+        result = result.result
     if result is not None:
         np.save(out, result)
-    return [*taken, _most_memory()]
+    return taken
 
 
 def _forget_most_memory() -> None:
@@ -102,7 +110,13 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", OUT: str(out), **environment},
+                env={
+                    **os.environ,
+                    "HF_HUB_OFFLINE": "1",
+                    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+                    OUT: str(out),
+                    **environment,
+                },
             )
         if self._answer() != "ready":
             self._fail("it did not start")

@@ -58,9 +58,9 @@ def vit(case: Case) -> float:
 GLM_LAYER = 2 * 4096 * 4096 + 2 * 256 * 4096 + 3 * 4096 * 13696
 # Of GLM-4.6V: queries and output, keys and values, and of the experts the eight chosen ones, the shared one, the router
 MOE_LAYER = 2 * 4096 * 12288 + 2 * 1024 * 4096 + 9 * 3 * 4096 * 1408 + 128 * 4096
-GLM_LAYERS, MOE_LAYERS, VISION_LAYERS = 4, 1, 24
+GLM_LAYERS, MOE_LAYERS, VISION_LAYERS = 2, 1, 24
 FOUR_BITS = 4.5 / 8  # bytes of a weight with its group's scale and bias, in MLX's layout (64) as in llama.cpp's (32)
-DECODED = 8  # tokens in a run
+DECODED = 4  # tokens in a run
 
 
 def language(parameters: int, layers: int, heads: int) -> Count:

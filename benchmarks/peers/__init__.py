@@ -1,6 +1,6 @@
 """The engines that `compare.py` knows, one file for each library.
 
-`ENGINES` says of each which file has it, what that file is to make of it, and what its process finds in its environment.
+`ENGINES` says of each which file has it, what the file is to make of it, and what its process has in its environment.
 """
 
 from typing import NamedTuple

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+from workers import Case, MissingError, Run, cpus
+
 from peers.exported import exported, pixels_of
 from peers.ours import started
-from workers import Case, MissingError, Run, cpus
 
 
 def prepare(kind: str, folder: Path, variant: str):

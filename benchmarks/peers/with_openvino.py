@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from peers.exported import exported, pixels_of
 from workers import Case, MissingError, Run, cpus
+
+from peers.exported import exported, pixels_of
 
 
 def prepare(kind: str, folder: Path, variant: str):

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from peers.ours import patches, started
 from workers import Case, MissingError, Run, cpus
+
+from peers.ours import patches, started
 
 
 def prepare(kind: str, folder: Path, variant: str):
