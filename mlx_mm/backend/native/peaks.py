@@ -1,6 +1,5 @@
 """How fast this machine computes and reads, measured now: what no engine can pass."""
 
-import ctypes
 from typing import NamedTuple
 
 from mlx_mm.backend import blas
@@ -21,8 +20,6 @@ class Peaks(NamedTuple):
 def measure_peaks() -> Peaks:
     """Some tenths of a second of work."""
     library = open_library()
-    peak = None if library is None else getattr(library, "mm_peak", None)
-    if peak is None:
+    if library is None:
         return Peaks(blas.measure_gflops())
-    peak.restype, peak.argtypes = ctypes.c_double, [ctypes.c_int32]
-    return Peaks(*(float(peak(kind)) for kind in range(3)))
+    return Peaks(*(float(library.mm_peak(kind)) for kind in range(3)))
