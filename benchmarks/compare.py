@@ -25,10 +25,11 @@ from pathlib import Path
 import machine
 import numpy as np
 from peers import ENGINES
-from reports import draw, table
+from reports import draw, insert, named, table
 from workers import Case, Taken, Worker, serve
 from works import WORKS, Work
 
+HERE = Path(__file__).parent
 FOLDER = Path(tempfile.gettempdir()) / "mlx_mm-benchmarks"
 
 
@@ -57,12 +58,12 @@ def write(name: str, folder: Path, engines: list[str]) -> None:
 
 
 def measure(
-    workers: list[Worker], work: Work, case: Case, turns: int, settle: float
+    workers: list[Worker], case: Case, turns: int, settle: float
 ) -> tuple[dict[str, list[Taken]], list[dict[str, float]], dict[str, np.ndarray]]:
     """What each engine took in each turn, the machine's peaks in each, and the results."""
     taken: dict[str, list[Taken]] = {worker.name: [] for worker in workers}
     peaks, results = [], {}
-    peaking = Worker("peaks", [sys.executable, str(Path(__file__).with_name("machine.py"))], peaks_file(workers), {})
+    peaking = Worker("peaks", [sys.executable, str(HERE / "machine.py")], peaks_file(workers), {})
     for turn in range(turns + 1):
         moved = workers[turn % len(workers) :] + workers[: turn % len(workers)]
         round_ = {}
@@ -78,7 +79,7 @@ def measure(
             if turn and round_[worker.name]:
                 taken[worker.name].append(round_[worker.name])
         line = ", ".join(f"{name} {1e3 * one.seconds:.0f}" for name, one in round_.items() if one)
-        print(f"{case}, turn {turn} of {turns}: {line} ms", file=sys.stderr, flush=True)
+        print(f"{named(case)}, turn {turn} of {turns}: {line} ms", file=sys.stderr, flush=True)
     peaking.stop()
     return {name: each for name, each in taken.items() if each}, peaks, results
 
@@ -105,9 +106,14 @@ def row(work: Work, case: Case, engine: str, taken: dict[str, list[Taken]], peak
         if all(one.processor for pair in pairs for one in pair):
             found["ratio_of_processor_time"] = statistics.median(a.processor / b.processor for a, b in pairs)
     limit, rate = ("read", work.memory(case)) if work.memory(case) else (product_peak(engine), work.operations(case))
-    shares = [rate / s / turn[limit] for s, turn in zip(seconds, peaks, strict=False) if turn[limit] > 0]
-    if rate and shares:
-        found |= {"limit": limit, "share": spread(shares), "rate": rate / statistics.median(seconds)}
+    known = [(one, turn[limit]) for one, turn in zip(own, peaks, strict=False) if turn[limit] > 0]
+    if rate and known:
+        found |= {"limit": limit, "rate": rate / statistics.median(seconds)}
+        found["share"] = spread([rate / one.seconds / peak for one, peak in known])
+        # What it would be if no other process took time from this one
+        found["share_of_processor_time"] = statistics.median(
+            rate * machine.cpus() / one.processor / peak for one, peak in known
+        )
     if engine in results and work.base in results and engine not in work.unlike and work.base not in work.unlike:
         found["distance"] = distance(results[engine], results[work.base])
     return found
@@ -132,30 +138,30 @@ def spread(values: list[float]) -> list[float]:
     return [statistics.median(values), min(values), max(values)]
 
 
-def compare(name: str, arguments: argparse.Namespace) -> dict:
-    """Everything that is known of a work afterwards."""
+def compare(
+    name: str, folder: Path, engines: list[str] | None, cases: list[Case] | None, turns: int | None, settle: float
+) -> dict:
+    """Everything that is known of a work afterwards. engines, cases, turns: None for those of the work."""
     work = WORKS[name]
-    engines = arguments.engines or list(work.engines)
-    cases = [case for case in work.cases if not arguments.cases or {*map(str, case.values())} & {*arguments.cases}]
-    folder = arguments.folder / name
-    folder.mkdir(parents=True, exist_ok=True)
-    write(name, folder, engines)
+    engines, cases, turns = engines or list(work.engines), cases or list(work.cases), turns or work.turns
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    write(name, folder / name, engines)
     before, start = os.getloadavg(), time.perf_counter()
     rows, left_out, all_peaks = [], {}, []
     with tempfile.TemporaryDirectory() as temporary:
         workers = []
-        for engine in engines:
-            command = [sys.executable, __file__, name, "--serve", engine, "--folder", str(arguments.folder)]
-            out = Path(temporary) / f"{ENGINES[engine].file}-{len(workers)}.npy"
+        for number, engine in enumerate(engines):
+            command = [sys.executable, str(HERE / "compare.py"), name, "--serve", engine, "--folder", str(folder)]
+            out = Path(temporary) / f"{number}.npy"
             workers.append(Worker(engine, command, out, dict(ENGINES[engine].environment)))
         for case in cases:
             able = [worker for worker in workers if work.takes(worker.name, case) and not worker.why_not]
-            taken, peaks, results = measure(able, work, case, arguments.turns or work.turns, arguments.settle)
+            taken, peaks, results = measure(able, case, turns, settle) if able else ({}, [], {})
             all_peaks += peaks
             rows += [row(work, case, engine, taken, peaks, results) for engine in taken]
             for worker in able:
                 if worker.why_not:
-                    left_out[f"{worker.name}, {case}"] = worker.why_not
+                    left_out[f"{worker.name}, {named(case)}"] = worker.why_not
                     worker.why_not = "" if worker.process.poll() is None else worker.why_not
         for worker in workers:
             worker.stop()
@@ -164,7 +170,7 @@ def compare(name: str, arguments: argparse.Namespace) -> dict:
         "about": work.about,
         "unit": work.unit,
         "base": work.base,
-        "turns": arguments.turns or work.turns,
+        "turns": turns,
         "rows": rows,
         "left_out": left_out,
         "peaks": {key: spread([turn[key] for turn in all_peaks]) for key in machine.PEAKS} if all_peaks else {},
@@ -182,6 +188,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, help="after the first one (default: 5, of long works fewer)")
     parser.add_argument("--settle", type=float, default=0.2, help="seconds of rest before a run (default: 0.2)")
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"of checkpoints (default: {FOLDER})")
+    parser.add_argument("--document", type=Path, help="put the tables there, between the marks of each work")
     parser.add_argument("--json", type=Path, help="write everything there")
     parser.add_argument("--png", type=Path, help="draw the medians there; needs matplotlib")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -200,8 +207,13 @@ def main() -> None:
     else:
         found = []
         for name in arguments.work:
-            found.append(compare(name, arguments))
+            wanted = {*(arguments.cases or ())}
+            cases = [case for case in WORKS[name].cases if not wanted or wanted & {*map(str, case.values())}]
+            options = (arguments.engines, cases, arguments.turns, arguments.settle)
+            found.append(compare(name, arguments.folder, *options))
             print(table(found[-1]), flush=True)
+            if arguments.document:
+                insert(arguments.document, name, table(found[-1]))
         if arguments.json:
             arguments.json.write_text(json.dumps(found, indent=1))
         if arguments.png:

@@ -19,12 +19,28 @@ def table(found: dict) -> str:
         cells.append(f"{row['ratio_of_processor_time']:.2f}" if "ratio_of_processor_time" in row else "")
         limit = row.get("limit")
         cells.append(f"{row['rate'] / 1e9:.0f} {UNITS[limit][0]}" if limit else "")
-        cells.append(f"{100 * row['share'][0]:.0f} % of {UNITS[limit][1]}" if limit else "")
+        cells.append(share(row) if limit else "")
         cells.append(f"{row['memory_gb']:.2f}")
         cells.append(f"{row['distance']:.1e}" if row.get("distance") is not None else "")
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *notes(found)]
     return "\n".join(lines) + "\n"
+
+
+def share(row: dict) -> str:
+    """Of the peak, and by processor time, which other processes do not lengthen."""
+    wall, own = 100 * row["share"][0], 100 * row["share_of_processor_time"]
+    return f"{wall:.0f} % of {UNITS[row['limit']][1]} ({own:.0f} % of CPU time)"
+
+
+def insert(document: Path, name: str, text: str) -> None:
+    """Puts a table between the marks <!-- name --> and <!-- /name --> of a document."""
+    whole, marks = document.read_text("utf-8"), (f"<!-- {name} -->", f"<!-- /{name} -->")
+    before, first, rest = whole.partition(marks[0])
+    _, last, after = rest.partition(marks[1])
+    if not first or not last:
+        raise SystemExit(f"{document} has no marks {' '.join(marks)}")
+    document.write_text(f"{before}{first}\n{text.strip()}\n{last}{after}", "utf-8")
 
 
 def notes(found: dict) -> list[str]:
@@ -75,3 +91,15 @@ def draw(found: list[dict], path: Path) -> None:
         axis.tick_params(labelsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
+
+
+def growth_table(about: str, found: dict) -> str:
+    """Milliseconds of each engine over the sizes of a plan."""
+    sizes = list(dict.fromkeys(row["case"][found["key"]] for row in found["rows"]))
+    lines = [f"| {about}: ms a {found['unit']} | " + " | ".join(f"{size:,}" for size in sizes) + " |"]
+    lines.append("|---" * (len(sizes) + 1) + "|")
+    for engine in dict.fromkeys(row["engine"] for row in found["rows"]):
+        cells = {row["case"][found["key"]]: row["milliseconds"] for row in found["rows"] if row["engine"] == engine}
+        shown = [ranged(cells[size]) if size in cells else "" for size in sizes]
+        lines.append(f"| {engine} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
