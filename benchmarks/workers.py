@@ -119,7 +119,7 @@ class Worker:
                 },
             )
         if self._answer() != "ready":
-            self._fail("it did not start")
+            self._fail("the process did not start", log=True)
 
     def run(self, case: Case) -> Taken | None:
         """None where it failed, now or before."""
@@ -128,10 +128,10 @@ class Worker:
         try:
             print(json.dumps(case), file=self.process.stdin, flush=True)
         except OSError:
-            return self._fail("it ended")
+            return self._fail("the process ended", log=True)
         line = self._answer()
         if not line.startswith("{"):
-            return self._fail("it ended")
+            return self._fail("the process ended", log=True)
         answer = json.loads(line)
         return self._fail(answer["error"]) if "error" in answer else Taken(*answer["taken"])
 
@@ -151,6 +151,7 @@ class Worker:
     def _answer(self) -> str:
         return self.process.stdout.readline().strip()
 
-    def _fail(self, why: str) -> None:
-        last = self.log.read_text(errors="replace").strip().splitlines()[-1:] if why.startswith("it ") else []
+    def _fail(self, why: str, *, log: bool = False) -> None:
+        """log: with the last line that it wrote there."""
+        last = self.log.read_text(errors="replace").strip().splitlines()[-1:] if log else []
         self.why_not = ": ".join([why, *last])

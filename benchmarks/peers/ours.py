@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -153,9 +154,16 @@ def cold(checkpoint: Path, variant: str, case: Case) -> Run:
 def started(code: str, checkpoint: Path | str, out: Path) -> Run:
     """A run that is a Python process, which is told a checkpoint and where its vector goes."""
 
-    def run() -> np.ndarray:
-        subprocess.run([sys.executable, "-c", code, str(checkpoint), str(out)], check=True, stdout=sys.stderr)
+    def run() -> Timed:
+        start = time.perf_counter()
+        process = subprocess.Popen([sys.executable, "-c", code, str(checkpoint), str(out)], stdout=sys.stderr)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"a process ended with {process.returncode}")
         vector = np.load(out)
-        return vector / np.linalg.norm(vector)
+        memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return Timed(vector / np.linalg.norm(vector), seconds, usage.ru_utime + usage.ru_stime, memory)
 
     return run
