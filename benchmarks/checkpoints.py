@@ -91,7 +91,7 @@ def _write(folder: Path, config: dict[str, Any], shapes: list[tuple[str, tuple[i
     for name, shape in sorted(shapes):
         noise = np.asarray(random.standard_normal(shape, dtype=np.float32))
         if len(shape) < 2:
-            weights[name] = np.float32(name.endswith("weight")) + np.float32(0.1) * noise
+            weights[name] = np.asarray(np.float32(name.endswith("weight")) + np.float32(0.1) * noise)
         else:
             embedding = "embed" in name and "patch" not in name
             weights[name] = noise * np.float32(0.5 if embedding else float(np.prod(shape[1:])) ** -0.5)

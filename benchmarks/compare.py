@@ -15,6 +15,7 @@ import argparse
 import importlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -199,7 +200,11 @@ def main() -> None:
         out = Path(os.environ["MLX_MM_BENCHMARK_OUT"])
         serve(prepare(arguments.serve, WORKS[name], arguments.folder / name), out)
     elif arguments.write == "source":
-        WORKS[name].write(arguments.folder / name / "source")
+        whole = arguments.folder / name / "source"
+        part = whole.with_name("source.part")  # what is there under its own name is complete
+        shutil.rmtree(part, ignore_errors=True)
+        WORKS[name].write(part)
+        part.rename(whole)
     elif arguments.write:
         from peers import ours
 

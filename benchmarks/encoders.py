@@ -33,6 +33,7 @@ def make_batch(config: dict, kind: str, count: int, tokens: int) -> np.ndarray:
     random = np.random.default_rng(0)
     if kind == "text":
         text = config["text_config"]
+        text = {**text, **text.get("hf_model_config_kwargs", {})}
         ids = random.integers(3, text.get("vocab_size", 250002), (count, tokens))
         ids[:, -1] = text.get("eos_token_id", 2)
         return ids

@@ -30,17 +30,18 @@ def exported(folder: Path) -> Path:
             def forward(self, pixels):
                 return self.model(pixel_values=pixels).pooler_output
 
-        side = model.config.image_size
+        side, part = model.config.image_size, path.with_suffix(".part")
         with torch.inference_mode():
             torch.onnx.export(
                 Pooled().eval(),
                 (torch.zeros(2, 3, side, side),),
-                path,
+                part,
                 input_names=["pixels"],
                 output_names=["vectors"],
                 dynamic_axes={"pixels": {0: "batch"}, "vectors": {0: "batch"}},
                 dynamo=False,  # the other exporter needs onnxscript
             )
+        part.rename(path)
     return path
 
 

@@ -28,7 +28,9 @@ def prepare(kind: str, folder: Path, variant: str):
         raise MissingError(f"node-llama-cpp is not in {modules.parent}: npm install node-llama-cpp, and LLAMA_FOLDER")
     path = folder / f"{variant}.gguf"
     if not path.exists():
-        write(path, json.loads((folder / "source" / "config.json").read_text())["text_config"])
+        part = path.with_suffix(".part")
+        write(part, json.loads((folder / "source" / "config.json").read_text())["text_config"])
+        part.rename(path)
     return functools.partial(answer, started(modules, path))
 
 

@@ -36,9 +36,11 @@ def quantised(path: Path) -> Path:
     if not out.exists():
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
+        part = out.with_suffix(".part")
         quantize_dynamic(
-            path, out, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+            path, part, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
         )
+        part.rename(out)
     return out
 
 
