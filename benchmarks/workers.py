@@ -147,6 +147,7 @@ class Worker:
             self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
+        self.process.stdout.close()
 
     def _answer(self) -> str:
         return self.process.stdout.readline().strip()
