@@ -101,10 +101,10 @@ WORKS = {
         "image",
         partial(checkpoints.write_jina, text_layers=1, vision_layers=24),
         ({"batch": 1}, {"batch": 2}),
-        FLOATS,
+        ("mlx_mm", "mlx_mm 8 bit", "mlx_mm pure", "torch"),
         "picture",
         operations=lambda case: case["batch"] * encoder(24, 1024, 2730, 1297, 3),
-        turns=3,
+        most=(("mlx_mm pure", "batch", 1),),
     ),
     "jina-text": Work(
         "Jina CLIP v2, one text",
@@ -114,7 +114,7 @@ WORKS = {
         FLOATS,
         "text",
         operations=lambda case: case["batch"] * encoder(24, 1024, 4096, case["tokens"]),
-        most=(("mlx_mm pure", "tokens", 2048),),
+        most=(("mlx_mm pure", "tokens", 512),),
     ),
     "jina-text-8192": Work(
         "Jina CLIP v2, one text of 8,192 tokens",
@@ -186,6 +186,5 @@ WORKS = {
         ("mlx_mm", "mlx_mm 8 bit", "mlx_mm pure", "torch", "onnxruntime"),
         "start",
         units=lambda case: 1,
-        turns=5,
     ),
 }
