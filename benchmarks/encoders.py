@@ -33,6 +33,7 @@ def make_batch(config: dict, kind: str, count: int, tokens: int) -> np.ndarray:
     random = np.random.default_rng(0)
     if kind == "text":
         text = config["text_config"]
+        text = {**text, **text.get("hf_model_config_kwargs", {})}
         ids = random.integers(3, text.get("vocab_size", 250002), (count, tokens))
         ids[:, -1] = text.get("eos_token_id", 2)
         return ids
@@ -57,7 +58,8 @@ def mlx_forward(folder: Path):
     return forward
 
 
-def torch_forward(folder: Path):
+def torch_forward(folder: Path, dtype=None):
+    """dtype: of torch; None for float32."""
     sys.modules["torchvision"] = None  # not needed, and in the way where it does not fit the torch
     import torch
     from transformers import AutoModel
@@ -65,15 +67,16 @@ def torch_forward(folder: Path):
     torch.set_num_threads(turns.cpus())
     if json.loads((folder / "config.json").read_text())["model_type"] == "jina_clip":
         return jina_forward(folder)
-    model = AutoModel.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32).eval()
+    dtype = dtype or torch.float32
+    model = AutoModel.from_pretrained(folder, attn_implementation="sdpa", dtype=dtype).eval()
 
     def forward(kind: str, values: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             if kind == "text":
                 return model.get_text_features(input_ids=torch.from_numpy(values)).pooler_output.numpy()
-            pixels = torch.from_numpy(values.transpose(0, 3, 1, 2).copy())
+            pixels = torch.from_numpy(values.transpose(0, 3, 1, 2).copy()).to(dtype)
             run = getattr(model, "get_image_features", model)
-            return run(pixel_values=pixels).pooler_output.numpy()
+            return run(pixel_values=pixels).pooler_output.float().numpy()
 
     return forward
 

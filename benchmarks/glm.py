@@ -67,15 +67,13 @@ CONFIG = {
 }
 
 
-def write(folder: Path, layers: int) -> None:
-    """The checkpoint, tensor by tensor."""
+def write(folder: Path, config: dict) -> None:
+    """A checkpoint of that config.json, tensor by tensor."""
     sys.path.append(str(Path(__file__).parents[1] / "tests"))
     from glm_side_files import write_glm_side_files
     from glm_tiny import glm_shapes
 
     folder.mkdir(parents=True)
-    config = json.loads(json.dumps(CONFIG))
-    config["text_config"]["num_hidden_layers"] = layers
     drawn = np.random.default_rng(0).standard_normal(BLOCK, dtype=np.float32)
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     for name, shape in sorted(glm_shapes(config)):
@@ -173,7 +171,9 @@ def main() -> None:
         return
     start = time.perf_counter()
     if arguments.stage == "write":
-        write(folder / "source", arguments.layers)
+        config = json.loads(json.dumps(CONFIG))
+        config["text_config"]["num_hidden_layers"] = arguments.layers
+        write(folder / "source", config)
         result = {"seconds": time.perf_counter() - start}
     elif arguments.stage == "convert":
         result = convert(folder, arguments.bits, arguments.recipe)

@@ -25,6 +25,7 @@ COMMANDS = {
     **dict.fromkeys(("download", "pull", "fetch"), "A model is downloaded when it is first named: mlx_mm info MODEL."),
     **dict.fromkeys(("show", "inspect", "describe-model", "doctor", "env"), "info"),
     **dict.fromkeys(("repl", "talk"), "chat"),
+    **dict.fromkeys(("benchmark", "perf", "speed", "speedtest"), "bench"),
     "example": "demo",
     "help": "--help",
     "version": "--version",
@@ -96,6 +97,10 @@ OPTIONS = {
     },
     "demo": {
         **dict.fromkeys(("--output", "-o", "--save"), "--out"),
+    },
+    "bench": {
+        **dict.fromkeys(("--runs", "--iterations", "--iters", "--repeat", "--repetitions", "-n", "-r"), "--turns"),
+        **dict.fromkeys(("--batch-size", "--bs"), "--batch"),
     },
     "models": {
         **dict.fromkeys(("--delete", "--rm", "--uninstall"), "--remove"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mlx_mm import __version__
 from mlx_mm.checkpoint import undisturbed
-from mlx_mm.cli import INTERRUPTED, chat, classify, completion, convert, demo, embed, generate, info, models
+from mlx_mm.cli import INTERRUPTED, bench, chat, classify, completion, convert, demo, embed, generate, info, models
 from mlx_mm.cli.notes import note, warnings_as_notes
 from mlx_mm.cli.option_names import naming_options
 from mlx_mm.cli.output import abandon, flush, prepare_streams, say
@@ -23,6 +23,7 @@ COMMANDS = {
     "generate": generate.COMMAND,
     "chat": chat.COMMAND,
     "models": models.COMMAND,
+    "bench": bench.COMMAND,
     "completion": completion.COMMAND,
 }
 ERROR = 1  # one that the user can mend; argparse itself ends with 2 for wrong usage
