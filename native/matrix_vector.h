@@ -11,7 +11,7 @@ constexpr int64_t kBytesPerJob = 1 << 16;   // of a weight
 constexpr int64_t kMostNumbers = 64;        // of one row that a job computes
 constexpr int kAtOnce = 4;                  // rows of a weight
 // Bytes that are asked for before they are needed, one after the other as they lie, which a processor goes on with.
-constexpr int64_t kAhead = 1 << 14;
+constexpr int64_t kBytesAhead = 1 << 14;
 
 // One row: high and low bytes as `codes_in` has the codes, filled up to whole blocks; scales and sums of its steps.
 struct Row {
@@ -58,7 +58,7 @@ MM_KERNEL void dots(int64_t steps, int64_t step, const WeightRows& w, const Row*
   const int shift = __builtin_ctzll(blocks * 16) - 4;  // of a lane's number among those of W steps -> step
   vf acc[R][N] = {};
   const uint8_t *p = w.codes, *end = p + w.bytes;
-  const uint8_t* ahead = p + (N * w.bytes < kAhead ? kAhead : N * w.bytes);
+  const uint8_t* ahead = p + (N * w.bytes < kBytesAhead ? kBytesAhead : N * w.bytes);
   const int8_t *high[R], *low[R];
 #pragma GCC unroll 2
   for (int r = 0; r < R; r++) high[r] = rows[r].high, low[r] = rows[r].low;

@@ -101,7 +101,8 @@ def describe_machine() -> dict[str, object]:
     import platform
     from importlib import metadata
 
-    from mlx_mm.backend import blas, device
+    from mlx_mm.backend.cpus import usable_cpus
+from mlx_mm.backend import blas, device
     from mlx_mm.backend.native.library import native_status
     from mlx_mm.backend.native.peaks import measure_peaks
 
@@ -112,7 +113,7 @@ def describe_machine() -> dict[str, object]:
         "versions": {**versions, "python": platform.python_version()},
         "processor": processor_name(),
         "device": "cpu" if device.on_cpu() else "gpu",
-        "cpus": blas.usable_cpus(),
+        "cpus": usable_cpus(),
         "kernels": {"active": native.active, "reason": native.reason, "threads": native.threads},
         "peaks": {name: round(value, 1) for name, value in peaks._asdict().items() if value is not None},
         "settings": settings or None,
