@@ -101,8 +101,8 @@ def describe_machine() -> dict[str, object]:
     import platform
     from importlib import metadata
 
+    from mlx_mm.backend import device
     from mlx_mm.backend.cpus import usable_cpus
-from mlx_mm.backend import blas, device
     from mlx_mm.backend.native.library import native_status
     from mlx_mm.backend.native.peaks import measure_peaks
 
