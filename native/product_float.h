@@ -1,7 +1,7 @@
 // The float32 product, for weights of every kind.
 //
-// A job takes one panel of the weight and some rows of x, in blocks of kBlock columns: a block is one chain of sums, and
-// the blocks are added one after the other. So a number does not depend on what is computed beside it.
+// A job takes one panel of the weight and some rows of x, in blocks of kBlock columns: a block is one chain of sums,
+// and the blocks are added one after the other. So a number does not depend on what is computed beside it.
 #pragma once
 #include "functions.h"
 #include "panels.h"
