@@ -53,12 +53,13 @@ MM_INLINE void copy_lines(const Rows& rows, int64_t k, int64_t n, char* lines) {
   }
 }
 
-// Asks memory for a part of what is unpacked later, when of each line the 16 bytes from `at` on are unpacked. Spread like
-// this, weights are read twice as fast as when all of it is asked for at once.
+// Asks memory for a part of what is unpacked later, when of each line the 16 bytes from `at` on are unpacked. Spread
+// so, weights are read twice as fast as when all of it is asked for at once.
 template <int kBits>
 MM_INLINE void prefetch(const Rows& rows, int64_t k, int64_t at) {
-  const int64_t row = rows.weight->cols * kBits / 8, from = at % 64 / 16 * (W / 4);  // the line's 64 bytes in four turns
-  const char* p = static_cast<const char*>(rows.weight->data) + rows.first * row + (k + kAhead) * kBits / 8 + at / 64 * 64;
+  const int64_t row = rows.weight->cols * kBits / 8, begin = (k + kAhead) * kBits / 8 + at / 64 * 64;
+  const char* p = static_cast<const char*>(rows.weight->data) + rows.first * row + begin;
+  const int64_t from = at % 64 / 16 * (W / 4);  // 64 bytes of each row are asked for in four turns
   for (int64_t i = from; i < from + W / 4; i++) __builtin_prefetch(p + i * row, 0, 2);
 }
 
@@ -163,7 +164,9 @@ typedef void (*Unpack)(const Rows& rows, int64_t k, int64_t n, float* y);
 
 MM_INLINE Unpack unpack_of(const mm_weight& w) {
   switch (w.kind) {
-    case MM_ROWS: return w.type == MM_FLOAT32 ? unpack_float32 : w.type == MM_FLOAT16 ? unpack_float16 : unpack_bfloat16;
+    case MM_ROWS:
+      if (w.type == MM_FLOAT32) return unpack_float32;
+      return w.type == MM_FLOAT16 ? unpack_float16 : unpack_bfloat16;
     case MM_MXFP8: return unpack_fp8;
     case MM_MXFP4:
     case MM_NVFP4: return unpack_fp4;

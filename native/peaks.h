@@ -1,5 +1,6 @@
 // What the processor can do at most, to hold the kernels against.
 #pragma once
+#include <sys/mman.h>
 #include <time.h>
 
 #include "pool.h"
@@ -12,6 +13,7 @@ constexpr int64_t kInstructions = 200000;  // of each chain in a round, about 1 
 constexpr int kRounds = 60;               // of which the best counts
 constexpr int64_t kReadBytes = 256 << 20;  // more than caches hold
 constexpr int kReads = 6;
+constexpr int64_t kLargePage = 2 << 20;  // as large arrays of NumPy have
 
 // The compiler may not know what is in v.
 #if defined(__AVX512F__)
@@ -110,11 +112,15 @@ double peak(int32_t kind) {
   const double threads = mm::threads(), chains = kChains * kInstructions * threads;
   if (kind == 0) return 1e-9 * chains * 2 * W / shortest(kRounds, [](int64_t) { multiply_and_add(); });
   if (kind == 1) return 1e-9 * chains * 2 * kBytesOfDot / shortest(kRounds, [](int64_t) { multiply_bytes(); });
-  const Scratch<char> memory(kReadBytes);
+  const Scratch<char> memory(kReadBytes + kLargePage);
   if (kind != 2 || !memory) return 0;
-  memset(memory.get(), 0, kReadBytes);
+  char* begin = memory.get() + kLargePage - reinterpret_cast<uintptr_t>(memory.get()) % kLargePage;
+#if defined(MADV_HUGEPAGE)
+  madvise(begin, kReadBytes, MADV_HUGEPAGE);  // where the system does not, it is read as it is
+#endif
+  memset(begin, 0, kReadBytes);
   const int64_t part = kReadBytes / mm::threads() / 4096 * 4096;
-  return 1e-9 * part * threads / shortest(kReads, [&](int64_t i) { read_bytes(memory.get() + i * part, part); });
+  return 1e-9 * part * threads / shortest(kReads, [&](int64_t i) { read_bytes(begin + i * part, part); });
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // The float32 product, for weights of every kind.
 //
-// A job takes one panel of the weight and some rows of x, in blocks of kBlock columns: sums within a block are one chain
-// of additions, and the blocks are added one after the other. So a number does not depend on what is computed beside it.
+// A job takes one panel of the weight and some rows of x, in blocks of kBlock columns: a block is one chain of sums,
+// and the blocks are added one after the other. So a number does not depend on what is computed beside it.
 #pragma once
 #include "functions.h"
 #include "panels.h"
@@ -9,8 +9,10 @@
 namespace {
 
 // Rows of x that are multiplied together: with the three vectors of a panel they fill the registers.
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if defined(__AVX512F__)
 constexpr int kTile = 8;
+#elif defined(__aarch64__)
+constexpr int kTile = 6;
 #else
 constexpr int kTile = 4;
 #endif
@@ -50,22 +52,28 @@ MM_KERNEL void multiply(const float* x, int64_t ldx, const float* panel, int64_t
 
 typedef void (*Multiply)(const float* x, int64_t ldx, const float* panel, int64_t n, const float* begun, bool add,
                        float* sums);
+constexpr Multiply kMultiply[kTile] = {
+    multiply<1>, multiply<2>, multiply<3>, multiply<4>,
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr Multiply kMultiply[] = {multiply<1>, multiply<2>, multiply<3>, multiply<4>,
-                                  multiply<5>, multiply<6>, multiply<7>, multiply<8>};
-#else
-constexpr Multiply kMultiply[] = {multiply<1>, multiply<2>, multiply<3>, multiply<4>};
+    multiply<5>, multiply<6>,
 #endif
+#if defined(__AVX512F__)
+    multiply<7>, multiply<8>,
+#endif
+};
 
 // y = activation(sums + bias) + residual for `rows` rows from `first` on, and columns from `col` on.
-MM_KERNEL void finish(const mm_product_call& c, int64_t first, int64_t rows, int64_t col, int64_t cols, const float* sums) {
+MM_KERNEL void finish(const mm_product_call& c, int64_t first, int64_t rows, int64_t col, int64_t cols,
+                      const float* sums) {
   for (int64_t j = 0; j < cols; j += W) {
     const int64_t n = least(W, cols - j);
     const vf bias = !c.bias ? vf{} : n == W ? load(c.bias + col + j) : load_some(c.bias + col + j, n);
     for (int64_t i = 0; i < rows; i++) {
       vf v = activate(c.activation, load(sums + i * kPanel + j) + bias);
-      const float* residual = c.residual + (first + i) * c.ldr + col + j;
-      if (c.residual) v += n == W ? load(residual) : load_some(residual, n);
+      if (c.residual) {
+        const float* residual = c.residual + (first + i) * c.ldr + col + j;
+        v += n == W ? load(residual) : load_some(residual, n);
+      }
       float* y = c.y + (first + i) * c.ldy + col + j;
       n == W ? store(y, v) : store_some(y, v, n);
     }
@@ -91,14 +99,16 @@ bool multiply_panel(const FloatJob& job, int64_t panel, int64_t first, int64_t l
   do {
     const int64_t n = least(step, w.cols - k);
     const bool begins = k % kBlock == 0, ends = (k + n) % kBlock == 0 || k + n == w.cols;
-    const float* block = static_cast<const float*>(w.data) + (panel * w.cols + k) * kPanel;
-    if (job.unpack) {
+    const float* block = unpacked.get();
+    if (job.unpack)
       unpack_panel(w, job.unpack, panel, k, n, unpacked.get());
-      block = unpacked.get();
+    else
+      block = static_cast<const float*>(w.data) + (panel * w.cols + k) * kPanel;
+    for (int64_t m = first; m < last; m += kTile) {
+      float* to = ends ? sums.get() + (m - first) * kPanel : part;
+      kMultiply[least(kTile, last - m) - 1](c.x + m * c.ldx + k, c.ldx, block, n, begins ? nullptr : part,
+                                            ends && k >= kBlock, to);
     }
-    for (int64_t m = first; m < last; m += kTile)
-      kMultiply[least(kTile, last - m) - 1](c.x + m * c.ldx + k, c.ldx, block, n, begins ? nullptr : part, ends && k >= kBlock,
-                                            ends ? sums.get() + (m - first) * kPanel : part);
     k += n;
   } while (k < w.cols);
   const int64_t col = panel * kPanel;

@@ -47,7 +47,8 @@ MM_INLINE vf last_pairs(vf a, vf b) { return vf{a[2], a[3], b[2], b[3]}; }
 MM_INLINE void transpose_fours(const char* p, int64_t stride, vu* y) {
   const vf a = every_fourth_row(p, stride), b = every_fourth_row(p + stride, stride);
   const vf c = every_fourth_row(p + 2 * stride, stride), d = every_fourth_row(p + 3 * stride, stride);
-  const vf ab = first_numbers(a, b), cd = first_numbers(c, d), last_ab = last_numbers(a, b), last_cd = last_numbers(c, d);
+  const vf ab = first_numbers(a, b), cd = first_numbers(c, d);
+  const vf last_ab = last_numbers(a, b), last_cd = last_numbers(c, d);
   y[0] = reinterpret_cast<vu>(first_pairs(ab, cd));
   y[1] = reinterpret_cast<vu>(last_pairs(ab, cd));
   y[2] = reinterpret_cast<vu>(first_pairs(last_ab, last_cd));

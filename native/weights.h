@@ -43,10 +43,10 @@ MM_INLINE float e4m3(uint8_t v) {
 }
 MM_INLINE float e8m0(uint8_t v) { return v == 255 ? NAN : ldexpf(1, v - 127); }
 
-
 // The same for W numbers, each stored in the low bits of 32.
-// A number of one sign bit, kExponent bits of exponent and kMantissa of mantissa; subnormal ones have no other treatment
-// than to lose the one that an exponent of 0 does not stand for, so that no processor meets a subnormal float32.
+
+// A number of one sign bit, kExponent bits of exponent and kMantissa of mantissa. Those with exponent 0 are read as if
+// they had exponent 1 and a leading one, which is then taken away: no float32 is subnormal on the way, which is slow.
 template <int kExponent, int kMantissa>
 MM_INLINE vf small_floats(vu v) {
   constexpr int bias = (1 << (kExponent - 1)) - 1;

@@ -108,7 +108,7 @@ class PatchEmbed(nn.Module):
         batch, _, mels = x.shape
         folds, side = self.config.folds, self.config.grids[0]
         image = x.reshape(batch, folds, -1, mels).swapaxes(2, 3).reshape(batch, folds * mels, -1, 1)
-        image = image.astype(self.proj.weight.dtype)
+        image = image.astype(self.norm.weight.dtype)
         return extract_patches(image, self.config.patch_size).reshape(batch, side, side, -1)
 
 
