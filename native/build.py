@@ -1,4 +1,4 @@
-"""Compile the kernels: python native/build.py [-o FILE] [--compiler CXX] [--sanitize address,undefined] [--machine M]."""
+"""Compile the kernels: python native/build.py --help."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def build(
     """
     sets = SETS.get(machine or platform.machine())
     if sets is None:
-        raise ValueError(f"there are kernels for {', '.join(SETS)}, and this machine is {machine or platform.machine()}")
+        raise ValueError(
+            f"there are kernels for {', '.join(SETS)}, and this machine is {machine or platform.machine()}"
+        )
     names = {name: name.replace("-", "_") for name in sets}
     each = " ".join(f'X("{name}",{identifier})' for name, identifier in names.items())
     with tempfile.TemporaryDirectory() as folder:

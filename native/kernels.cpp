@@ -3,7 +3,9 @@
 
 #include "attention.h"
 #include "elementwise.h"
+#include "experts.h"
 #include "norms.h"
+#include "peaks.h"
 #include "product.h"
 #include "rotary.h"
 #include "rows.h"
@@ -13,6 +15,6 @@
 
 namespace mm {
 extern const Kernels MM_NAME(MM_SET);
-const Kernels MM_NAME(MM_SET) = {kPanel,   pack,       product, experts, attention, layer_norm,
-                                 rms_norm, activation, gated,   rotate,  patches,   take_rows};
+const Kernels MM_NAME(MM_SET) = {kPanel,     pack,  product, experts, attention, layer_norm, rms_norm,
+                                 activation, gated, rotate,  patches, peak,      take_rows};
 }  // namespace mm

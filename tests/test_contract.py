@@ -408,6 +408,7 @@ def test_rounded_encoder(checkpoint: Checkpoint, bits: int) -> None:
         assert checkpoint.recipe.lowest_cosine[bits == 8] < cosine < 1 - 1e-7, (modality, cosine)
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("bits", [4, 8])
 @over(CLASSIFIERS + GENERATORS)
 def test_rounded_logits(checkpoint: Checkpoint, bits: int) -> None:

@@ -171,6 +171,7 @@ def test_shards_of_the_result(tiny_checkpoint: Checkpoint, tmp_path: Path, monke
 # --- quantisation ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("group_size", [32, 64, 128])
 @pytest.mark.parametrize("bits", [4, 8])
@@ -211,6 +212,7 @@ def test_quantised_model(family: str, bits: int, group_size: int, tiny_checkpoin
         assert {"vision_model.head.mlp.fc2", "vision_model.head.attention.k_proj", "text_model.head"} <= quantised
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_float32_source_becomes_half(family: str, bits: int, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -349,6 +351,7 @@ def test_every_layer_is_quantised_and_padding_recorded(
         assert not hand[f"{section}_model.encoder.layers.0.mlp.fc1.bias"][old:].any()
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("bits", [4, 8])
 def test_gpu_keeps_layers_quantised(
@@ -399,6 +402,7 @@ def test_nothing_is_padded_that_divides(tiny_checkpoint: Checkpoint, tmp_path: P
     assert read(tmp_path / "out")["vision_config"] == config["vision_config"]
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_quantised_layers_of_the_loaded_model(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Whatever the device does with them, the parameters it computes with equal the stored ones."""
     out = tmp_path / "out"

@@ -85,6 +85,7 @@ def test_the_zeros_are_exact(tmp_path: Path) -> None:
         assert mx.array_equal(wider.mlp.down_proj(wide_up), layer.mlp.down_proj(up))
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("group_size", [32, 64])
 @pytest.mark.parametrize("name", [DENSE, MOE])

@@ -19,6 +19,7 @@ from mlx_mm import PromptCache, generate, load, stream_generate, to_mlx
 from mlx_mm.errors import ConfigError, InputError, MediaError, ModalityError, OutputError
 from mlx_mm.generation.answer import join
 from mlx_mm.generation.sampling import make_sampler
+from mlx_mm.models.glm4v import language
 
 Checkpoint = Callable[..., Path]
 WEATHER = {
@@ -418,20 +419,18 @@ def test_interruption_leaves_the_cache_usable(at: int, options: dict[str, Any], 
 
 def test_interruption_in_the_middle_of_a_layer(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first layer has the token already, the second has it half, the third has not."""
-    from mlx_lm.models.cache import KVCache
-
     model, processor = loaded
     expected = generate(model, processor, "What is it?", max_tokens=6).raw
-    cache, usual, calls = PromptCache(), KVCache.update_and_fetch, []
+    cache, usual, calls = PromptCache(), language.append, []
 
-    def update(self: Any, keys: mx.array, values: mx.array) -> Any:
+    def append(layer: Any, keys: mx.array, values: mx.array) -> Any:
         calls.append(1)
         if len(calls) == 3 * 4 + 2:
-            self.offset += keys.shape[2]
+            layer.offset += keys.shape[2]
             raise KeyboardInterrupt
-        return usual(self, keys, values)
+        return usual(layer, keys, values)
 
-    monkeypatch.setattr(KVCache, "update_and_fetch", update)
+    monkeypatch.setattr(language, "append", append)
     with pytest.raises(KeyboardInterrupt):
         generate(model, processor, "What is it?", cache=cache, max_tokens=6)
     monkeypatch.undo()

@@ -1,11 +1,16 @@
 """Attention: MLX's fused kernel on a GPU, and on a CPU products of matrices in blocks of queries."""
 
 import re
+from typing import cast
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_mm.backend import device
 from mlx_mm.backend.elementwise import exp_of_minus
+from mlx_mm.backend.native import calls
+from mlx_mm.backend.native.library import kernels
+from mlx_mm.backend.native.views import is_view, run, serves, view
 
 # Scores that attention computes at a time: 16 MB. A quarter leaves products of few rows, 25 to 70 % slower; twice as
 # many are up to 15 % faster and take twice the memory: MLX allocates ahead, so twenty blocks or so are held at once.
@@ -33,6 +38,11 @@ def scaled_dot_product_attention(
     (B, H, L, S). A masked key weighs exactly zero; every query needs at least one key that is not masked.
     On a CPU the queries are computed in blocks, so that memory grows with S and not with L times S.
     """
+    if is_view(q):
+        hidden = view(mask) if isinstance(mask, mx.array) else mask
+        return cast(mx.array, calls.attention(kernels(), view(q), view(k), view(v), scale=scale, mask=hidden))
+    if serves(q):
+        return run(lambda q: scaled_dot_product_attention(q, k, v, scale=scale, mask=mask), q)
     if not device.on_cpu():
         return _fused(q, k, v, scale, mask)
     if q.dtype != mx.float32:
@@ -50,6 +60,30 @@ def scaled_dot_product_attention(
             block = mx.depends([block], blocks[-1:])[0]  # one after the other: MLX would begin many at a time
         blocks.append(attend_block(block, k, v, scale, rows_of_mask(mask, start, end, length, keys)))
     return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
+
+
+def attend_windows(q: mx.array, k: mx.array, v: mx.array, bias: mx.array, *, scale: float) -> mx.array:
+    """softmax(q kᵀ scale + bias) v for windows (B·windows, H, L, D), one after the other, of B pictures.
+
+    bias: (1, H, L, L) for all windows, or (windows, H, L, L), the same for each picture.
+    """
+    windows = len(bias)
+    if windows == 1:
+        return scaled_dot_product_attention(q, k, v, scale=scale, mask=bias)
+    if is_view(q):
+        parts = [view(x) for x in (q, k, v)]
+        attended = np.empty((len(q), q.shape[2], q.shape[1], v.shape[3]), np.float32).swapaxes(1, 2)
+        for first in range(0, len(q), windows):
+            own = slice(first, first + windows)
+            picture = (x[own] for x in parts)
+            calls.attention(kernels(), *picture, scale=scale, mask=view(bias), out=attended[own])
+        return cast(mx.array, attended)
+    if serves(q):
+        return run(lambda q: attend_windows(q, k, v, bias, scale=scale), q)
+    # Windows count as heads, so that one bias serves all pictures.
+    q, k, v = (x.reshape(-1, windows * x.shape[1], *x.shape[2:]) for x in (q, k, v))
+    out = scaled_dot_product_attention(q, k, v, scale=scale, mask=bias.flatten(0, 1))
+    return out.reshape(-1, bias.shape[1], *out.shape[2:])
 
 
 def _fused(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | str | None) -> mx.array:

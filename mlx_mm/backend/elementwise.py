@@ -13,11 +13,15 @@ algorithm) and prints their errors. Inputs must be finite and below 1e38.
 import functools
 import math
 from collections.abc import Callable
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_mm.backend import device
+from mlx_mm.backend.native import calls, signatures
+from mlx_mm.backend.native.library import kernels
+from mlx_mm.backend.native.views import is_view, run, serves, view
 
 Function = Callable[[mx.array], mx.array]
 
@@ -111,32 +115,45 @@ def _own_turn(a: mx.array, b: mx.array, cos: mx.array, sin: mx.array) -> tuple[m
     return a * cos - b * sin, b * cos + a * sin
 
 
-def _choose(fast: Function, own: Function, x: mx.array) -> mx.array:
+def _choose(fast: Function, own: Function, x: mx.array, kind: int) -> mx.array:
+    if is_view(x):
+        return cast(mx.array, calls.activation(kernels(), kind, view(x)))
+    if serves(x):
+        return run(lambda x: _choose(fast, own, x, kind), x)
     return fast(x) if x.dtype == mx.float32 and device.on_cpu() else own(x)
 
 
 def gelu_erf(x: mx.array) -> mx.array:
     """x Φ(x) with the normal distribution function Φ; keeps shape and dtype. Error on a CPU below 1e-6."""
-    return _choose(_gelu_erf, nn.gelu, x)
+    return _choose(_gelu_erf, nn.gelu, x, signatures.GELU_ERF)
 
 
 def gelu_tanh(x: mx.array) -> mx.array:
     """x (1 + tanh(sqrt(2/π) (x + 0.044715 x^3))) / 2; keeps shape and dtype. Error on a CPU below 1e-6."""
-    return _choose(_gelu_tanh, nn.gelu_approx, x)
+    return _choose(_gelu_tanh, nn.gelu_approx, x, signatures.GELU_TANH)
 
 
 def quick_gelu(x: mx.array) -> mx.array:
     """x σ(1.702 x); keeps shape and dtype. Error on a CPU below 1e-6."""
-    return _choose(_quick_gelu, nn.gelu_fast_approx, x)
+    return _choose(_quick_gelu, nn.gelu_fast_approx, x, signatures.QUICK_GELU)
 
 
 def silu(x: mx.array) -> mx.array:
     """x σ(x); keeps shape and dtype. Error on a CPU below 1e-6."""
-    return _choose(_silu, nn.silu, x)
+    return _choose(_silu, nn.silu, x, signatures.SILU)
+
+
+def relu(x: mx.array) -> mx.array:
+    """max(x, 0); keeps shape and dtype."""
+    return _choose(nn.relu, nn.relu, x, signatures.RELU)
 
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
     """silu(gate) · up, which a GPU computes in one go; keeps shape and dtype."""
+    if is_view(gate):
+        return cast(mx.array, calls.gated(kernels(), signatures.SILU, view(gate), view(up)))
+    if serves(gate):
+        return run(swiglu, gate, up)
     return silu(gate) * up if device.on_cpu() else _own_swiglu(gate, up)
 
 
@@ -144,3 +161,13 @@ def turn(a: mx.array, b: mx.array, cos: mx.array, sin: mx.array) -> tuple[mx.arr
     """(a, b) turned by an angle, number by number; cos and sin are of their dtype and broadcastable. A GPU does it in
     one go."""
     return (a * cos - b * sin, b * cos + a * sin) if device.on_cpu() else _own_turn(a, b, cos, sin)
+
+
+# What a product can apply to its result before it is written.
+KINDS: dict[Function, int] = {
+    gelu_erf: signatures.GELU_ERF,
+    gelu_tanh: signatures.GELU_TANH,
+    quick_gelu: signatures.QUICK_GELU,
+    silu: signatures.SILU,
+    relu: signatures.RELU,
+}

@@ -1,15 +1,20 @@
-"""A product with a layer's weights that stay quantised in memory, as those of large models do."""
+"""Products with the weights of a layer, which stay as they are stored where the device can read them so."""
 
 import itertools
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.backend import device
+from mlx_mm.backend import device, elementwise
+from mlx_mm.backend.native import calls, library, signatures
+from mlx_mm.backend.native.views import is_view, run, serves, view
+from mlx_mm.backend.native.weights import prepared_linear
 from mlx_mm.backend.streams import streams_of_others
 
 Stream: TypeAlias = mx.Stream | mx.ThreadLocalStream
+Activation: TypeAlias = Callable[[mx.array], mx.array]
 
 # From so many rows on, turning the weights into floats and multiplying those is faster on a CPU than MLX's quantised
 # product there, a scalar loop (measured: 9 rows at a width of 4096, 3 at 768).
@@ -18,11 +23,60 @@ MIN_ROWS_FOR_FLOATS = 8
 MIN_WORDS_PER_PIECE = 1 << 16
 
 
-def linear(layer: nn.Module, x: mx.array) -> mx.array:
-    """layer(x) for nn.Linear and nn.QuantizedLinear, (…, D) -> (…, E), the faster way on this device.
+def linear(
+    layer: nn.Module, x: mx.array, *, activation: Activation | None = None, residual: mx.array | None = None
+) -> mx.array:
+    """activation(layer(x)) + residual for nn.Linear and nn.QuantizedLinear, (…, D) -> (…, E), the faster way here.
 
-    Quantised on a CPU, the rows of the weight are divided among the processors: MLX reads them on one thread.
+    A row's result does not depend on the others, to the last bit where CPU kernels compute it. With quantised weights
+    these take inputs of 8 bits, unless MLX_MM_CPU=exact.
     """
+    return _linear(layer, x, activation, residual, signatures.INPUTS_FAST)
+
+
+def token_linear(layer: nn.Module, x: mx.array, *, residual: mx.array | None = None) -> mx.array:
+    """layer(x) + residual for layers of a language model, which reads a long prompt and then token after token.
+
+    As `linear`, but a few rows, whose cost is reading the weights, take inputs of 16 bits, and so a token's numbers
+    depend on whether it came alone.
+    """
+    return _linear(layer, x, None, residual, signatures.INPUTS_FINE)
+
+
+def _linear(
+    layer: nn.Module, x: mx.array, activation: Activation | None, residual: mx.array | None, inputs: int
+) -> mx.array:
+    if is_view(x):
+        return _native(layer, x, activation, residual, inputs)
+    if serves(x):
+        return run(lambda x: _linear(layer, x, activation, residual, inputs), x)
+    product = _plain(layer, x)
+    product = product if activation is None else activation(product)
+    return product if residual is None else product + residual
+
+
+def _native(
+    layer: nn.Module, x: mx.array, activation: Activation | None, residual: mx.array | None, inputs: int
+) -> mx.array:
+    prepared = prepared_linear(library.kernels(), layer)
+    kind = signatures.NONE if activation is None else elementwise.KINDS.get(activation)
+    product = calls.product(
+        library.kernels(),
+        prepared.weight,
+        view(x),
+        bias=prepared.bias,
+        activation=signatures.NONE if kind is None else kind,
+        residual=None if residual is None or kind is None else view(residual),
+        inputs=library.inputs_of(inputs),
+    )
+    result = cast(mx.array, product)
+    if activation is not None and kind is None:
+        result = activation(result) if residual is None else activation(result) + view(residual)
+    return result
+
+
+def _plain(layer: nn.Module, x: mx.array) -> mx.array:
+    """Quantised on a CPU, the rows of the weight are divided among the processors: MLX reads them on one thread."""
     if not isinstance(layer, nn.QuantizedLinear) or not device.on_cpu():
         result: mx.array = layer(x)
         return result

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlx_mm.backend import elementwise
 from mlx_mm.errors import ConfigError
@@ -16,7 +15,7 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "gelu_new": elementwise.gelu_tanh,  # transformers' NewGELUActivation writes out the same formula
     "gelu_pytorch_tanh": elementwise.gelu_tanh,
     "quick_gelu": elementwise.quick_gelu,
-    "relu": nn.relu,
+    "relu": elementwise.relu,
     "silu": elementwise.silu,
 }
 

@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_mm.backend.attention import scaled_dot_product_attention
+from mlx_mm.backend.linear import linear
 
 Mask = mx.array | str | None
 Rotation = Callable[[mx.array], mx.array]
@@ -62,12 +63,17 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(dims, dims, bias=bias)
 
     def __call__(
-        self, x: mx.array, mask: Mask = None, rope: Rotation | None = None, context: mx.array | None = None
+        self,
+        x: mx.array,
+        mask: Mask = None,
+        rope: Rotation | None = None,
+        context: mx.array | None = None,
+        residual: mx.array | None = None,
     ) -> mx.array:
-        """x (B, L, D) attends to `context` (B, S, D), by default to itself -> (B, L, D)."""
+        """x (B, L, D) attends to `context` (B, S, D), by default to itself -> (B, L, D), plus the residual."""
         q, k = self._queries_and_keys(x, rope, context)
-        v = split_heads(self.v_proj(x if context is None else context), self.num_heads)
-        return self.out_proj(merge_heads(attend(q, k, v, mask)))
+        v = split_heads(linear(self.v_proj, x if context is None else context), self.num_heads)
+        return linear(self.out_proj, merge_heads(attend(q, k, v, mask)), residual=residual)
 
     def weights(self, x: mx.array, mask: Mask = None, rope: Rotation | None = None) -> mx.array:
         """The softmax weights of self-attention over x (B, L, D) -> (B, H, L, L)."""
@@ -76,6 +82,6 @@ class Attention(nn.Module):
     def _queries_and_keys(
         self, x: mx.array, rope: Rotation | None, context: mx.array | None
     ) -> tuple[mx.array, mx.array]:
-        q = split_heads(self.q_proj(x), self.num_heads)
-        k = split_heads(self.k_proj(x if context is None else context), self.num_heads)
+        q = split_heads(linear(self.q_proj, x), self.num_heads)
+        k = split_heads(linear(self.k_proj, x if context is None else context), self.num_heads)
         return (q, k) if rope is None else (rope(q), rope(k))

@@ -6,6 +6,9 @@ from typing import Protocol
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.linear import linear
+from mlx_mm.backend.native.views import run
+from mlx_mm.backend.shaping import extract_patches
 from mlx_mm.errors import InputError
 
 
@@ -40,13 +43,9 @@ class TextEmbeddings(nn.Module):
         return self.token_embedding(input_ids) + self.position_embedding(positions)
 
 
-def extract_patches(pixel_values: mx.array, size: int) -> mx.array:
-    """(B, H, W, C) -> (B, rows·cols, size·size·C), row-major, channel fastest; leftover pixels are dropped."""
-    batch, height, width, channels = pixel_values.shape
-    rows, cols = height // size, width // size
-    x = pixel_values[:, : rows * size, : cols * size]
-    x = x.reshape(batch, rows, size, cols, size, channels).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, rows * cols, size * size * channels)
+def embed_patches(layer: nn.Module, pixel_values: mx.array, size: int, positions: mx.array) -> mx.array:
+    """Pixels (B, H, W, C), the layer of a patch and positions (patches, D) -> (B, patches, D)."""
+    return run(lambda pixels: linear(layer, extract_patches(pixels, size)), pixel_values) + positions
 
 
 def kernel_matrix(kernel: mx.array) -> mx.array:

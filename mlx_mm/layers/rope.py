@@ -8,7 +8,8 @@ same bits on a CPU, but on Metal its kernel takes the fast cosines, which are of
 
 import mlx.core as mx
 
-from mlx_mm.backend.elementwise import turn
+from mlx_mm.backend.native.views import is_view
+from mlx_mm.backend.rotary import Rotary
 from mlx_mm.backend.tables import made_once
 from mlx_mm.layers.attention import Rotation
 
@@ -24,40 +25,28 @@ def inverse_frequencies(dims: int, base: float) -> mx.array:
 
 
 def rotate_halves(angles: mx.array, dtype: mx.Dtype = mx.float32) -> Rotation:
-    """Turns x (B, H, L, d) by angles (L, d/2) or (B, 1, L, d/2): the pairs are j and j + d/2.
+    """Turns x (B, H, L, d) by angles (L, n/2) or (B, 1, L, n/2): the pairs are j and j + n/2, and what is beyond n
+    passes.
 
     dtype: that of x, where it is known; the cosines are then rounded to it once, for all layers.
     """
-    cos, sin = mx.cos(angles).astype(dtype), mx.sin(angles).astype(dtype)
-
-    def rotate(x: mx.array) -> mx.array:
-        a, b = mx.split(x, 2, axis=-1)
-        return mx.concatenate([*turn(a, b, cos.astype(x.dtype), sin.astype(x.dtype))], axis=-1)
-
-    return rotate
+    return Rotary(mx.cos(angles).astype(dtype), mx.sin(angles).astype(dtype), neighbours=False)
 
 
 def rotate_neighbours(angles: mx.array, dtype: mx.Dtype = mx.float32) -> Rotation:
-    """Turns x (B, H, L, d) by angles (L, d/2) or (B, 1, L, d/2): the pairs are 2j and 2j + 1.
+    """Turns x (B, H, L, d) by angles (L, n/2) or (B, 1, L, n/2): the pairs are 2j and 2j + 1, and what is beyond n
+    passes.
 
     dtype: that of x, where it is known; the cosines are then rounded to it once, for all layers.
     """
-    cos, sin = mx.cos(angles).astype(dtype), mx.sin(angles).astype(dtype)
+    return Rotary(mx.cos(angles).astype(dtype), mx.sin(angles).astype(dtype), neighbours=True)
+
+
+def in_float32(rotation: Rotation) -> Rotation:
+    """The same rotation, computed in float32 whatever the heads' dtype."""
 
     def rotate(x: mx.array) -> mx.array:
-        a, b = x[..., 0::2], x[..., 1::2]
-        return mx.stack([*turn(a, b, cos.astype(x.dtype), sin.astype(x.dtype))], axis=-1).flatten(-2)
-
-    return rotate
-
-
-def rotate_first(dims: int, rotation: Rotation) -> Rotation:
-    """Turns the first `dims` numbers of each head of x (B, H, L, d); the others pass."""
-
-    def rotate(x: mx.array) -> mx.array:
-        if x.shape[-1] == dims:
-            return rotation(x)
-        return mx.concatenate([rotation(x[..., :dims]), x[..., dims:]], axis=-1)
+        return rotation(x) if is_view(x) else rotation(x.astype(mx.float32)).astype(x.dtype)
 
     return rotate
 

@@ -5,13 +5,16 @@ from typing import Protocol
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.linear import linear
+from mlx_mm.backend.native.views import run
+from mlx_mm.backend.norms import norm
 from mlx_mm.layers.activations import activation
 from mlx_mm.layers.attention import Attention, Mask, Rotation
 from mlx_mm.layers.outputs import TowerOutput
 
 
 class MLP(nn.Module):
-    """fc2(act(fc1(x))), (B, L, D) -> (B, L, D)."""
+    """fc2(act(fc1(x))), (B, L, D) -> (B, L, D), plus the residual."""
 
     def __init__(self, dims: int, hidden_dims: int, hidden_act: str):
         super().__init__()
@@ -19,8 +22,8 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden_dims, dims)
         self._activation = activation(hidden_act)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.fc2(self._activation(self.fc1(x)))
+    def __call__(self, x: mx.array, residual: mx.array | None = None) -> mx.array:
+        return linear(self.fc2, linear(self.fc1, x, activation=self._activation), residual=residual)
 
 
 class EncoderSizes(Protocol):
@@ -55,10 +58,10 @@ class EncoderLayer(nn.Module):
     def __call__(self, x: mx.array, mask: Mask = None, rope: Rotation | None = None) -> mx.array:
         """(B, L, D) -> (B, L, D)."""
         if self.norm_first:
-            x = x + self.self_attn(self.layer_norm1(x), mask, rope)
-            return x + self.mlp(self.layer_norm2(x))
-        x = self.layer_norm1(x + self.self_attn(x, mask, rope))
-        return self.layer_norm2(x + self.mlp(x))
+            x = self.self_attn(norm(self.layer_norm1, x), mask, rope, residual=x)
+            return self.mlp(norm(self.layer_norm2, x), residual=x)
+        x = norm(self.layer_norm1, self.self_attn(x, mask, rope, residual=x))
+        return norm(self.layer_norm2, self.mlp(x, residual=x))
 
     def attention_weights(self, x: mx.array, mask: Mask = None, rope: Rotation | None = None) -> mx.array:
         """The softmax weights of this layer for its input x (B, L, D) -> (B, H, L, L)."""
@@ -82,6 +85,8 @@ class Encoder(nn.Module):
         output_attentions: bool = False,
     ) -> TowerOutput:
         """x (B, L, D); `last_hidden_state` is the raw output of the last layer, nothing is pooled."""
+        if not (output_hidden_states or output_attentions):
+            return TowerOutput(run(self._last_state, x, mask, rope), pooler_output=None)
         hidden_states, attentions = [x], []
         for layer in self.layers:
             if output_attentions:
@@ -95,3 +100,8 @@ class Encoder(nn.Module):
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
+
+    def _last_state(self, x: mx.array, mask: Mask, rope: Rotation | None) -> mx.array:
+        for layer in self.layers:
+            x = layer(x, mask, rope)
+        return x

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, TypeAlias
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.linear import linear
 from mlx_mm.errors import ConfigError
 from mlx_mm.layers.classification import class_scores, classifier_output
 from mlx_mm.layers.outputs import ImageClassifierOutput, TowerOutput
@@ -72,7 +73,7 @@ class ImageClassifier(nn.Module):
 
     def _logits(self, tower: TowerOutput, inputs: Mapping[str, Input]) -> mx.array:
         # In float32: a sum of many tokens overflows float16, and scores that decide keep their digits.
-        return self.classifier(self._mean(tower.last_hidden_state.astype(mx.float32), inputs))
+        return linear(self.classifier, self._mean(tower.last_hidden_state.astype(mx.float32), inputs))
 
     def modules_for(self, _modality: Modality) -> tuple[nn.Module | None, ...]:
         """All of it."""

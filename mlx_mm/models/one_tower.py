@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, TypeAlias
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.linear import linear
 from mlx_mm.errors import ModalityError
 from mlx_mm.layers.outputs import AudioEmbedsOutput, ImageEmbedsOutput, TextEmbedsOutput, TowerOutput, pooled
 from mlx_mm.models.config import FamilyConfig
@@ -28,6 +29,11 @@ def _lacking(part: str, other: str) -> Callable[..., mx.array]:
         raise ModalityError(f"This checkpoint has no {part} tower; it takes {other} only. Use a joint checkpoint.")
 
     return refuse
+
+
+def project(projection: nn.Module, vectors: mx.array) -> mx.array:
+    """(B, D) -> (B, E), by a matrix or by what a family has instead."""
+    return linear(projection, vectors) if "weight" in projection else projection(vectors)
 
 
 class TextModel(nn.Module):
@@ -63,7 +69,7 @@ class TextModel(nn.Module):
         out: TowerOutput = self.text_model(input_ids, attention_mask, position_ids, **extras)
         if self.text_projection is None:
             return out
-        embeds = self.text_projection(pooled(out))
+        embeds = project(self.text_projection, pooled(out))
         return TextEmbedsOutput(embeds, out.last_hidden_state, out.hidden_states, out.attentions)
 
     def get_text_features(
@@ -71,7 +77,7 @@ class TextModel(nn.Module):
     ) -> mx.array:
         """(B, L) -> (B, D), not normalised; without a projection the pooled vector."""
         vectors = pooled(self.text_model(input_ids, attention_mask, position_ids))
-        return vectors if self.text_projection is None else self.text_projection(vectors)
+        return vectors if self.text_projection is None else project(self.text_projection, vectors)
 
     def get_input_embeddings(self) -> nn.Module:
         """The table of tokens."""
@@ -119,13 +125,13 @@ class VisionModel(nn.Module):
         out: TowerOutput = self.vision_model(pixel_values, *others, **inputs, **extras)
         if self.visual_projection is None:
             return out
-        embeds = self.visual_projection(pooled(out))
+        embeds = project(self.visual_projection, pooled(out))
         return ImageEmbedsOutput(embeds, out.last_hidden_state, out.hidden_states, out.attentions)
 
     def get_image_features(self, pixel_values: mx.array, *others: Input, **inputs: Input) -> mx.array:
         """Images -> (B, D), not normalised; without a projection the pooled vector. ModalityError where none is."""
         vectors = pooled(self.vision_model(pixel_values, *others, **inputs))
-        return vectors if self.visual_projection is None else self.visual_projection(vectors)
+        return vectors if self.visual_projection is None else project(self.visual_projection, vectors)
 
     def get_input_embeddings(self) -> nn.Module:
         """The projection of patches."""
@@ -172,13 +178,13 @@ class AudioModel(nn.Module):
         out: TowerOutput = self.audio_model(input_features, is_longer, **extras)
         if self.audio_projection is None:
             return out
-        embeds = self.audio_projection(pooled(out))
+        embeds = project(self.audio_projection, pooled(out))
         return AudioEmbedsOutput(embeds, out.last_hidden_state, out.hidden_states, out.attentions)
 
     def get_audio_features(self, input_features: mx.array, is_longer: mx.array | None = None) -> mx.array:
         """(B, C, T, F) -> (B, D), not normalised; without a projection the pooled vector."""
         vectors = pooled(self.audio_model(input_features, is_longer))
-        return vectors if self.audio_projection is None else self.audio_projection(vectors)
+        return vectors if self.audio_projection is None else project(self.audio_projection, vectors)
 
     def get_input_embeddings(self) -> nn.Module:
         """The projection of patches."""

@@ -16,7 +16,7 @@ from mlx_mm.layers.outputs import ImageTextOutput, TowerOutput, pooled
 from mlx_mm.layers.similarity import compare
 from mlx_mm.models.config import FamilyConfig
 from mlx_mm.models.contracts import Modality
-from mlx_mm.models.one_tower import IMAGE_PROMPT, Input, TextModel, VisionModel
+from mlx_mm.models.one_tower import IMAGE_PROMPT, Input, TextModel, VisionModel, project
 from mlx_mm.models.weights import IMAGE_PARTS, TEXT_PARTS, Towers, WeightRules
 
 
@@ -149,7 +149,7 @@ class TwoTowers(nn.Module):
 
 def _project(output: TowerOutput, projection: nn.Module | None) -> TowerOutput:
     """The same output with its pooled vector projected."""
-    return output if projection is None else replace(output, pooler_output=projection(pooled(output)))
+    return output if projection is None else replace(output, pooler_output=project(projection, pooled(output)))
 
 
 ImageTextModel: TypeAlias = TwoTowers | TextModel | VisionModel

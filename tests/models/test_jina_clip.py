@@ -28,9 +28,11 @@ from tiny import golden, golden_weights, hashed, requantised, write_checkpoint
 
 import mlx_mm
 from mlx_mm.backend import blas, device, elementwise, parts
+from mlx_mm.backend.linear import linear
+from mlx_mm.backend.norms import norm
 from mlx_mm.checkpoint.matching import check_match, parameter_shapes
 from mlx_mm.errors import ConfigError, InputError, MlxMmError, UnsupportedModelError, WeightsError
-from mlx_mm.layers import activations
+from mlx_mm.layers import activations, embeddings
 from mlx_mm.layers.attention import merge_heads, split_heads
 from mlx_mm.layers.rope import grid_angles, rotate_halves, rotate_neighbours
 from mlx_mm.models.config import widen_mlps
@@ -131,7 +133,7 @@ def test_gpu_arithmetic_gives_every_golden_number(monkeypatch: pytest.MonkeyPatc
 # --- known mistakes, each made in the model itself, must miss the tolerance --------------------------------------
 
 TEXT_CALL, VISION_CALL = text.TextTower.__call__, vision.VisionTower.__call__
-EXTRACT = vision.extract_patches
+EXTRACT = embeddings.extract_patches
 
 
 def columns_first(rows: int, cols: int, dims: int, **options: float) -> mx.array:
@@ -160,8 +162,7 @@ def class_token_in_the_grid(self: Any) -> Any:
 def half_the_head(angles: mx.array, *_: Any) -> Any:
     """As for models that turn a part of each head."""
     half = angles.shape[1]
-    turn = rotate_halves(angles[:, : half // 2])
-    return lambda x: mx.concatenate([turn(x[..., :half]), x[..., half:]], axis=-1)
+    return rotate_halves(angles[:, : half // 2])
 
 
 def pooled_by(rule: Callable[[mx.array, mx.array], mx.array]) -> Any:
@@ -185,9 +186,9 @@ def mean_of_patches(self: Any, pixel_values: mx.array, **options: Any) -> Any:
     return dataclasses.replace(out, pooler_output=out.last_hidden_state[:, 1:].mean(1))
 
 
-def norm_before_the_product(self: Any, x: mx.array) -> mx.array:
-    x = self.layer_norm(elementwise.silu(self.gate_proj(x))) * self.up_proj(x)
-    return self.down_proj(x)
+def norm_before_the_product(self: Any, x: mx.array, residual: mx.array) -> mx.array:
+    gate = norm(self.layer_norm, elementwise.silu(linear(self.gate_proj, x)))
+    return linear(self.down_proj, gate * linear(self.up_proj, x), residual=residual)
 
 
 # name -> object, attribute, wrong value
@@ -199,9 +200,9 @@ PATCHES: dict[str, tuple[Any, str, Any]] = {
     "class token turned": (vision.VisionTower, "rotation", turned_class_token),
     "class token in the grid": (vision.VisionTower, "rotation", class_token_in_the_grid),
     "no vision rope": (vision, "rotate_neighbours", lambda *_: lambda x: x),
-    "pixels dropped at the top left": (vision, "extract_patches", lambda x, p: EXTRACT(x[:, 2:, 2:], p)),
-    "pixels dropped on each side": (vision, "extract_patches", lambda x, p: EXTRACT(x[:, 1:, 1:], p)),
-    "patches by columns": (vision, "extract_patches", lambda x, p: EXTRACT(x.swapaxes(1, 2), p)),
+    "pixels dropped at the top left": (embeddings, "extract_patches", lambda x, p: EXTRACT(x[:, 2:, 2:], p)),
+    "pixels dropped on each side": (embeddings, "extract_patches", lambda x, p: EXTRACT(x[:, 1:, 1:], p)),
+    "patches by columns": (embeddings, "extract_patches", lambda x, p: EXTRACT(x.swapaxes(1, 2), p)),
     "kernel with its colours first": (room, "kernel_matrix", lambda kernel: kernel.flatten(1)),
     "gelu for silu": (vision, "swiglu", lambda gate, up: elementwise.gelu_erf(gate) * up),
     "norm before the product": (vision.MLP, "__call__", norm_before_the_product),
@@ -374,6 +375,7 @@ def batch() -> dict[str, mx.array]:
     return to_mx(BATCH)
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_rows_are_spread_over_threads(tiny: Any, batch: dict[str, mx.array]) -> None:
     pixels = {"pixel_values": batch.pop("pixel_values")}
     for features, given in ((tiny.get_text_features, batch), (tiny.get_image_features, pixels)):
@@ -898,6 +900,7 @@ def test_wider_mlp_changes_nothing(batch: dict[str, mx.array], tiny: Any) -> Non
     assert close(model(**batch).image_embeds, tiny(**batch).image_embeds, 1e-6)
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("group_size", [32, 64])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised_folder(bits: int, group_size: int, tmp_path: Path, batch: dict[str, mx.array], tiny: Any) -> None:

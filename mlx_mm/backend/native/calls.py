@@ -69,11 +69,15 @@ def experts(
     return y
 
 
-def attention(library: ctypes.CDLL, q: Floats, k: Floats, v: Floats, *, scale: float, mask: Mask | str) -> Floats:
-    """softmax(q kᵀ scale + mask) v, (B, H, L, D) as `backend.attention` has it; its heads lie beside each other."""
+def attention(
+    library: ctypes.CDLL, q: Floats, k: Floats, v: Floats, *, scale: float, mask: Mask | str, out: Floats | None = None
+) -> Floats:
+    """softmax(q kᵀ scale + mask) v, (B, H, L, D) as `backend.attention` has it, written into `out` where it is given;
+    else its heads lie beside each other."""
     q, k, v = in_rows(q), in_rows(k), in_rows(v)
     (batch, heads, length, width), (_, kv_heads, keys, _) = q.shape, k.shape
-    out = np.empty((batch, length, heads, v.shape[3]), np.float32).transpose(0, 2, 1, 3)
+    if out is None:
+        out = np.empty((batch, length, heads, v.shape[3]), np.float32).transpose(0, 2, 1, 3)
     call = signatures.AttentionCall(
         address(q), address(k), address(v), address(out), batch, heads, kv_heads, length, keys, width, v.shape[3]
     )
@@ -89,7 +93,12 @@ def attention(library: ctypes.CDLL, q: Floats, k: Floats, v: Floats, *, scale: f
 
 
 def layer_norm(
-    library: ctypes.CDLL, x: Floats, weight: Floats | None, bias: Floats | None, eps: float, residual: Floats | None = None
+    library: ctypes.CDLL,
+    x: Floats,
+    weight: Floats | None,
+    bias: Floats | None,
+    eps: float,
+    residual: Floats | None = None,
 ) -> Floats:
     """(…, D) -> (…, D), and the residual is added to the result."""
     x, y, residual = _rows_and_result(x, residual)

@@ -39,7 +39,7 @@ def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]
     four = np.stack([codes & 15, codes >> 4], axis=-1).reshape(50, 2, 32)
     full = (four * scales[..., None] + biases[..., None]).reshape(50, 64).astype(np.float32)
     quantised = signatures.Weight(
-        signatures.AFFINE, signatures.FLOAT32, 4, 32, 50, 64, *map(calls.address, (codes, scales, biases))
+        signatures.AFFINE, signatures.FLOAT32, 4, 32, 50, 64, *(calls.address(part) for part in (codes, scales, biases))
     )
     for inputs, tolerance in (
         (signatures.INPUTS_EXACT, TOLERANCE),

@@ -65,6 +65,19 @@ def open_library() -> ctypes.CDLL | None:
     return _open()[0]
 
 
+def kernels() -> ctypes.CDLL:
+    """The library, for who computes with views, which there are only where it is used."""
+    library = open_library()
+    if library is None:
+        raise UnusableError("a view of numbers was given to a layer where no kernels are in use")
+    return library
+
+
+def inputs_of(usual: int) -> int:
+    """How a product with a quantised weight takes its inputs: `usual`, or as they are with MLX_MM_CPU=exact."""
+    return signatures.INPUTS_EXACT if native_status().exact else usual
+
+
 def native_status() -> NativeStatus:
     """What `open_library` found. Raises InputError for an unknown MLX_MM_CPU."""
     return _open()[1]

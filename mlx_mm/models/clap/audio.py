@@ -7,11 +7,15 @@ themselves: a block reorders them once, where cutting out windows and putting th
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.attention import attend_windows
 from mlx_mm.backend.border import read_rows
+from mlx_mm.backend.linear import linear
+from mlx_mm.backend.native.views import run
+from mlx_mm.backend.norms import norm
+from mlx_mm.backend.shaping import extract_patches, take_rows
 from mlx_mm.backend.tables import made_once
 from mlx_mm.errors import InputError
-from mlx_mm.layers.attention import attend, attention_weights
-from mlx_mm.layers.embeddings import extract_patches
+from mlx_mm.layers.attention import attention_weights
 from mlx_mm.layers.interpolate import stretch
 from mlx_mm.layers.outputs import TowerOutput
 from mlx_mm.layers.transformer import MLP
@@ -45,7 +49,7 @@ class Squeeze(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(…, D) -> (…, D)."""
-        return self.norm2(self.conv2(nn.relu(self.norm1(self.conv1(x)))))
+        return self.norm2(linear(self.conv2, nn.relu(self.norm1(linear(self.conv1, x)))))
 
 
 class AttentionalFusion(nn.Module):
@@ -83,11 +87,11 @@ class PatchEmbed(nn.Module):
     def __call__(self, x: mx.array, longer: list[int]) -> mx.array:
         """Spectrograms (B, 1 or 4, T, F), T as long as the image needs -> (B, S, S, D), row-major. longer: the rows of
         clips that were cut."""
-        whole = self.proj(self._patches(x[:, 0]))
+        whole = linear(self.proj, self._patches(x[:, 0]))
         if longer:
             cut = mx.array(longer)
             whole[cut] = self.fusion_model(whole[cut], self._parts(x[cut, 1:]))
-        return self.norm(whole)
+        return norm(self.norm, whole)
 
     def _parts(self, x: mx.array) -> mx.array:
         """Parts (B, 3, T, F) -> (B, S, S, D): beside each other, with zeros in the columns that are left."""
@@ -96,7 +100,7 @@ class PatchEmbed(nn.Module):
         side = patches.shape[1]
         columns = side // LONG_KERNEL
         patches = patches[:, :, : columns * LONG_KERNEL].reshape(batch, parts, side, columns, -1)
-        patches = self.mel_conv2d(patches).swapaxes(1, 2).reshape(batch, side, parts * columns, -1)
+        patches = linear(self.mel_conv2d, patches).swapaxes(1, 2).reshape(batch, side, parts * columns, -1)
         return mx.pad(patches, [(0, 0), (0, 0), (0, side - parts * columns), (0, 0)])
 
     def _patches(self, x: mx.array) -> mx.array:
@@ -157,35 +161,33 @@ class WindowAttention(nn.Module):
         self.k_proj = nn.Linear(dims, dims, bias=config.qkv_bias)
         self.v_proj = nn.Linear(dims, dims, bias=config.qkv_bias)
         self.out_proj = nn.Linear(dims, dims)
+        self._scale = (dims // self.num_heads) ** -0.5
         self.relative_position_bias_table = mx.zeros(((2 * self.window - 1) ** 2, self.num_heads))
 
-    def __call__(self, x: mx.array, hidden: mx.array | None) -> mx.array:
-        """x (B, N, D) in window order, hidden (windows, 1, w², w²) or None -> (B, N, D)."""
-        q, k, v, mask = self._split(x, hidden)
-        attended = attend(q, k, v, mask).reshape(-1, self.num_heads, *q.shape[2:])
-        return self.out_proj(attended.swapaxes(1, 2).reshape(x.shape))
+    def __call__(self, x: mx.array, hidden: mx.array | None, residual: mx.array) -> mx.array:
+        """x (B, N, D) in window order, hidden (windows, 1, w², w²) or None -> (B, N, D), plus the residual."""
+        attended = attend_windows(*self._heads(x), self._bias(hidden), scale=self._scale)
+        return linear(self.out_proj, attended.swapaxes(1, 2).reshape(x.shape), residual=residual)
 
     def weights(self, x: mx.array, hidden: mx.array | None) -> mx.array:
         """The softmax weights, (B·windows, H, w², w²)."""
-        q, k, _, mask = self._split(x, hidden)
-        weights = attention_weights(q, k, mask)
-        return weights.reshape(-1, self.num_heads, *weights.shape[2:])
+        q, k, _ = self._heads(x)
+        bias = self._bias(hidden)
+        return attention_weights(q, k, mx.tile(bias, (len(q) // len(bias), 1, 1, 1)))
 
-    def _split(self, x: mx.array, hidden: mx.array | None) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-        """q, k, v (…, w², d), and the bias for their scores.
-
-        Windows are rows of a batch where the bias is the same for all, and count as heads where it is not.
-        """
-        tokens = self.window**2
-        bias = self.relative_position_bias_table[relative_positions(self.window)].transpose(2, 0, 1)
-        if hidden is not None:
-            bias = (bias + hidden.astype(bias.dtype)).flatten(0, 1)
+    def _heads(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """q, k, v (B·windows, H, w², d)."""
 
         def heads(projected: mx.array) -> mx.array:
-            parted = projected.reshape(-1, tokens, self.num_heads, projected.shape[-1] // self.num_heads)
-            return parted.swapaxes(1, 2).reshape(-1, bias.shape[0], tokens, parted.shape[-1])
+            width = projected.shape[-1] // self.num_heads
+            return projected.reshape(-1, self.window**2, self.num_heads, width).swapaxes(1, 2)
 
-        return heads(self.q_proj(x)), heads(self.k_proj(x)), heads(self.v_proj(x)), bias
+        return heads(linear(self.q_proj, x)), heads(linear(self.k_proj, x)), heads(linear(self.v_proj, x))
+
+    def _bias(self, hidden: mx.array | None) -> mx.array:
+        """What is added to the scores, (1 or windows, H, w², w²)."""
+        bias = self.relative_position_bias_table[relative_positions(self.window)].transpose(2, 0, 1)
+        return bias[None] if hidden is None else bias + hidden.astype(bias.dtype)
 
 
 class SwinBlock(nn.Module):
@@ -201,8 +203,8 @@ class SwinBlock(nn.Module):
 
     def __call__(self, x: mx.array, hidden: mx.array | None) -> mx.array:
         """x (B, N, D) in window order, hidden as in WindowAttention -> (B, N, D)."""
-        x = x + self.self_attn(self.layer_norm1(x), hidden)
-        return x + self.mlp(self.layer_norm2(x))
+        x = self.self_attn(norm(self.layer_norm1, x), hidden, residual=x)
+        return self.mlp(norm(self.layer_norm2, x), residual=x)
 
     def attention_weights(self, x: mx.array, hidden: mx.array | None) -> mx.array:
         """The softmax weights of this block for its input."""
@@ -221,7 +223,7 @@ class PatchMerging(nn.Module):
         """(B, side², D), row-major -> (B, side²/4, 2·D), row-major; of the four, rows vary fastest."""
         batch, _, dims = x.shape
         x = x.reshape(batch, side // 2, 2, side // 2, 2, dims).transpose(0, 1, 3, 4, 2, 5)
-        return self.reduction(self.norm(x.reshape(batch, -1, 4 * dims)))
+        return linear(self.reduction, norm(self.norm, x.reshape(batch, -1, 4 * dims)))
 
 
 class Stage(nn.Module):
@@ -241,12 +243,12 @@ class Stage(nn.Module):
         for number, block in enumerate(self.blocks):
             wanted = shift if number % 2 else 0
             if wanted != current:
-                x, current = x[:, change_of_order(self.side, self.window, current, wanted)], wanted
+                x, current = take_rows(x, change_of_order(self.side, self.window, current, wanted)), wanted
             hidden = shift_mask(self.side, self.window, shift) if wanted else None
             if output_attentions and number == len(self.blocks) - 1:
                 weights = block.attention_weights(x, hidden)
             x = block(x, hidden)
-        x = x[:, change_of_order(self.side, self.window, current, None)]
+        x = take_rows(x, change_of_order(self.side, self.window, current, None))
         return x if self.downsample is None else self.downsample(x, self.side), weights
 
 
@@ -283,17 +285,25 @@ class AudioTower(nn.Module):
         x = x if x.shape[2] == length else stretch(x, length)
         x = self.patch_embed(x, longer).flatten(1, 2)
         states, attentions = [_as_map(x)], list[mx.array]()
-        for stage in self.layers:
-            x, weights = stage(x, output_attentions)
-            states.append(_as_map(x))
-            attentions += [] if weights is None else [weights]
-        x = self.norm(x)
+        if output_hidden_states or output_attentions:
+            for stage in self.layers:
+                x, weights = stage(x, output_attentions)
+                states.append(_as_map(x))
+                attentions += [] if weights is None else [weights]
+            x = norm(self.norm, x)
+        else:
+            x = run(self._last_state, x)
         return TowerOutput(
             last_hidden_state=self._unfold(_as_map(x)),
             pooler_output=x.mean(axis=1),
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
+
+    def _last_state(self, x: mx.array) -> mx.array:
+        for stage in self.layers:
+            x, _ = stage(x, False)
+        return norm(self.norm, x)
 
     def _unfold(self, x: mx.array) -> mx.array:
         """(B, D, S, S) -> (B, D, S / parts, parts·S): the parts of the time beside each other again."""

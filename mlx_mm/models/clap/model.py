@@ -16,6 +16,7 @@ from typing import ClassVar, Literal, TypeAlias
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.linear import linear
 from mlx_mm.layers.activations import activation
 from mlx_mm.layers.losses import own_column_loss
 from mlx_mm.layers.outputs import AudioTextOutput, TowerOutput, pooled
@@ -40,7 +41,7 @@ class Projection(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(B, D) -> (B, projection_dim)."""
-        return self.linear2(self._activation(self.linear1(x)))
+        return linear(self.linear2, linear(self.linear1, x, activation=self._activation))
 
 
 class TextAndAudio(nn.Module):

@@ -4,6 +4,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_mm.backend.border import read_rows
+from mlx_mm.backend.linear import linear
+from mlx_mm.backend.norms import norm
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import key_mask
 from mlx_mm.layers.outputs import TowerOutput
@@ -30,7 +32,7 @@ class TextEmbeddings(nn.Module):
             self._check_positions(input_ids, position_ids)
         positions = self._count(input_ids) if position_ids is None else position_ids
         x = self.token_embedding(input_ids) + self.token_type_embedding.weight[0]
-        return self.layer_norm(x + self.position_embedding(positions))
+        return norm(self.layer_norm, x + self.position_embedding(positions))
 
     def _count(self, input_ids: mx.array) -> mx.array:
         """Positions from pad + 1 on, and pad for padding, as RoBERTa was trained by fairseq."""
@@ -80,7 +82,7 @@ class TextTower(nn.Module):
         )
         return TowerOutput(
             last_hidden_state=encoded.last_hidden_state,
-            pooler_output=mx.tanh(self.pooler(encoded.last_hidden_state[:, 0])),
+            pooler_output=mx.tanh(linear(self.pooler, encoded.last_hidden_state[:, 0])),
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )

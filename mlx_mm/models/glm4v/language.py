@@ -13,13 +13,18 @@ from mlx_lm.models.cache import QuantizedKVCache
 from mlx_lm.models.switch_layers import SwitchGLU
 
 from mlx_mm.backend.elementwise import swiglu
-from mlx_mm.backend.linear import linear
+from mlx_mm.backend.experts import experts, route
+from mlx_mm.backend.linear import token_linear
+from mlx_mm.backend.native.views import run
+from mlx_mm.backend.norms import norm
+from mlx_mm.backend.rotary import TextRotary
 from mlx_mm.backend.tables import made_once
 from mlx_mm.errors import InputError
+from mlx_mm.generation.appending import append
 from mlx_mm.generation.request import LayerCache
 from mlx_mm.layers.attention import Mask, Rotation, attend, attention_weights, merge_heads, split_heads
 from mlx_mm.layers.outputs import TowerOutput
-from mlx_mm.layers.rope import inverse_frequencies, rotate_first, rotate_halves, rotate_neighbours
+from mlx_mm.layers.rope import inverse_frequencies, rotate_halves, rotate_neighbours
 from mlx_mm.models.glm4v.config import ModelConfig, MoeConfig, TextConfig
 
 NORM_EPS = 1e-20  # keeps a sum of router weights from being 0, as in DeepSeek-V3
@@ -41,11 +46,11 @@ class Attention(nn.Module):
         self, x: mx.array, rope: Rotation, mask: Mask, cache: LayerCache | None, output_attentions: bool
     ) -> tuple[mx.array, mx.array | None]:
         """(B, L, D) -> (B, L, D), and the weights (B, H, L, S) where asked for."""
-        q = rope(split_heads(linear(self.q_proj, x), self.num_heads))
-        k = rope(split_heads(linear(self.k_proj, x), self.num_kv_heads))
-        v = split_heads(linear(self.v_proj, x), self.num_kv_heads)
+        q = rope(split_heads(token_linear(self.q_proj, x), self.num_heads))
+        k = rope(split_heads(token_linear(self.k_proj, x), self.num_kv_heads))
+        v = split_heads(token_linear(self.v_proj, x), self.num_kv_heads)
         if cache is not None:
-            k, v = cache.update_and_fetch(k, v)
+            k, v = append(cache, k, v)
         if isinstance(cache, QuantizedKVCache):
             if output_attentions:
                 raise InputError("output_attentions does not work with a quantised cache; use one that is not.")
@@ -55,7 +60,7 @@ class Attention(nn.Module):
         weights = None
         if output_attentions:
             weights = attention_weights(q, mx.repeat(k, self.num_heads // self.num_kv_heads, axis=1), mask)
-        return linear(self.o_proj, merge_heads(out)), weights
+        return token_linear(self.o_proj, merge_heads(out)), weights
 
 
 class FusedMLP(nn.Module):
@@ -67,8 +72,9 @@ class FusedMLP(nn.Module):
         self.down_proj = nn.Linear(hidden, dims, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        gate, up = mx.split(linear(self.gate_up_proj, x), 2, axis=-1)
-        return linear(self.down_proj, swiglu(gate, up))
+        both = token_linear(self.gate_up_proj, x)
+        width = both.shape[-1] // 2
+        return token_linear(self.down_proj, swiglu(both[..., :width], both[..., width:]))
 
 
 class MLP(nn.Module):
@@ -81,7 +87,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(hidden, dims, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return linear(self.down_proj, swiglu(linear(self.gate_proj, x), linear(self.up_proj, x)))
+        return token_linear(self.down_proj, swiglu(token_linear(self.gate_proj, x), token_linear(self.up_proj, x)))
 
 
 class Router(nn.Module):
@@ -128,9 +134,8 @@ class Experts(nn.Module):
         self.shared_experts = MLP(dims, width * config.n_shared_experts)
 
     def __call__(self, x: mx.array) -> mx.array:
-        chosen, weights = self.gate(x)
-        routed = (self.switch_mlp(x, chosen) * weights[..., None]).sum(axis=-2)
-        return routed.astype(x.dtype) + self.shared_experts(x)
+        chosen, weights = route(self.gate, x)
+        return experts(self.switch_mlp, x, chosen, weights) + self.shared_experts(x)
 
 
 def _up_and_gate(up: mx.array, gate: mx.array) -> mx.array:
@@ -162,10 +167,10 @@ class Layer(nn.Module):
         self, x: mx.array, rope: Rotation, mask: Mask, cache: LayerCache | None, output_attentions: bool
     ) -> tuple[mx.array, mx.array | None]:
         """(B, L, D) -> (B, L, D), and the attention's weights where asked for."""
-        out, weights = self.self_attn(self.input_layernorm(x), rope, mask, cache, output_attentions)
-        x = x + (self.post_self_attn_layernorm(out) if self.sandwich else out)
-        out = self.mlp(self.post_attention_layernorm(x))
-        return x + (self.post_mlp_layernorm(out) if self.sandwich else out), weights
+        out, weights = self.self_attn(norm(self.input_layernorm, x), rope, mask, cache, output_attentions)
+        x = norm(self.post_self_attn_layernorm, out, residual=x) if self.sandwich else x + out
+        out = self.mlp(norm(self.post_attention_layernorm, x))
+        return norm(self.post_mlp_layernorm, out, residual=x) if self.sandwich else x + out, weights
 
 
 class Decoder(nn.Module):
@@ -194,20 +199,27 @@ class Decoder(nn.Module):
     ) -> TowerOutput:
         """(B, L, D) -> last_hidden_state (B, L, D). hidden_states: the embeddings, then each layer's output, the last
         of them normed, as transformers has them for decoders."""
+        caches: Sequence[LayerCache | None] = cache or [None] * len(self.layers)
+        if not (output_hidden_states or output_attentions or any(isinstance(one, QuantizedKVCache) for one in caches)):
+            return TowerOutput(run(self._last_state, embeds, rope, mask, caches), pooler_output=None)
         x, states = embeds, [embeds]
         attentions: list[mx.array | None] = []
-        caches: Sequence[LayerCache | None] = cache or [None] * len(self.layers)
         for layer, its_cache in zip(self.layers, caches, strict=True):
             x, weights = layer(x, rope, mask, its_cache, output_attentions)
             states.append(x)
             attentions.append(weights)
-        x = self.norm(x)
+        x = norm(self.norm, x)
         return TowerOutput(
             last_hidden_state=x,
             pooler_output=None,
             hidden_states=(*states[:-1], x) if output_hidden_states else None,
             attentions=tuple(a for a in attentions if a is not None) if output_attentions else None,
         )
+
+    def _last_state(self, x: mx.array, rope: Rotation, mask: Mask, caches: Sequence[LayerCache | None]) -> mx.array:
+        for layer, its_cache in zip(self.layers, caches, strict=True):
+            x, _ = layer(x, rope, mask, its_cache, False)
+        return norm(self.norm, x)
 
 
 class LanguageModel(nn.Module):
@@ -234,23 +246,17 @@ class LanguageModel(nn.Module):
         parts = [axis[..., None] * some for axis, some in zip(position_ids, frequencies, strict=True)]
         angles = mx.concatenate(parts, axis=-1)[:, None]  # (B, 1, L, pairs); an axis has a contiguous section of them
         rotate = rotate_neighbours if self._neighbours else rotate_halves
-        return rotate_first(self._dims, rotate(angles, dtype))
+        return rotate(angles, dtype)
 
     def rotation_from(self, offset: mx.array | int) -> Rotation:
         """Turns (B, H, L, d) by offset, offset + 1, …, the same on all axes; offset is a number or (B,)."""
-        wavelengths = _wavelengths(self._dims, self._theta)
-
-        def rotate(x: mx.array) -> mx.array:
-            return mx.fast.rope(
-                x, self._dims, traditional=self._neighbours, base=None, scale=1.0, offset=offset, freqs=wavelengths
-            )
-
-        return rotate
+        frequencies = inverse_frequencies(self._dims, self._theta)
+        return TextRotary(offset, frequencies, _wavelengths(self._dims, self._theta), neighbours=self._neighbours)
 
     def logits(self, hidden: mx.array) -> mx.array:
         """(…, D) -> (…, vocabulary)."""
         if "lm_head" in self:
-            return linear(self.lm_head, hidden)
+            return token_linear(self.lm_head, hidden)
         return self.model.embed_tokens.as_linear(hidden)
 
 

@@ -17,12 +17,14 @@ import mlx.nn as nn
 
 from mlx_mm.backend.elementwise import gelu_erf, swiglu
 from mlx_mm.backend.linear import linear
+from mlx_mm.backend.native.views import run
+from mlx_mm.backend.norms import norm
 from mlx_mm.errors import InputError
 from mlx_mm.layers.activations import activation
 from mlx_mm.layers.attention import Rotation, attend, attention_weights, merge_heads
 from mlx_mm.layers.interpolate import ResizedTables, bicubic_matrix
 from mlx_mm.layers.outputs import TowerOutput, pooled
-from mlx_mm.layers.rope import grid_angles, rotate_halves
+from mlx_mm.layers.rope import grid_angles, in_float32, rotate_halves
 from mlx_mm.models.glm4v.config import VisionConfig
 from mlx_mm.models.glm4v.inputs import read_whole
 from mlx_mm.models.glm4v.positions import Nested, Size, frame_sizes
@@ -74,9 +76,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def __call__(self, x: mx.array, rope: Rotation) -> mx.array:
-        """(B, L, D) -> (B, L, D)."""
-        return linear(self.proj, merge_heads(attend(*self._heads(x, rope))))
+    def __call__(self, x: mx.array, rope: Rotation, residual: mx.array | None = None) -> mx.array:
+        """(B, L, D) -> (B, L, D), plus the residual."""
+        return linear(self.proj, merge_heads(attend(*self._heads(x, rope))), residual=residual)
 
     def weights(self, x: mx.array, rope: Rotation) -> mx.array:
         """The softmax weights over x (B, L, D) -> (B, H, L, L)."""
@@ -99,8 +101,9 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(width, dims, bias=False)
         self._gate = gate_of(hidden_act)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        return linear(self.down_proj, self._gate(linear(self.gate_proj, x), linear(self.up_proj, x)))
+    def __call__(self, x: mx.array, residual: mx.array | None = None) -> mx.array:
+        """The result plus the residual."""
+        return linear(self.down_proj, self._gate(linear(self.gate_proj, x), linear(self.up_proj, x)), residual=residual)
 
 
 class Block(nn.Module):
@@ -115,8 +118,8 @@ class Block(nn.Module):
 
     def __call__(self, x: mx.array, rope: Rotation) -> mx.array:
         """(B, L, D) -> (B, L, D)."""
-        x = x + self.attn(self.norm1(x), rope)
-        return x + self.mlp(self.norm2(x))
+        x = self.attn(norm(self.norm1, x), rope, residual=x)
+        return self.mlp(norm(self.norm2, x), residual=x)
 
     def attention_weights(self, x: mx.array, rope: Rotation) -> mx.array:
         """The softmax weights of this block for its input x (B, L, D) -> (B, H, L, L)."""
@@ -137,7 +140,7 @@ class Merger(nn.Module):
         self._gate = gate_of(config.hidden_act)
 
     def __call__(self, x: mx.array) -> mx.array:
-        x = gelu_erf(self.post_projection_norm(linear(self.proj, x)))
+        x = gelu_erf(norm(self.post_projection_norm, linear(self.proj, x)))
         return linear(self.down_proj, self._gate(linear(self.gate_proj, x), linear(self.up_proj, x)))
 
 
@@ -199,24 +202,33 @@ class VisionTower(nn.Module):
         if after:
             pixels, table, angles = mx.depends([pixels, table, angles], [pooled(after[0])])
         rope = _rotation(in_blocks(angles, size, self._merge))
-        x = self.post_conv_layernorm(self.patch_embed(pixels))
+        x = norm(self.post_conv_layernorm, self.patch_embed(pixels))
         x = x + in_blocks(table, size, self._merge)
         hidden_states, attentions = [x], []
-        for block in self.blocks:
-            if output_attentions:
-                attentions.append(block.attention_weights(x, rope))
-            x = block(x, rope)
-            if output_hidden_states:
-                hidden_states.append(x)
+        if output_hidden_states or output_attentions:
+            for block in self.blocks:
+                if output_attentions:
+                    attentions.append(block.attention_weights(x, rope))
+                x = block(x, rope)
+                if output_hidden_states:
+                    hidden_states.append(x)
+            x = norm(self.post_layernorm, x)
+        else:
+            x = run(self._last_state, x, rope)
         kernel = self.downsample.weight.flatten(1)
-        x = self.post_layernorm(x).reshape(-1, kernel.shape[1])
+        x = x.reshape(-1, kernel.shape[1])
         x = mx.addmm(self.downsample.bias, x, kernel.T)
         return TowerOutput(
             last_hidden_state=x,
-            pooler_output=self.merger(x),
+            pooler_output=run(self.merger, x),
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
+
+    def _last_state(self, x: mx.array, rope: Rotation) -> mx.array:
+        for block in self.blocks:
+            x = block(x, rope)
+        return norm(self.post_layernorm, x)
 
     def _check(self, pixel_values: mx.array, sizes: Sequence[Size]) -> None:
         expected = (sum(rows * cols for rows, cols in sizes), self._patch_dims)
@@ -243,16 +255,15 @@ def in_blocks(x: mx.array, size: Size, merge: int) -> mx.array:
 
 def batches(sizes: Sequence[Size]) -> Iterator[tuple[int, Size]]:
     """How many images of which size are computed together, in their order."""
-    for size, run in groupby(sizes):
-        count = len(list(run))
+    for size, alike in groupby(sizes):
+        count = len(list(alike))
         most = max(1, PATCHES_PER_BATCH // (size[0] * size[1]))
         yield from ((min(most, count - first), size) for first in range(0, count, most))
 
 
 def _rotation(angles: mx.array) -> Rotation:
     """Turns heads in float32, as where the model was trained."""
-    rotate = rotate_halves(angles)
-    return lambda x: rotate(x.astype(mx.float32)).astype(x.dtype)
+    return in_float32(rotate_halves(angles))
 
 
 def _join(results: Sequence[TowerOutput], longest: int) -> TowerOutput:

@@ -3,6 +3,7 @@
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.norms import norm
 from mlx_mm.layers.attention import key_mask
 from mlx_mm.layers.outputs import TowerOutput
 from mlx_mm.layers.rope import line_angles, rotate_halves
@@ -21,7 +22,7 @@ class TextEmbeddings(nn.Module):
 
     def __call__(self, input_ids: mx.array) -> mx.array:
         """(B, L) -> (B, L, D)."""
-        return self.layer_norm(self.token_embedding(input_ids) + self.token_type_embedding.weight[0])
+        return norm(self.layer_norm, self.token_embedding(input_ids) + self.token_type_embedding.weight[0])
 
 
 class TextTower(nn.Module):

@@ -8,9 +8,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_mm.backend.elementwise import swiglu
+from mlx_mm.backend.linear import linear
+from mlx_mm.backend.native.views import run
+from mlx_mm.backend.norms import norm
+from mlx_mm.backend.shaping import pad_last
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import Rotation, attend, attention_weights, merge_heads, split_heads
-from mlx_mm.layers.embeddings import extract_patches
+from mlx_mm.layers.embeddings import embed_patches
 from mlx_mm.layers.outputs import TowerOutput
 from mlx_mm.layers.rope import grid_angles, rotate_neighbours
 from mlx_mm.models.jina_clip.config import VisionConfig
@@ -35,7 +39,8 @@ class VisionEmbeddings(nn.Module):
                 "Resize the pictures, as processor.images does."
             )
         table = self.position_embedding
-        patches = self.patch_embedding(extract_patches(pixel_values.astype(table.dtype), self.patch_size)) + table[1:]
+        pixels = pixel_values.astype(table.dtype)
+        patches = embed_patches(self.patch_embedding, pixels, self.patch_size, table[1:])
         first = mx.broadcast_to(self.class_embedding + table[0], (batch, 1, table.shape[1]))
         return mx.concatenate([first, patches], axis=1)
 
@@ -53,23 +58,23 @@ class Attention(nn.Module):
         self.layer_norm = nn.LayerNorm(dims, eps=config.layer_norm_eps)
         self.out_proj = nn.Linear(dims, dims)
 
-    def __call__(self, x: mx.array, rope: Rotation) -> mx.array:
-        """(B, L, D) -> (B, L, D)."""
+    def __call__(self, x: mx.array, rope: Rotation, residual: mx.array | None = None) -> mx.array:
+        """(B, L, D) -> (B, L, D), plus the residual."""
         q, k = self._queries_and_keys(x, rope)
-        heads = merge_heads(attend(q, k, split_heads(self.v_proj(x), self.num_heads)))
-        return self.out_proj(self.layer_norm(heads))
+        heads = merge_heads(attend(q, k, split_heads(linear(self.v_proj, x), self.num_heads)))
+        return linear(self.out_proj, norm(self.layer_norm, heads), residual=residual)
 
     def weights(self, x: mx.array, rope: Rotation) -> mx.array:
         """The softmax weights over x (B, L, D) -> (B, H, L, L)."""
         return attention_weights(*self._queries_and_keys(x, rope))
 
     def _queries_and_keys(self, x: mx.array, rope: Rotation) -> tuple[mx.array, mx.array]:
-        q, k = (split_heads(project(x), self.num_heads) for project in (self.q_proj, self.k_proj))
+        q, k = (split_heads(linear(project, x), self.num_heads) for project in (self.q_proj, self.k_proj))
         return rope(q), rope(k)
 
 
 class MLP(nn.Module):
-    """down(norm(silu(gate(x)) · up(x))), (B, L, D) -> (B, L, D)."""
+    """down(norm(silu(gate(x)) · up(x))), (B, L, D) -> (B, L, D), plus the residual."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()
@@ -79,10 +84,10 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.width)
         self._padding = config.intermediate_size - config.mlp_width
 
-    def __call__(self, x: mx.array) -> mx.array:
-        x = self.layer_norm(swiglu(self.gate_proj(x), self.up_proj(x)))
+    def __call__(self, x: mx.array, residual: mx.array | None = None) -> mx.array:
+        x = norm(self.layer_norm, swiglu(linear(self.gate_proj, x), linear(self.up_proj, x)))
         # Units that were added for quantisation come after the norm, whose mean they would change.
-        return self.down_proj(mx.pad(x, [(0, 0), (0, 0), (0, self._padding)]) if self._padding else x)
+        return linear(self.down_proj, pad_last(x, self._padding), residual=residual)
 
 
 class EncoderLayer(nn.Module):
@@ -97,8 +102,8 @@ class EncoderLayer(nn.Module):
 
     def __call__(self, x: mx.array, rope: Rotation) -> mx.array:
         """(B, L, D) -> (B, L, D)."""
-        x = x + self.self_attn(self.layer_norm1(x), rope)
-        return x + self.mlp(self.layer_norm2(x))
+        x = self.self_attn(norm(self.layer_norm1, x), rope, residual=x)
+        return self.mlp(norm(self.layer_norm2, x), residual=x)
 
     def attention_weights(self, x: mx.array, rope: Rotation) -> mx.array:
         """The softmax weights of this layer for its input x (B, L, D) -> (B, H, L, L)."""
@@ -123,6 +128,9 @@ class VisionTower(nn.Module):
         """pixel_values (B, H, W, 3) of the trained size. Every token is normalised; the class token is the picture's
         vector."""
         rope = self.rotation()
+        if not (output_hidden_states or output_attentions):
+            last_hidden_state = run(self._last_state, self.embeddings(pixel_values), rope)
+            return TowerOutput(last_hidden_state, pooler_output=last_hidden_state[:, 0])
         x = self.embeddings(pixel_values)
         hidden_states, attentions = [x], []
         for layer in self.layers:
@@ -131,13 +139,18 @@ class VisionTower(nn.Module):
             x = layer(x, rope)
             if output_hidden_states:
                 hidden_states.append(x)
-        last_hidden_state = self.post_layernorm(x)
+        last_hidden_state = norm(self.post_layernorm, x)
         return TowerOutput(
             last_hidden_state=last_hidden_state,
             pooler_output=last_hidden_state[:, 0],
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
+
+    def _last_state(self, x: mx.array, rope: Rotation) -> mx.array:
+        for layer in self.layers:
+            x = layer(x, rope)
+        return norm(self.post_layernorm, x)
 
     def rotation(self) -> Rotation:
         """By row and column, at the distances of the grid that the tower was first trained on (`intp_freq`).

@@ -4,6 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_mm.backend.border import read_rows
+from mlx_mm.backend.norms import norm
 from mlx_mm.backend.tables import made_once
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import Mask, key_mask
@@ -82,7 +83,7 @@ class TextTower(nn.Module):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
+        last_hidden_state = norm(self.final_layer_norm, encoded.last_hidden_state)
         ends = end_positions(input_ids, self._eos_token_id)
         return TowerOutput(
             last_hidden_state=last_hidden_state,

@@ -3,7 +3,8 @@
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.layers.embeddings import extract_patches, patch_grid
+from mlx_mm.backend.norms import norm
+from mlx_mm.layers.embeddings import embed_patches, patch_grid
 from mlx_mm.layers.interpolate import ResizedTables, bicubic_matrix
 from mlx_mm.layers.outputs import TowerOutput
 from mlx_mm.layers.transformer import Encoder
@@ -30,7 +31,7 @@ class VisionEmbeddings(nn.Module):
         positions = table[1:]
         if grid is not None:
             positions = self._resized.resize(table, grid, bicubic_matrix, first=1, keep=not self.training)
-        patches = self.patch_embedding(extract_patches(pixel_values.astype(table.dtype), self.patch_size)) + positions
+        patches = embed_patches(self.patch_embedding, pixel_values.astype(table.dtype), self.patch_size, positions)
         first = mx.broadcast_to(self.class_embedding + table[0], (batch, 1, table.shape[1]))
         return mx.concatenate([first, patches], axis=1)
 
@@ -58,13 +59,13 @@ class VisionTower(nn.Module):
         Only the class token is normalised, in `pooler_output`; `last_hidden_state` is the encoder's raw output.
         """
         encoded = self.encoder(
-            self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding)),
+            norm(self.pre_layrnorm, self.embeddings(pixel_values, interpolate_pos_encoding)),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
         return TowerOutput(
             last_hidden_state=encoded.last_hidden_state,
-            pooler_output=self.post_layernorm(encoded.last_hidden_state[:, 0]),
+            pooler_output=norm(self.post_layernorm, encoded.last_hidden_state[:, 0]),
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )

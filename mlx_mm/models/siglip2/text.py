@@ -3,6 +3,8 @@
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.linear import linear
+from mlx_mm.backend.norms import norm
 from mlx_mm.layers.attention import key_mask
 from mlx_mm.layers.embeddings import TextEmbeddings
 from mlx_mm.layers.outputs import TowerOutput
@@ -36,10 +38,10 @@ class TextTower(nn.Module):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        last_hidden_state = self.final_layer_norm(encoded.last_hidden_state)
+        last_hidden_state = norm(self.final_layer_norm, encoded.last_hidden_state)
         return TowerOutput(
             last_hidden_state=last_hidden_state,
-            pooler_output=self.head(last_hidden_state[:, -1]),
+            pooler_output=linear(self.head, last_hidden_state[:, -1]),
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )

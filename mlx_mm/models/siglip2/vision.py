@@ -8,9 +8,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_mm.backend.border import read_rows
+from mlx_mm.backend.linear import linear
+from mlx_mm.backend.native.views import run
+from mlx_mm.backend.norms import norm
+from mlx_mm.backend.shaping import spread
 from mlx_mm.errors import InputError
 from mlx_mm.layers.attention import Attention, Mask, key_mask
-from mlx_mm.layers.embeddings import extract_patches, patch_grid
+from mlx_mm.layers.embeddings import embed_patches, patch_grid
 from mlx_mm.layers.interpolate import ResizedTables, bicubic_matrix, bilinear_matrix
 from mlx_mm.layers.outputs import TowerOutput
 from mlx_mm.layers.transformer import MLP, Encoder
@@ -30,7 +34,7 @@ class PatchEmbeddings(nn.Module):
 
     def project(self, patches: mx.array) -> mx.array:
         """(B, N, size·size·C) -> (B, N, D) in the tower's dtype."""
-        return self.patch_embedding(patches.astype(self.position_embedding.weight.dtype))
+        return linear(self.patch_embedding, patches.astype(self.position_embedding.weight.dtype))
 
 
 class FixResEmbeddings(PatchEmbeddings):
@@ -58,7 +62,8 @@ class FixResEmbeddings(PatchEmbeddings):
         grid = patch_grid((height, width), self.image_size, self.patch_size, interpolate_pos_encoding)
         if grid is not None:
             positions = self._resized.resize(positions, grid, bicubic_matrix, keep=not self.training)
-        return self.project(extract_patches(pixel_values, self.patch_size)) + positions
+        pixels = pixel_values.astype(self.position_embedding.weight.dtype)
+        return embed_patches(self.patch_embedding, pixels, self.patch_size, positions)
 
 
 class NaflexEmbeddings(PatchEmbeddings):
@@ -124,9 +129,11 @@ class AttentionPoolingHead(nn.Module):
 
     def __call__(self, x: mx.array, mask: Mask = None) -> mx.array:
         """(B, N, D) -> (B, D)."""
-        probe = mx.broadcast_to(self.probe, (x.shape[0], 1, x.shape[2]))
-        x = self.attention(probe, mask, context=x)
-        return (x + self.mlp(self.layernorm(x)))[:, 0]
+        return run(self._pool, x, mask)
+
+    def _pool(self, x: mx.array, mask: Mask) -> mx.array:
+        x = self.attention(spread(self.probe, x), mask, context=x)
+        return self.mlp(norm(self.layernorm, x), residual=x)[:, 0]
 
 
 class VisionTower(nn.Module):
@@ -159,7 +166,7 @@ class VisionTower(nn.Module):
         x = self.embeddings(pixel_values, pixel_attention_mask, spatial_shapes, interpolate_pos_encoding)
         mask = key_mask(pixel_attention_mask)
         encoded = self.encoder(x, mask, output_hidden_states=output_hidden_states, output_attentions=output_attentions)
-        last_hidden_state = self.post_layernorm(encoded.last_hidden_state)
+        last_hidden_state = norm(self.post_layernorm, encoded.last_hidden_state)
         return TowerOutput(
             last_hidden_state=last_hidden_state,
             pooler_output=None if self.head is None else self.head(last_hidden_state, mask),

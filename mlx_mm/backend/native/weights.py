@@ -1,0 +1,186 @@
+"""The weights of layers as the kernels read them: quantised and 16-bit ones in place, float32 packed once.
+
+Packed weights take the place of the layer's own: `layer.weight` is then a lazy array that unpacks them, for whoever
+asks. What was prepared belongs to arrays, not to layers: with other weights a layer is prepared anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_mm.backend.native import calls, signatures
+from mlx_mm.backend.native.calls import Floats
+from mlx_mm.backend.native.views import UnsettledError, floats, is_settled, view
+
+TYPES = {mx.float32: signatures.FLOAT32, mx.float16: signatures.FLOAT16, mx.bfloat16: signatures.BFLOAT16}
+KINDS = {
+    "affine": signatures.AFFINE,
+    "mxfp4": signatures.MXFP4,
+    "mxfp8": signatures.MXFP8,
+    "nvfp4": signatures.NVFP4,
+}
+_LOCK = threading.Lock()
+
+
+class Prepared:
+    """What a layer's arrays are to the kernels. It is neither copied nor pickled with the layer, which prepares it
+    again."""
+
+    def __init__(self, of: tuple[mx.array | None, ...]) -> None:
+        self.of = of
+
+    def belongs_to(self, of: tuple[mx.array | None, ...]) -> bool:
+        """Whether it was prepared of these very arrays."""
+        return all(mine is its for mine, its in zip(self.of, of, strict=True))
+
+    def __deepcopy__(self, memo: object) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
+
+
+class PreparedLinear(Prepared):
+    """weight: what the kernels read. bias: (N,) or None. owner: keeps the memory."""
+
+    def __init__(
+        self, of: tuple[mx.array | None, ...], weight: signatures.Weight, bias: Floats | None, owner: object
+    ) -> None:
+        super().__init__(of)
+        self.weight, self.bias, self.owner = weight, bias, owner
+
+
+class PreparedNorm(Prepared):
+    """weight and bias: (D,) or None."""
+
+    def __init__(self, of: tuple[mx.array | None, ...], weight: Floats | None, bias: Floats | None) -> None:
+        super().__init__(of)
+        self.weight, self.bias = weight, bias
+
+
+Kind = TypeVar("Kind", PreparedLinear, PreparedNorm)
+
+
+def prepared_linear(library: ctypes.CDLL, layer: nn.Module) -> PreparedLinear:
+    """Of nn.Linear and nn.QuantizedLinear. Raises UnsettledError while the layer is transformed."""
+
+    def prepare() -> PreparedLinear:
+        weight, owner = _quantised(layer) if "scales" in layer else _plain(library, layer)
+        return PreparedLinear(_arrays(layer), weight, floats(layer.bias) if "bias" in layer else None, owner)
+
+    return _kept(layer, PreparedLinear, prepare)
+
+
+def prepared_norm(layer: nn.Module) -> PreparedNorm:
+    """Of nn.LayerNorm and nn.RMSNorm. Raises UnsettledError while the layer is transformed."""
+
+    def prepare() -> PreparedNorm:
+        arrays = _arrays(layer)
+        return PreparedNorm(arrays, *(None if array is None else floats(array) for array in (arrays[0], arrays[3])))
+
+    return _kept(layer, PreparedNorm, prepare)
+
+
+def prepared_experts(layer: nn.Module) -> PreparedLinear:
+    """Of mlx_lm's SwitchLinear and QuantizedSwitchLinear: weights (experts, N, K), one after the other, as stored."""
+
+    def prepare() -> PreparedLinear:
+        weight, owner = _quantised(layer) if "scales" in layer else _rows(layer.weight)
+        return PreparedLinear(_arrays(layer), weight, None, owner)
+
+    return _kept(layer, PreparedLinear, prepare)
+
+
+def not_prepared(modules: object) -> list[mx.array]:
+    """The arrays of those layers of which nothing is prepared; the others have no use for their own."""
+    layers = (layer for module in _modules(modules) for layer in module.modules())
+    return [
+        array
+        for layer in layers
+        if not (isinstance(kept := layer.__dict__.get("_prepared"), Prepared) and kept.belongs_to(_arrays(layer)))
+        for array in layer.values()
+        if isinstance(array, mx.array)
+    ]
+
+
+def _modules(tree: object) -> list[nn.Module]:
+    if isinstance(tree, nn.Module):
+        return [tree]
+    return [module for part in tree for module in _modules(part)] if isinstance(tree, list | tuple) else []
+
+
+def _kept(layer: nn.Module, kind: type[Kind], prepare: Callable[[], Kind]) -> Kind:
+    """What was prepared of the layer's arrays, now or before."""
+    kept = layer.__dict__.get("_prepared")
+    if isinstance(kept, kind) and kept.belongs_to(_arrays(layer)):
+        return kept
+    with _LOCK:
+        arrays = _arrays(layer)
+        kept = layer.__dict__.get("_prepared")  # by another thread meanwhile
+        if not (isinstance(kept, kind) and kept.belongs_to(arrays)):
+            if not all(array is None or is_settled(array) for array in arrays):
+                raise UnsettledError
+            kept = prepare()
+            layer._prepared = kept
+    return kept
+
+
+def _arrays(layer: nn.Module) -> tuple[mx.array | None, ...]:
+    return layer.get("weight"), layer.get("scales"), layer.get("biases"), layer.get("bias")
+
+
+def _quantised(layer: nn.Module) -> tuple[signatures.Weight, object]:
+    """MLX's packed words, read where they are."""
+    parts = [array if array is None else np.ascontiguousarray(view(array)) for array in _arrays(layer)[:3]]
+    affine = layer.mode == "affine"
+    rows, words = layer.weight.shape[-2:]
+    weight = signatures.Weight(
+        KINDS[layer.mode],
+        TYPES[layer.scales.dtype] if affine else signatures.FLOAT32,
+        layer.bits,
+        layer.group_size,
+        rows,
+        words * 32 // layer.bits,
+        *map(calls.address, parts),
+    )
+    return weight, parts
+
+
+def _rows(array: mx.array) -> tuple[signatures.Weight, object]:
+    """Rows of floats, read where they are."""
+    numbers = np.ascontiguousarray(view(array))
+    return signatures.Weight(
+        signatures.ROWS, TYPES[array.dtype], 0, 0, *array.shape[-2:], calls.address(numbers)
+    ), numbers
+
+
+def _plain(library: ctypes.CDLL, layer: nn.Module) -> tuple[signatures.Weight, object]:
+    """16-bit weights as they are; float32 in panels, which the layer's own array then shows."""
+    weight, owner = _rows(layer.weight)
+    if weight.type != signatures.FLOAT32:
+        return weight, owner
+    panel = int(library.mm_panel())
+    panels = math.ceil(weight.rows / panel)
+    packed = mx.empty((panels, weight.cols, panel))
+    mx.eval(packed)
+    numbers = np.asarray(packed)
+    calls.check(library.mm_pack(ctypes.byref(weight), calls.address(numbers)))
+    with mx.stream(_stream()):
+        layer.weight = packed.swapaxes(1, 2).reshape(panels * panel, weight.cols)[: weight.rows]
+    weight.kind, weight.data = signatures.PACKED, calls.address(numbers)
+    return weight, (packed, numbers)
+
+
+@functools.cache
+def _stream() -> mx.Stream:
+    """For what another thread than this one may evaluate."""
+    return mx.new_thread_unsafe_stream(mx.cpu)
