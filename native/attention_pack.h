@@ -1,6 +1,6 @@
-// Rows become columns.
+// Queries, keys and values, as the products of attention read them.
 #pragma once
-#include "vector.h"
+#include "transpose.h"
 
 namespace {
 
@@ -30,45 +30,6 @@ MM_INLINE void transpose4(const float* const* rows, int64_t n, float scale, floa
     for (int j = 0; j < 4; j++) y[j] = rows[j][i] * scale;
 }
 
-#if defined(__AVX2__)
-#if defined(__AVX512F__)
-typedef __m512 wide;
-#define MM_WIDE(name) _mm512_##name
-#else
-typedef __m256 wide;
-#define MM_WIDE(name) _mm256_##name
-#endif
-
-// Four numbers of each fourth row, one after the other.
-MM_INLINE wide every_fourth(const float* const* rows, int64_t i) {
-#if defined(__AVX512F__)
-  wide v = _mm512_castps128_ps512(_mm_loadu_ps(rows[0] + i));
-  v = _mm512_insertf32x4(v, _mm_loadu_ps(rows[4] + i), 1);
-  v = _mm512_insertf32x4(v, _mm_loadu_ps(rows[8] + i), 2);
-  return _mm512_insertf32x4(v, _mm_loadu_ps(rows[12] + i), 3);
-#else
-  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[0] + i)), _mm_loadu_ps(rows[4] + i), 1);
-#endif
-}
-
-// y[i][j] = rows[j][i] for i < n and j < W, its rows ldy apart: transpose4 in each part of 128 bits.
-MM_INLINE void transpose_wide(const float* const* rows, int64_t n, float* y, int64_t ldy) {
-  int64_t i = 0;
-  for (; i + 4 <= n; i += 4, y += 4 * ldy) {
-    const wide a = every_fourth(rows, i), b = every_fourth(rows + 1, i);
-    const wide c = every_fourth(rows + 2, i), d = every_fourth(rows + 3, i);
-    const auto ab = MM_WIDE(castps_pd)(MM_WIDE(unpacklo_ps)(a, b)), cd = MM_WIDE(castps_pd)(MM_WIDE(unpacklo_ps)(c, d));
-    const auto fg = MM_WIDE(castps_pd)(MM_WIDE(unpackhi_ps)(a, b)), hi = MM_WIDE(castps_pd)(MM_WIDE(unpackhi_ps)(c, d));
-    MM_WIDE(storeu_ps)(y, MM_WIDE(castpd_ps)(MM_WIDE(unpacklo_pd)(ab, cd)));
-    MM_WIDE(storeu_ps)(y + ldy, MM_WIDE(castpd_ps)(MM_WIDE(unpackhi_pd)(ab, cd)));
-    MM_WIDE(storeu_ps)(y + 2 * ldy, MM_WIDE(castpd_ps)(MM_WIDE(unpacklo_pd)(fg, hi)));
-    MM_WIDE(storeu_ps)(y + 3 * ldy, MM_WIDE(castpd_ps)(MM_WIDE(unpackhi_pd)(fg, hi)));
-  }
-  for (; i < n; i++, y += ldy)
-    for (int j = 0; j < W; j++) y[j] = rows[j][i];
-}
-#endif
-
 // y (n, count) = scale * the transpose of `count` rows.
 MM_INLINE void transpose(const float* const* rows, int count, int64_t n, float scale, float* y) {
   if (count < 4) {
@@ -82,13 +43,43 @@ MM_INLINE void transpose(const float* const* rows, int count, int64_t n, float s
   }
 }
 
-// The same of a multiple of W rows, and as they are.
-MM_INLINE void transpose_vectors(const float* const* rows, int count, int64_t n, float* y) {
-#if defined(__AVX2__)
-  for (int j = 0; j < count; j += W) transpose_wide(rows + j, n, y + j, count);
-#else
-  transpose(rows, count, n, 1, y);
-#endif
+// y[i][j] = rows[j][i] of W rows, for i < n; the rows of x are ldx apart, those of y ldy.
+MM_INLINE void transpose_wide(const float* x, int64_t ldx, int64_t n, float* y, int64_t ldy) {
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4, y += 4 * ldy) {
+    vu columns[4];
+    transpose_fours(reinterpret_cast<const char*>(x + i), ldx * int64_t(sizeof(float)), columns);
+    for (int j = 0; j < 4; j++) store(y + j * ldy, reinterpret_cast<vf>(columns[j]));
+  }
+  for (; i < n; i++, y += ldy)
+    for (int j = 0; j < W; j++) y[j] = x[j * ldx + i];
+}
+
+// (count, width), rows ld apart, -> panels of 2 W keys, each (width, 2 W), the last of W where that is enough. What is
+// left of it repeats the last key.
+MM_KERNEL void pack_keys(const float* k, int64_t ld, int64_t count, int64_t width, float* packed) {
+  for (int64_t s = 0; s < count; s += 2 * W, packed += 2 * W * width) {
+    const int cols = count - s > W ? 2 * W : W;
+    for (int part = 0; part < cols; part += W) {
+      if (count - s - part >= W) {
+        transpose_wide(k + (s + part) * ld, ld, width, packed + part, cols);
+        continue;
+      }
+      const float* rows[W];
+      for (int j = 0; j < W; j++) rows[j] = k + least(s + part + j, count - 1) * ld;
+      for (int j = 0; j < W; j += 4) transpose4(rows + j, width, 1, packed + part + j, cols);
+    }
+  }
+}
+
+// (count, width), rows ld apart, -> panels of 2 W numbers of each, (count, 2 W), filled up with zeros.
+MM_KERNEL void pack_values(const float* v, int64_t ld, int64_t count, int64_t width, float* packed) {
+  for (int64_t s = 0; s < count; s++, v += ld)
+    for (int64_t i = 0; i < width; i += W) {
+      const int64_t panel = i / (2 * W), cols = width - panel * 2 * W > W ? 2 * W : W;
+      float* to = packed + panel * 2 * W * count + s * cols + i % (2 * W);
+      store(to, width - i >= W ? load(v + i) : load_some(v + i, width - i));
+    }
 }
 
 }  // namespace

@@ -47,27 +47,6 @@ MM_INLINE void panels_product(int64_t depth, const float* a, const Panels& b, in
       tile_product<R, 1, RowStep, DepthStep>(depth, a, panel, b.row_apart ? b.row_apart : W, c + j, ldc);
 }
 
-// (count, width), rows ld apart, -> panels of 2 W keys, each (width, 2 W), the last of W where that is enough. What is
-// left of it repeats the last key.
-MM_KERNEL void pack_keys(const float* k, int64_t ld, int64_t count, int64_t width, float* packed) {
-  const float* rows[2 * W];
-  for (int64_t s = 0; s < count; s += 2 * W, packed += 2 * W * width) {
-    const int cols = count - s > W ? 2 * W : W;
-    for (int j = 0; j < cols; j++) rows[j] = k + least(s + j, count - 1) * ld;
-    transpose_vectors(rows, cols, width, packed);
-  }
-}
-
-// (count, width), rows ld apart, -> panels of 2 W numbers of each, (count, 2 W), filled up with zeros.
-MM_KERNEL void pack_values(const float* v, int64_t ld, int64_t count, int64_t width, float* packed) {
-  for (int64_t s = 0; s < count; s++, v += ld)
-    for (int64_t i = 0; i < width; i += W) {
-      const int64_t panel = i / (2 * W), cols = width - panel * 2 * W > W ? 2 * W : W;
-      float* to = packed + panel * 2 * W * count + s * cols + i % (2 * W);
-      store(to, width - i >= W ? load(v + i) : load_some(v + i, width - i));
-    }
-}
-
 // scores[0 … n) of one query where mask bytes are 0.
 MM_INLINE void hide(float* scores, const uint8_t* mask, int64_t n) {
   typedef uint8_t bytes __attribute__((vector_size(W)));
