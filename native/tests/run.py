@@ -26,6 +26,11 @@ import build  # noqa: E402
 
 TESTS = ("kernels_test", "product_test", "attention_test", "rows_test")
 SANITIZED = ("-O1", "-g", "-fno-omit-frame-pointer")
+UNDEFINED = (  # what is left out takes most of the time to compile, and the memory around the arrays would tell, too
+    "-fsanitize=address,undefined",
+    "-fno-sanitize=null,object-size,pointer-overflow,vptr",
+    "-fno-sanitize-recover=all",
+)
 ARM = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu")
 
 
@@ -43,7 +48,7 @@ class Variant:
 
 VARIANTS = {
     "plain": Variant(),
-    "address": Variant((*SANITIZED, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")),
+    "address": Variant((*SANITIZED, *UNDEFINED)),
     "thread": Variant((*SANITIZED, "-fsanitize=thread"), ("callers",), only=("avx2", "neon")),
     "aarch64": Variant(
         ("-O1",),
