@@ -1,42 +1,100 @@
-// Exponentials and activations, a vector at a time.
+// Exponentials and activations, a vector at a time. A NaN comes out as NaN: `min` and `max` keep their second argument
+// where the two cannot be compared, so that is where it goes.
 #pragma once
 #include "vector.h"
 
 namespace {
 
-// exp(x), relative error 1e-7 (Cephes' polynomial); 0 below -103, infinity above 88.7, NaN of NaN.
-MM_INLINE vf exp(vf x) {
-  vf kept = max(min(x, all(89.0f)), all(-104.0f));
-  vf n = (kept * 1.44269504f + 12582912.0f) - 12582912.0f;
-  vf f = (kept - n * 0.693359375f) + n * 2.12194440e-4f;
+struct Exponent {
+  vf fraction;  // exp(x) / 2^power, between 0.7 and 1.5
+  vf power;     // whole
+  vi bits;      // power as an integer
+};
+
+// Cephes' expf: x = power ln 2 + f, ln 2 in two parts of which the first has few bits, and a polynomial in f.
+MM_INLINE Exponent split_exp(vf x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: where floats are whole numbers
+  const vf shifted = x * 1.44269504f + kRound, n = shifted - kRound;
+  const vf f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   vf p = all(1.9875691500e-4f);
   p = p * f + 1.3981999507e-3f;
   p = p * f + 8.3334519073e-3f;
   p = p * f + 4.1665795894e-2f;
   p = p * f + 1.6666665459e-1f;
   p = p * f + 5.0000001201e-1f;
-  p = p * (f * f) + f + 1.0f;
-  vi half = __builtin_convertvector(n, vi) / 2, rest = __builtin_convertvector(n, vi) - half;
-  p = p * bits_as_floats((half + 127) << 23) * bits_as_floats((rest + 127) << 23);
-  return x == x ? p : x;
+  return {p * (f * f) + f + 1.0f, n, bits_of(shifted) - bits_of(all(kRound))};
+}
+
+MM_INLINE vf two_to(vi power) { return bits_as_floats((power + 127) << 23); }  // of -126 to 127
+
+// Relative error below 1e-7; 0 below -104, infinity above 88.8.
+MM_INLINE vf exp(vf x) {
+  const Exponent e = split_exp(max(all(-104.0f), min(all(89.0f), x)));
+#if defined(__AVX512F__)
+  return reinterpret_cast<vf>(
+      _mm512_scalef_ps(reinterpret_cast<__m512>(e.fraction), reinterpret_cast<__m512>(e.power)));
+#else
+  const vi half = e.bits >> 1;  // in two steps: the result may be subnormal, or 2^128
+  return e.fraction * two_to(half) * two_to(e.bits - half);
+#endif
+}
+
+// exp(x) for x <= 0, and 0 below -87: a subnormal number adds nothing to a sum of a softmax, and is slow.
+MM_INLINE vf exp_of_negative(vf x) {
+  const Exponent e = split_exp(x);
+#if defined(__AVX512F__)
+  const __mmask16 kept = _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);
+  return reinterpret_cast<vf>(
+      _mm512_maskz_scalef_ps(kept, reinterpret_cast<__m512>(e.fraction), reinterpret_cast<__m512>(e.power)));
+#else
+  return x < -87.0f ? vf{} : e.fraction * two_to(e.bits);
+#endif
 }
 
 MM_INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
 
+// Where activations that vanish towards minus infinity are 0, or nearly: -infinity times 0 would be NaN.
+MM_INLINE vf at_least(float low, vf x) { return max(all(low), x); }
+
+// max(x, 0) - t erfc(t / sqrt 2) / 2 for t = |x|, where 1 / erfc is p(t)^8; error 4.8e-8 by benchmarks/fit_polynomials.py
+// (ERFC_NATIVE), and with float32's rounding 3e-7.
 MM_INLINE vf gelu_erf(vf x) {
-  vf y;
-  for (int i = 0; i < W; i++) y[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f));
-  return y;
+  const vf t = min(all(40.0f), abs(x));
+  vf p = all(2.9321447527763667e-06f);
+  p = p * t - 1.6743251762818545e-05f;
+  p = p * t + 9.756416693562642e-05f;
+  p = p * t + 0.00011139292473671958f;
+  p = p * t + 0.000980608630925417f;
+  p = p * t + 0.00859166868031025f;
+  p = p * t + 0.04478878900408745f;
+  p = p * t + 0.09973249584436417f;
+  p = p * t + 1.0f;
+  p = p * p;
+  p = p * p;
+  return max(all(0.0f), x) - 0.5f * t / (p * p);
 }
-MM_INLINE vf gelu_tanh(vf x) { return x * sigmoid(x * (1.5957691216f + 0.0713548163f * x * x)); }
+// (1 + tanh u) / 2 = sigmoid(2 u), 2 u = 2 sqrt(2 / pi) (x + 0.044715 x^3).
+MM_INLINE vf gelu_tanh(vf x) {
+  x = at_least(-104.0f, x);
+  return x * sigmoid(x * (1.5957691216f + 0.0713548163f * (x * x)));
+}
+MM_INLINE vf quick_gelu(vf x) {
+  x = at_least(-104.0f, x);
+  return x * sigmoid(1.702f * x);
+}
+MM_INLINE vf silu(vf x) {
+  x = at_least(-104.0f, x);
+  return x * sigmoid(x);
+}
+MM_INLINE vf relu(vf x) { return max(all(0.0f), x); }
 
 MM_INLINE vf activate(int kind, vf x) {
   switch (kind) {
     case MM_GELU_ERF: return gelu_erf(x);
     case MM_GELU_TANH: return gelu_tanh(x);
-    case MM_QUICK_GELU: return x * sigmoid(1.702f * x);
-    case MM_SILU: return x * sigmoid(x);
-    case MM_RELU: return x > 0.0f || x != x ? x : all(0.0f);
+    case MM_QUICK_GELU: return quick_gelu(x);
+    case MM_SILU: return silu(x);
+    case MM_RELU: return relu(x);
     default: return x;
   }
 }

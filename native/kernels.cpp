@@ -2,8 +2,13 @@
 #include "kernels.h"
 
 #include "attention.h"
+#include "elementwise.h"
+#include "experts.h"
 #include "mel.h"
+#include "norms.h"
+#include "peaks.h"
 #include "product.h"
+#include "rotary.h"
 #include "rows.h"
 
 #define MM_JOIN(a, b) a##b
@@ -11,6 +16,6 @@
 
 namespace mm {
 extern const Kernels MM_NAME(MM_SET);
-const Kernels MM_NAME(MM_SET) = {kPanel,     pack,       product, experts, attention, layer_norm,
-                                 rms_norm,   activation, gated,   rotate,  patches, mel};
+const Kernels MM_NAME(MM_SET) = {kPanel,     pack,  product, experts, attention, layer_norm, rms_norm,
+                                 activation, gated, rotate,  patches, peak,      take_rows, mel};
 }  // namespace mm

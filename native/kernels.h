@@ -16,6 +16,8 @@ struct Kernels {
   decltype(&mm_gated) gated;
   decltype(&mm_rotate) rotate;
   decltype(&mm_patches) patches;
+  decltype(&mm_peak) peak;
+  decltype(&mm_take_rows) take_rows;
   decltype(&mm_mel) mel;
 };
 

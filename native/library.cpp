@@ -119,4 +119,9 @@ MM_EXPORT int32_t mm_patches(const float* x, int64_t batch, int64_t height, int6
                              float* y) {
   return now().patches(x, batch, height, width, channels, size, y);
 }
+MM_EXPORT double mm_peak(int32_t kind) { return now().peak(kind); }
+MM_EXPORT int32_t mm_take_rows(const float* x, int64_t batch, int64_t rows, int64_t cols, const int32_t* order,
+                               int64_t count, float* y) {
+  return now().take_rows(x, batch, rows, cols, order, count, y);
+}
 MM_EXPORT int32_t mm_mel(const mm_mel_call* call) { return now().mel(call); }

@@ -1,6 +1,6 @@
 // Weights as they are stored, and how their numbers are read.
 #pragma once
-#include "vector.h"
+#include "transpose.h"
 
 namespace {
 
@@ -43,6 +43,31 @@ MM_INLINE float e4m3(uint8_t v) {
 }
 MM_INLINE float e8m0(uint8_t v) { return v == 255 ? NAN : ldexpf(1, v - 127); }
 
+
+// The same for W numbers, each stored in the low bits of 32.
+// A number of one sign bit, kExponent bits of exponent and kMantissa of mantissa; subnormal ones have no other treatment
+// than to lose the one that an exponent of 0 does not stand for, so that no processor meets a subnormal float32.
+template <int kExponent, int kMantissa>
+MM_INLINE vf small_floats(vu v) {
+  constexpr int bias = (1 << (kExponent - 1)) - 1;
+  constexpr float smallest = 2.0f / (1 << bias);  // with exponent 1
+  const vu magnitude = v & ((1u << (kExponent + kMantissa)) - 1);
+  const vf normal = reinterpret_cast<vf>((magnitude << (23 - kMantissa)) + (uint32_t(127 - bias) << 23));
+  const vf f = magnitude < (1u << kMantissa) ? 2 * normal - smallest : normal;
+  return reinterpret_cast<vf>(reinterpret_cast<vu>(f) | (v >> (kExponent + kMantissa)) << 31);
+}
+MM_INLINE vf or_bits(vf v, vi where, uint32_t bits) {
+  return reinterpret_cast<vf>(reinterpret_cast<vu>(v) | (reinterpret_cast<vu>(where) & bits));
+}
+MM_INLINE vf bfloat16s(vu v) { return reinterpret_cast<vf>(v << 16); }
+MM_INLINE vf float16s(vu v) { return or_bits(small_floats<5, 10>(v), (v & 0x7fff) >= 0x7c00u, 0x7f800000); }
+MM_INLINE vf e2m1s(vu v) { return small_floats<2, 1>(v); }
+MM_INLINE vf e4m3s(vu v) { return or_bits(small_floats<4, 3>(v), (v & 0x7f) == 0x7fu, 0x7fc00000); }
+MM_INLINE vf e8m0s(vu v) {
+  const vf f = reinterpret_cast<vf>(v << 23 | (reinterpret_cast<vu>(v == 0u) & 0x00400000u));  // 2^-127 is subnormal
+  return or_bits(f, v == 255u, 0x7fc00000);
+}
+
 MM_INLINE int64_t words_per_row(const mm_weight& w) { return w.cols * w.bits / 32; }
 
 MM_INLINE uint32_t stored_bits(const mm_weight& w, int64_t row, int64_t col) {
@@ -53,7 +78,7 @@ MM_INLINE uint32_t stored_bits(const mm_weight& w, int64_t row, int64_t col) {
 }
 
 // One number of a weight, of whatever kind but MM_PACKED.
-static float weight_at(const mm_weight& w, int64_t row, int64_t col) {
+MM_INLINE float weight_at(const mm_weight& w, int64_t row, int64_t col) {
   if (w.kind == MM_ROWS) return number(w.data, w.type, row * w.cols + col);
   const int64_t group = row * (w.cols / w.group_size) + col / w.group_size;
   const uint32_t bits = stored_bits(w, row, col);

@@ -16,6 +16,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from recipes import RECIPES
 
+from mlx_mm.backend import device
+from mlx_mm.backend.native import library, signatures
+
 
 @pytest.fixture(autouse=True)
 def signals_that_act() -> Iterator[None]:
@@ -40,3 +43,15 @@ def tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
         return RECIPES[recipe].write(tmp_path / (name or f"tiny-{recipe}"), shards=shards)
 
     return write
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is computed by MLX itself, as where no kernels were built."""
+    monkeypatch.setattr(device, "has_kernels", lambda: False)
+
+
+@pytest.fixture
+def exact_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products with quantised weights take float32, as with MLX_MM_CPU=exact."""
+    monkeypatch.setattr(library, "inputs_of", lambda usual: signatures.INPUTS_EXACT)

@@ -17,12 +17,11 @@ from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from mlx_mm.backend import device
 from mlx_mm.backend.native import calls, signatures
 from mlx_mm.backend.native.library import kernels
-from mlx_mm.backend.native.views import view
+from mlx_mm.backend.native.views import is_view, run, serves, view
 
 Function = Callable[[mx.array], mx.array]
 
@@ -117,8 +116,10 @@ def _own_turn(a: mx.array, b: mx.array, cos: mx.array, sin: mx.array) -> tuple[m
 
 
 def _choose(fast: Function, own: Function, x: mx.array, kind: int) -> mx.array:
-    if isinstance(x, np.ndarray):
-        return cast(mx.array, calls.activation(kernels(), kind, x))
+    if is_view(x):
+        return cast(mx.array, calls.activation(kernels(), kind, view(x)))
+    if serves(x):
+        return run(lambda x: _choose(fast, own, x, kind), x)
     return fast(x) if x.dtype == mx.float32 and device.on_cpu() else own(x)
 
 
@@ -149,8 +150,10 @@ def relu(x: mx.array) -> mx.array:
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
     """silu(gate) · up, which a GPU computes in one go; keeps shape and dtype."""
-    if isinstance(gate, np.ndarray):
-        return cast(mx.array, calls.gated(kernels(), signatures.SILU, gate, view(up)))
+    if is_view(gate):
+        return cast(mx.array, calls.gated(kernels(), signatures.SILU, view(gate), view(up)))
+    if serves(gate):
+        return run(swiglu, gate, up)
     return silu(gate) * up if device.on_cpu() else _own_swiglu(gate, up)
 
 

@@ -8,9 +8,8 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_mm.backend.elementwise import swiglu
-from mlx_mm.backend.native import calls, signatures
-from mlx_mm.backend.native.library import kernels, native_status
-from mlx_mm.backend.native.views import view
+from mlx_mm.backend.native import calls, library, signatures
+from mlx_mm.backend.native.views import is_view, view
 from mlx_mm.backend.native.weights import prepared_experts
 
 Router = Callable[[mx.array], tuple[mx.array, mx.array]]
@@ -18,7 +17,7 @@ Router = Callable[[mx.array], tuple[mx.array, mx.array]]
 
 def route(router: Router, x: mx.array) -> tuple[mx.array, mx.array]:
     """router(x): (B, L, D) -> chosen experts and their weights, (B, L, k). It computes on arrays of MLX."""
-    if not isinstance(x, np.ndarray):
+    if not is_view(x):
         return router(x)
     chosen, weights = router(mx.array(x))
     mx.eval(chosen, weights)
@@ -30,11 +29,11 @@ def experts(layer: nn.Module, x: mx.array, chosen: mx.array, weights: mx.array) 
 
     layer: mlx_lm's SwitchGLU. chosen, weights: (B, L, k).
     """
-    if not isinstance(x, np.ndarray):
+    if not is_view(x):
         return (layer(x, chosen) * weights[..., None]).sum(axis=-2).astype(x.dtype)
     many, width = chosen.shape[-1], x.shape[-1]
     numbers = view(chosen).astype(np.int32).ravel()
-    rows = np.repeat(x.reshape(-1, width), many, axis=0)
+    rows = np.repeat(view(x).reshape(-1, width), many, axis=0)
     gate, up = (_multiply(part, rows, numbers) for part in (layer.gate_proj, layer.up_proj))
     down = _multiply(layer.down_proj, view(swiglu(cast(mx.array, gate), cast(mx.array, up))), numbers)
     total = view(weights).reshape(-1, 1, many) @ down.reshape(-1, many, width)
@@ -43,5 +42,5 @@ def experts(layer: nn.Module, x: mx.array, chosen: mx.array, weights: mx.array) 
 
 def _multiply(layer: nn.Module, rows: calls.Floats, chosen: np.ndarray) -> calls.Floats:
     prepared = prepared_experts(layer)
-    inputs = signatures.INPUTS_EXACT if native_status().exact else signatures.INPUTS_FINE
-    return calls.experts(kernels(), prepared.weight, len(layer.weight), chosen, rows, inputs=inputs)
+    inputs = library.inputs_of(signatures.INPUTS_FINE)
+    return calls.experts(library.kernels(), prepared.weight, len(layer.weight), chosen, rows, inputs=inputs)

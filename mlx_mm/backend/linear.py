@@ -6,12 +6,10 @@ from typing import TypeAlias, cast
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from mlx_mm.backend import device, elementwise
-from mlx_mm.backend.native import calls, signatures
-from mlx_mm.backend.native.library import kernels, native_status
-from mlx_mm.backend.native.views import run, serves, view
+from mlx_mm.backend.native import calls, library, signatures
+from mlx_mm.backend.native.views import is_view, run, serves, view
 from mlx_mm.backend.native.weights import prepared_linear
 from mlx_mm.backend.streams import streams_of_others
 
@@ -48,7 +46,7 @@ def token_linear(layer: nn.Module, x: mx.array, *, residual: mx.array | None = N
 def _linear(
     layer: nn.Module, x: mx.array, activation: Activation | None, residual: mx.array | None, inputs: int
 ) -> mx.array:
-    if isinstance(x, np.ndarray):
+    if is_view(x):
         return _native(layer, x, activation, residual, inputs)
     if serves(x):
         return run(lambda x: _linear(layer, x, activation, residual, inputs), x)
@@ -60,16 +58,16 @@ def _linear(
 def _native(
     layer: nn.Module, x: mx.array, activation: Activation | None, residual: mx.array | None, inputs: int
 ) -> mx.array:
-    prepared = prepared_linear(kernels(), layer)
+    prepared = prepared_linear(library.kernels(), layer)
     kind = signatures.NONE if activation is None else elementwise.KINDS.get(activation)
     product = calls.product(
-        kernels(),
+        library.kernels(),
         prepared.weight,
-        cast(calls.Floats, x),
+        view(x),
         bias=prepared.bias,
         activation=signatures.NONE if kind is None else kind,
         residual=None if residual is None or kind is None else view(residual),
-        inputs=signatures.INPUTS_EXACT if native_status().exact else inputs,
+        inputs=library.inputs_of(inputs),
     )
     result = cast(mx.array, product)
     if activation is not None and kind is None:

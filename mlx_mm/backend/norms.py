@@ -4,18 +4,17 @@ from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from mlx_mm.backend.native import calls
 from mlx_mm.backend.native.library import kernels
-from mlx_mm.backend.native.views import run, serves, view
+from mlx_mm.backend.native.views import is_view, run, serves, view
 from mlx_mm.backend.native.weights import prepared_norm
 
 
 def norm(layer: nn.LayerNorm | nn.RMSNorm, x: mx.array, *, residual: mx.array | None = None) -> mx.array:
     """layer(x) + residual, (…, D) -> (…, D)."""
-    if isinstance(x, np.ndarray):
-        return _native(layer, x, residual)
+    if is_view(x) and isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        return _native(layer, view(x), residual)
     if serves(x) and isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         return run(lambda x: norm(layer, x, residual=residual), x)
     result: mx.array = layer(x)

@@ -13,26 +13,28 @@ Features = Callable[..., mx.array]  # arrays by name -> (B, D)
 
 
 def run_in_parts(function: Features, batch: dict[str, mx.array], weights: object) -> mx.array:
-    """function(**batch); on a CPU the rows of the batch are divided among the processors, and the result is there.
+    """function(**batch); on a CPU without kernels of ours its rows are divided among the processors.
 
-    On a GPU it is on its way, so that the next batch can be prepared and submitted meanwhile.
-    MLX computes on a CPU everything but matrix products on one thread, so each part gets a thread with a stream of its
-    own, and its products one BLAS thread. The result is that of one call but for the last digits. weights: modules or
-    other trees of arrays that the function uses; they are evaluated first, because only one thread may evaluate them.
+    On a GPU the result is on its way, so that the next batch can be prepared and submitted meanwhile. Kernels of ours
+    use all processors for one batch. MLX computes on a CPU everything but matrix products on one thread, so each part
+    gets a thread with a stream of its own, and its products one BLAS thread. The result is that of one call but for the
+    last digits. weights: modules or other trees of arrays that the function uses; parts need them evaluated first,
+    because only one thread may evaluate them.
     """
     rows = _rows(batch)
     parts = min(rows, device.processors())
-    if not device.on_cpu() or parts < 2:
+    if parts < 2 or not _divided():
         return _run_whole(function, batch, weights)
     return _run_pieces(function, batch, weights, [rows * part // parts for part in range(parts + 1)])
 
 
 def run_row_by_row(function: Features, batch: dict[str, mx.array], weights: object) -> mx.array:
-    """The same, but on a CPU each row is computed alone: to the last bit, its result does not depend on its neighbours.
+    """The same, but on a CPU to the last bit a row's result does not depend on its neighbours: it is computed alone,
+    or by kernels that compute each row in the same order.
 
     A GPU computes one batch, whose rows differ from those of another in their last digits.
     """
-    if not device.on_cpu():
+    if not _divided():
         return _run_whole(function, batch, weights)
     return _run_pieces(function, batch, weights, list(range(_rows(batch) + 1)))
 
@@ -43,7 +45,11 @@ def _run_whole(function: Features, batch: dict[str, mx.array], weights: object) 
         (mx.eval if device.on_cpu() else mx.async_eval)(result)
         return result
 
-    return streams.compute(run, (batch, weights))
+    return streams.compute(run, batch if device.has_kernels() else (batch, weights))
+
+
+def _divided() -> bool:
+    return device.on_cpu() and not device.has_kernels()
 
 
 def _run_pieces(function: Features, batch: dict[str, mx.array], weights: object, bounds: list[int]) -> mx.array:

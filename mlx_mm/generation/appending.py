@@ -9,9 +9,8 @@ from typing import NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import mlx.core as mx
-import numpy as np
 
-from mlx_mm.backend.native.views import view
+from mlx_mm.backend.native.views import is_view, view
 from mlx_mm.generation.request import LayerCache
 
 STEP = 256  # tokens for which there is room at a time, as in mlx_lm
@@ -38,7 +37,7 @@ _OWNED: WeakKeyDictionary[LayerCache, _Owned] = WeakKeyDictionary()
 
 def append(cache: LayerCache, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
     """Keys and values (B, H, n, d) of the next tokens -> those of all tokens (B, H, S, d), as update_and_fetch."""
-    if not isinstance(keys, np.ndarray):
+    if not is_view(keys):
         return cache.update_and_fetch(keys, values)
     if type(cache).__name__ != "KVCache":
         keys, values = cache.update_and_fetch(mx.array(keys), mx.array(values))

@@ -12,6 +12,8 @@ import pytest
 from mlx_mm.backend import attention, blas, device, elementwise, parts
 from mlx_mm.backend.blas import BlasStatus, limited_threads, use_fast_blas
 
+pytestmark = pytest.mark.usefixtures("without_kernels")  # tests/backend/native has theirs
+
 SCALE = 0.3
 
 

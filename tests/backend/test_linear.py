@@ -14,6 +14,8 @@ from mlx_mm.backend import device
 from mlx_mm.backend import linear as room
 from mlx_mm.backend.linear import MIN_ROWS_FOR_FLOATS, linear
 
+pytestmark = pytest.mark.usefixtures("without_kernels")  # tests/backend/native has theirs
+
 
 def layer(*, bias: bool, mode: str = "affine", rows: int = 256, width: int = 512) -> nn.QuantizedLinear:
     mx.random.seed(0)

@@ -629,6 +629,7 @@ def test_folder_through_convert_and_load(tmp_path: Path, kind: str, models: dict
             assert close(row, model(input_ids=mx.array([encoded])).text_embeds[0], 1e-6)
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised_folder(bits: int, kind: str, tmp_path: Path) -> None:
     """Equal to the model whose matrices were rounded first."""

@@ -215,6 +215,7 @@ def test_wrong_routers_miss(variant: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert (error < LOGIT) if variant == "right" else (error > 1e-3)
 
 
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("variant", ["right", "left out", "gated", "scaled"])
 def test_wrong_shared_experts_miss(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = glm_cases(GROUPED)["two_images"]
@@ -468,6 +469,7 @@ def test_what_may_be_float16() -> None:
     assert not model.cast_predicate("language_model.model.layers.1.mlp.gate")
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_nothing_in_a_run_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """While MLX traces a function, no array that depends on its arguments can be read. What is computed once, features
     of images, frequencies and tables of positions, is made here before."""
@@ -536,6 +538,7 @@ def test_bfloat16_keeps_its_dtype() -> None:
     assert worst(out.logits.astype(mx.float32), glm_model()(**PROMPTS[0]).logits) < 0.5
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("kind", MODELS)
 def test_quantised(kind: str) -> None:
     """Against a model with the rounded weights as floats. Few rows go through MLX's quantised product on a CPU, many

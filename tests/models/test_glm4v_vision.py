@@ -351,6 +351,7 @@ def test_attention_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None
     assert close(model(pixels, thw(FIVE)).pooler_output, expected, TOLERANCE)
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_memory_is_that_of_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured: 33 MB for one, two, four and eight; begun together, four had 82 MB.
 
@@ -437,6 +438,7 @@ def test_names_and_layouts() -> None:
     }
 
 
+@pytest.mark.usefixtures("exact_inputs")
 def test_quantised() -> None:
     """Every layer that MLX would quantise may be: the result is that of the weights it stands for."""
     pixels = pixels_of(FIVE)

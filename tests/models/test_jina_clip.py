@@ -375,6 +375,7 @@ def batch() -> dict[str, mx.array]:
     return to_mx(BATCH)
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_rows_are_spread_over_threads(tiny: Any, batch: dict[str, mx.array]) -> None:
     pixels = {"pixel_values": batch.pop("pixel_values")}
     for features, given in ((tiny.get_text_features, batch), (tiny.get_image_features, pixels)):
@@ -899,6 +900,7 @@ def test_wider_mlp_changes_nothing(batch: dict[str, mx.array], tiny: Any) -> Non
     assert close(model(**batch).image_embeds, tiny(**batch).image_embeds, 1e-6)
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("group_size", [32, 64])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised_folder(bits: int, group_size: int, tmp_path: Path, batch: dict[str, mx.array], tiny: Any) -> None:

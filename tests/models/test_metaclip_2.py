@@ -706,6 +706,7 @@ def test_folder_through_convert_and_load(tmp_path: Path, batch: dict[str, mx.arr
             assert close(row, model(input_ids=mx.array([ids])).text_embeds[0], 1e-6)
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised_folder(bits: int, tmp_path: Path, batch: dict[str, mx.array]) -> None:
     """Equal to the model whose matrices were rounded first."""

@@ -88,7 +88,7 @@ def test_one_clip_tower_out_of_a_joint_checkpoint(model_type: str, projected: bo
     model, joint = build(config | {"architectures": [name]}, weights), build(config, weights)
     pixels = mx.random.normal((2, 32, 32, 3), key=mx.random.key(0))
     vectors = joint.vision_model(pixels).pooler_output
-    right = joint.visual_projection(vectors) if projected else vectors
+    right = joint.get_image_features(pixels) if projected else vectors
     assert close(model.get_image_features(pixels), right, 0.0)
     assert hasattr(model(pixels), "image_embeds") == projected
 

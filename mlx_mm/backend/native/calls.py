@@ -160,6 +160,15 @@ def patches(library: ctypes.CDLL, x: Floats, size: int) -> Floats:
     return y
 
 
+def take_rows(library: ctypes.CDLL, x: Floats, order: npt.NDArray[np.int32]) -> Floats:
+    """x[:, order]: rows of each (N, D) of a batch (B, N, D)."""
+    x, order = np.ascontiguousarray(x), np.ascontiguousarray(order, np.int32)
+    batch, rows, cols = x.shape
+    y = np.empty((batch, order.size, cols), np.float32)
+    check(library.mm_take_rows(address(x), batch, rows, cols, address(order), order.size, address(y)))
+    return y
+
+
 def in_rows(x: Floats) -> Floats:
     """x, or a copy of it, whose numbers lie together in each row."""
     return x if x.strides[-1] == x.itemsize or x.shape[-1] == 1 else np.ascontiguousarray(x)

@@ -39,7 +39,7 @@ def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]
     four = np.stack([codes & 15, codes >> 4], axis=-1).reshape(50, 2, 32)
     full = (four * scales[..., None] + biases[..., None]).reshape(50, 64).astype(np.float32)
     quantised = signatures.Weight(
-        signatures.AFFINE, signatures.FLOAT32, 4, 32, 50, 64, *map(calls.address, (codes, scales, biases))
+        signatures.AFFINE, signatures.FLOAT32, 4, 32, 50, 64, *(calls.address(part) for part in (codes, scales, biases))
     )
     for inputs, tolerance in (
         (signatures.INPUTS_EXACT, TOLERANCE),
@@ -71,6 +71,8 @@ def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]
     yield "mm_rotate", calls.rotate(library, q, cos, sin, neighbours=True), turned, TOLERANCE
     cut = x.reshape(1, 4, 20, 4)[:, :, :4].reshape(1, 2, 2, 2, 2, 4).swapaxes(2, 3).reshape(1, 4, 16)
     yield "mm_patches", calls.patches(library, x.reshape(1, 4, 20, 4)[:, :, :4], 2), cut, TOLERANCE
+    order = np.array([4, 0, 0, 3], np.int32)
+    yield "mm_take_rows", calls.take_rows(library, x[None], order), x[None, order], TOLERANCE
 
     window, bank = np.hanning(65)[:-1], np.abs(random.standard_normal((33, 5)))
     frames = np.stack([x.reshape(-1)[start : start + 64] for start in range(0, 257, 24)]) * window

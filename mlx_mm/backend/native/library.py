@@ -73,6 +73,11 @@ def kernels() -> ctypes.CDLL:
     return library
 
 
+def inputs_of(usual: int) -> int:
+    """How a product with a quantised weight takes its inputs: `usual`, or as they are with MLX_MM_CPU=exact."""
+    return signatures.INPUTS_EXACT if native_status().exact else usual
+
+
 def native_status() -> NativeStatus:
     """What `open_library` found. Raises InputError for an unknown MLX_MM_CPU."""
     return _open()[1]

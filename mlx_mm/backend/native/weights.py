@@ -7,8 +7,11 @@ asks. What was prepared belongs to arrays, not to layers: with other weights a l
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -64,55 +67,57 @@ class PreparedNorm(Prepared):
         self.weight, self.bias = weight, bias
 
 
+Kind = TypeVar("Kind", PreparedLinear, PreparedNorm)
+
+
 def prepared_linear(library: ctypes.CDLL, layer: nn.Module) -> PreparedLinear:
-    """Of nn.Linear, nn.QuantizedLinear, or an embedding used as one. Raises UnsettledError while it is transformed."""
-    arrays = _arrays(layer)
-    kept = layer.__dict__.get("_prepared")
-    if isinstance(kept, PreparedLinear) and kept.belongs_to(arrays):
-        return kept
-    with _LOCK:
-        _check_settled(arrays)
+    """Of nn.Linear and nn.QuantizedLinear. Raises UnsettledError while the layer is transformed."""
+
+    def prepare() -> PreparedLinear:
         weight, owner = _quantised(layer) if "scales" in layer else _plain(library, layer)
-        bias = floats(layer.bias) if "bias" in layer else None
-        prepared = PreparedLinear(_arrays(layer), weight, bias, owner)
-        layer._prepared = prepared
-    return prepared
+        return PreparedLinear(_arrays(layer), weight, floats(layer.bias) if "bias" in layer else None, owner)
+
+    return _kept(layer, PreparedLinear, prepare)
 
 
 def prepared_norm(layer: nn.Module) -> PreparedNorm:
-    """Of nn.LayerNorm and nn.RMSNorm. Raises UnsettledError while it is transformed."""
-    arrays = layer.get("weight"), layer.get("bias")
-    kept = layer.__dict__.get("_prepared")
-    if isinstance(kept, PreparedNorm) and kept.belongs_to(arrays):
-        return kept
-    _check_settled(arrays)
-    weight, bias = (None if array is None else floats(array) for array in arrays)
-    prepared = PreparedNorm(arrays, weight, bias)
-    layer._prepared = prepared
-    return prepared
+    """Of nn.LayerNorm and nn.RMSNorm. Raises UnsettledError while the layer is transformed."""
+
+    def prepare() -> PreparedNorm:
+        arrays = _arrays(layer)
+        return PreparedNorm(arrays, *(None if array is None else floats(array) for array in (arrays[0], arrays[3])))
+
+    return _kept(layer, PreparedNorm, prepare)
 
 
 def prepared_experts(layer: nn.Module) -> PreparedLinear:
     """Of mlx_lm's SwitchLinear and QuantizedSwitchLinear: weights (experts, N, K), one after the other, as stored."""
-    arrays = _arrays(layer)
+
+    def prepare() -> PreparedLinear:
+        weight, owner = _quantised(layer) if "scales" in layer else _rows(layer.weight)
+        return PreparedLinear(_arrays(layer), weight, None, owner)
+
+    return _kept(layer, PreparedLinear, prepare)
+
+
+def _kept(layer: nn.Module, kind: type[Kind], prepare: Callable[[], Kind]) -> Kind:
+    """What was prepared of the layer's arrays, now or before."""
     kept = layer.__dict__.get("_prepared")
-    if isinstance(kept, PreparedLinear) and kept.belongs_to(arrays):
+    if isinstance(kept, kind) and kept.belongs_to(_arrays(layer)):
         return kept
     with _LOCK:
-        _check_settled(arrays)
-        weight, owner = _quantised(layer) if "scales" in layer else _rows(layer.weight)
-        prepared = PreparedLinear(arrays, weight, None, owner)
-        layer._prepared = prepared
-    return prepared
+        arrays = _arrays(layer)
+        kept = layer.__dict__.get("_prepared")  # by another thread meanwhile
+        if not (isinstance(kept, kind) and kept.belongs_to(arrays)):
+            if not all(array is None or is_settled(array) for array in arrays):
+                raise UnsettledError
+            kept = prepare()
+            layer._prepared = kept
+    return kept
 
 
 def _arrays(layer: nn.Module) -> tuple[mx.array | None, ...]:
-    return layer["weight"], layer.get("scales"), layer.get("biases"), layer.get("bias")
-
-
-def _check_settled(arrays: tuple[mx.array | None, ...]) -> None:
-    if not all(array is None or is_settled(array) for array in arrays):
-        raise UnsettledError
+    return layer.get("weight"), layer.get("scales"), layer.get("biases"), layer.get("bias")
 
 
 def _quantised(layer: nn.Module) -> tuple[signatures.Weight, object]:
@@ -151,6 +156,13 @@ def _plain(library: ctypes.CDLL, layer: nn.Module) -> tuple[signatures.Weight, o
     mx.eval(packed)
     numbers = np.asarray(packed)
     calls.check(library.mm_pack(ctypes.byref(weight), calls.address(numbers)))
-    layer.weight = packed.swapaxes(1, 2).reshape(panels * panel, weight.cols)[: weight.rows]
+    with mx.stream(_stream()):
+        layer.weight = packed.swapaxes(1, 2).reshape(panels * panel, weight.cols)[: weight.rows]
     weight.kind, weight.data = signatures.PACKED, calls.address(numbers)
     return weight, (packed, numbers)
+
+
+@functools.cache
+def _stream() -> mx.Stream:
+    """For what another thread than this one may evaluate."""
+    return mx.new_thread_unsafe_stream(mx.cpu)

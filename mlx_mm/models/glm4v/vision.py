@@ -255,8 +255,8 @@ def in_blocks(x: mx.array, size: Size, merge: int) -> mx.array:
 
 def batches(sizes: Sequence[Size]) -> Iterator[tuple[int, Size]]:
     """How many images of which size are computed together, in their order."""
-    for size, run in groupby(sizes):
-        count = len(list(run))
+    for size, alike in groupby(sizes):
+        count = len(list(alike))
         most = max(1, PATCHES_PER_BATCH // (size[0] * size[1]))
         yield from ((min(most, count - first), size) for first in range(0, count, most))
 

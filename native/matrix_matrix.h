@@ -1,0 +1,201 @@
+// Many rows times a quantised weight: inputs as one byte each, codes unpacked a panel of columns at a time.
+//
+// A number of the result is the sum over steps of input_scale * (scale * (whole number) + bias * sum of inputs), always in
+// the same order: it depends neither on the other rows nor on how the work is divided.
+#pragma once
+#include "finish.h"
+#include "pool.h"
+#include "quantise_inputs.h"
+
+namespace {
+
+// Rows and vectors of columns whose sums are in registers at once: 24 of 32, or 8 of 16.
+#if defined(__AVX512F__)
+constexpr int kRowsOfTile = 12;
+#elif defined(__aarch64__)
+constexpr int kRowsOfTile = 8;
+#else
+constexpr int kRowsOfTile = 4;
+#endif
+constexpr int kColumnVectors = 2, kColumns = kColumnVectors * W;
+constexpr int64_t kLeastRows = 4 * kRowsOfTile;  // that are worth unpacking a panel again for another thread
+
+// kRowsOfTile rows: words of four bytes (cols / 4, kRowsOfTile), scales and sums (steps, kRowsOfTile).
+struct Inputs {
+  int32_t* words;
+  float *scales, *sums;
+};
+
+// Columns of a weight: codes (cols / 4, kColumns, 4), scales and biases (steps, kColumns).
+struct Panel {
+  uint8_t* codes;
+  float *scales, *biases;
+};
+
+static void quantise_tile(const mm_product_call& c, const mm_weight& w, const int32_t* rows, int count, const Inputs& in) {
+  const int64_t step = step_of(w), words = step / 4;
+  for (int64_t s = 0; s < w.cols / step; s++)
+    for (int i = 0; i < count; i++) {
+      alignas(64) int8_t bytes[kLongestStep];
+      quantise_step8(c.x + rows[i] * c.ldx + s * step, step, bytes, in.scales + s * kRowsOfTile + i, in.sums + s * kRowsOfTile + i);
+      if (w.bits == 4)
+        for (int64_t k = 0; k < step; k += 16) even_odd(bytes + k);
+      for (int64_t k = 0; k < words; k++) memcpy(in.words + (s * words + k) * kRowsOfTile + i, bytes + 4 * k, 4);
+    }
+}
+
+// Unpack W columns, from number `first` on, into vector `j` of a panel. Those beyond the last repeat it.
+template <class C>
+MM_KERNEL void unpack_codes(const mm_weight& w, int64_t first, int j, const Panel& panel) {
+  const uint8_t* rows[W];
+  const int64_t row_bytes = words_per_row(w) * 4;
+  for (int i = 0; i < W; i++) rows[i] = static_cast<const uint8_t*>(w.data) + least(first + i, w.rows - 1) * row_bytes;
+  for (int64_t at = 0, k = 0; at < row_bytes; at += C::kBytes) {
+    const int64_t left = row_bytes - at;
+    vi r[W];
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++) r[i] = left < C::kBytes ? load_last_block<C>(rows[i] + at, left) : load_block<C>(rows[i] + at);
+    transpose(r);
+    for (int i = 0; i < W && k < w.cols / 4; i++)
+      for (int part = 0; part < C::kVectors; part++, k++)
+        store_words(panel.codes + (k * kColumns + j * W) * 4, codes_in<C>(r[i], part));
+  }
+}
+
+// The same of scales and biases, by way of `rows`: 2 W rows of whole vectors.
+static void unpack_scales(const mm_weight& w, int64_t first, int j, const Panel& panel, float* rows) {
+  const int64_t steps = w.cols / step_of(w), room = ceil_div(steps, W) * W;
+  for (int i = 0; i < W; i++) scales_of_row(w, least(first + i, w.rows - 1), rows + i * room, rows + (W + i) * room);
+  for (int which = 0; which < 2; which++)
+    for (int64_t s = 0; s < steps; s += W) {
+      vi r[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++) r[i] = bits_of(load(rows + (which * W + i) * room + s));
+      transpose(r);
+      float* y = (which ? panel.biases : panel.scales) + s * kColumns + j * W;
+      for (int i = 0; i < W && s + i < steps; i++) store(y + i * kColumns, bits_as_floats(r[i]));
+    }
+}
+
+// sums (R, kColumns) of R rows and a panel.
+template <int R, bool Wide>
+MM_KERNEL void multiply(const Inputs& in, const Panel& panel, int64_t steps, int64_t words, float* sums) {
+  vf total[R][kColumnVectors] = {};  // which lie in memory: registers have the whole numbers of one step
+  const int32_t* x = in.words;
+  const uint8_t* codes = panel.codes;
+  for (int64_t s = 0; s < steps; s++) {
+    vi acc[R][kColumnVectors] = {};
+    for (int64_t k = 0; k < words; k++, x += kRowsOfTile, codes += kColumns * 4) {
+      vi q[kColumnVectors];
+#pragma GCC unroll 2
+      for (int j = 0; j < kColumnVectors; j++) q[j] = load_words(codes + j * W * 4);
+#pragma GCC unroll 12
+      for (int i = 0; i < R; i++) {
+        const vi word = all_words(x[i]);
+#pragma GCC unroll 2
+        for (int j = 0; j < kColumnVectors; j++) acc[i][j] = dot<Wide>(acc[i][j], q[j], word);
+      }
+    }
+    vf scale[kColumnVectors], bias[kColumnVectors];
+#pragma GCC unroll 2
+    for (int j = 0; j < kColumnVectors; j++) {
+      scale[j] = load(panel.scales + s * kColumns + j * W);
+      bias[j] = load(panel.biases + s * kColumns + j * W);
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < R; i++) {
+      const vf input_scale = all(in.scales[s * kRowsOfTile + i]), input_sum = all(in.sums[s * kRowsOfTile + i]);
+#pragma GCC unroll 2
+      for (int j = 0; j < kColumnVectors; j++) {
+        total[i][j] = multiply_add(input_sum, bias[j], total[i][j]);
+        total[i][j] = multiply_add(floats(acc[i][j]), scale[j] * input_scale, total[i][j]);
+      }
+    }
+  }
+  for (int i = 0; i < R; i++)
+    for (int j = 0; j < kColumnVectors; j++) store(sums + i * kColumns + j * W, total[i][j]);
+}
+
+template <int R, bool Wide>
+MM_INLINE void multiply_rows(int rows, const Inputs& in, const Panel& panel, int64_t steps, int64_t words, float* sums) {
+  if constexpr (R > 1)
+    if (rows < R) return multiply_rows<R - 1, Wide>(rows, in, panel, steps, words, sums);
+  multiply<R, Wide>(in, panel, steps, words, sums);
+}
+
+// The products of groups with many rows each, whose weights are alike but for where they lie.
+struct MatrixProduct {
+  const mm_product_call* call;
+  const Group* groups;
+  int64_t count;           // of groups
+  const int64_t* first_tile;  // of each group
+  int32_t* words;
+  float *scales, *sums;
+  int64_t cols, rows, steps, words_in_step;
+
+  Inputs inputs(int64_t tile) const {
+    return {words + tile * (cols / 4) * kRowsOfTile, scales + tile * steps * kRowsOfTile, sums + tile * steps * kRowsOfTile};
+  }
+  int rows_in(const Group& g, int64_t tile) const { return int(least(kRowsOfTile, g.count - tile * kRowsOfTile)); }
+
+  int64_t memory() const {  // of one job
+    return cols * kColumns + 2 * steps * kColumns * sizeof(float) + 2 * W * ceil_div(steps, W) * W * sizeof(float) + 64;
+  }
+
+  void columns(char* memory, int64_t group, int64_t panel_number, int64_t part, int64_t parts) const {
+    const Group& g = groups[group];
+    Panel panel;
+    panel.codes = reinterpret_cast<uint8_t*>(memory);
+    panel.scales = reinterpret_cast<float*>(panel.codes + cols * kColumns);
+    panel.biases = panel.scales + steps * kColumns;
+    const int64_t first = panel_number * kColumns;
+    for (int j = 0; j < kColumnVectors; j++) {
+      with_codes(g.weight, [&](auto kind) { unpack_codes<decltype(kind)>(g.weight, first + j * W, j, panel); });
+      unpack_scales(g.weight, first + j * W, j, panel, panel.biases + steps * kColumns);
+    }
+    const int64_t tiles = ceil_div(g.count, kRowsOfTile);
+    alignas(64) float result[kRowsOfTile * kColumns];
+    for (int64_t t = tiles * part / parts; t < tiles * (part + 1) / parts; t++) {
+      const int count = rows_in(g, t);
+      if (g.weight.bits == 8)
+        multiply_rows<kRowsOfTile, true>(count, inputs(first_tile[group] + t), panel, steps, words_in_step, result);
+      else
+        multiply_rows<kRowsOfTile, false>(count, inputs(first_tile[group] + t), panel, steps, words_in_step, result);
+      for (int i = 0; i < count; i++)
+        finish(*call, g.rows[t * kRowsOfTile + i], first, least(kColumns, rows - first), result + i * kColumns);
+    }
+  }
+};
+
+static int32_t multiply_many_rows(const Group* groups, int64_t count, const mm_product_call* c) {
+  if (!count) return MM_OK;
+  const mm_weight& w = groups[0].weight;
+  Scratch<int64_t> first_tile(count + 1);
+  if (!first_tile) return MM_NO_MEMORY;
+  int64_t tiles = 0, most = 0;
+  for (int64_t g = 0; g < count; g++) {
+    first_tile.get()[g] = tiles;
+    tiles += ceil_div(groups[g].count, kRowsOfTile);
+    most = groups[g].count > most ? groups[g].count : most;
+  }
+  const int64_t steps = w.cols / step_of(w), panels = ceil_div(w.rows, kColumns);
+  Scratch<int32_t> words(tiles * kRowsOfTile * (w.cols / 4));
+  Scratch<float> scales(2 * tiles * kRowsOfTile * steps);
+  if (!words || !scales) return MM_NO_MEMORY;
+  const MatrixProduct p = {c,      groups, count,  first_tile.get(), words.get(), scales.get(), scales.get() + tiles * kRowsOfTile * steps,
+                           w.cols, w.rows, steps, step_of(w) / 4};
+  mm::parallel(count == 1 ? tiles : count, [&](int64_t job) {
+    const int64_t group = count == 1 ? 0 : job;
+    const Group& g = groups[group];
+    for (int64_t t = count == 1 ? job : 0; t < (count == 1 ? job + 1 : ceil_div(g.count, kRowsOfTile)); t++)
+      quantise_tile(*c, w, g.rows + t * kRowsOfTile, p.rows_in(g, t), p.inputs(first_tile.get()[group] + t));
+  });
+  const int64_t jobs = count * panels;
+  const int64_t parts = jobs < 2 * mm::threads() && mm::threads() > 1 ? least(ceil_div(most, kLeastRows), mm::threads()) : 1;
+  const bool done = jobs_with_memory(jobs * parts, p.memory(), [&](char* memory, int64_t job) {
+    p.columns(memory, job / parts / panels, job / parts % panels, job % parts, parts);
+  });
+  return done ? MM_OK : MM_NO_MEMORY;
+}
+
+}  // namespace
