@@ -74,6 +74,8 @@ def draw(found: dict[str, dict], path: Path) -> None:
 
     colours = {"mlx_mm": "#1668a8", "mlx_mm 8 bit": "#3fa34d", "mlx_mm 4 bit": "#3fa34d"}
     figure, axes = pyplot.subplots(2, 2, figsize=(10, 7), squeeze=False)
+    for axis in axes.flat[len(found) :]:
+        axis.axis("off")
     for axis, (about, one) in zip(axes.flat, found.items(), strict=False):
         for engine in dict.fromkeys(row["engine"] for row in one["rows"]):
             rows = [row for row in one["rows"] if row["engine"] == engine]
