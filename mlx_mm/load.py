@@ -203,7 +203,7 @@ def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype | None:
 
 
 def _read_as_stored(model: Model) -> set[str]:
-    """The names of weights that products read in 16 bits, where kernels do so: as fast as float32, in half the memory."""
+    """The names of weights that products read in 16 bits, where kernels do: as fast as float32, in half the memory."""
     if not device.has_kernels():
         return set()
     return {f"{path}.weight" for path, layer in model.named_modules() if type(layer) is nn.Linear}
