@@ -1,4 +1,4 @@
-"""Stacks of layers over views: the numbers of the plain path, gradients that are not cut off, weights that are freed."""
+"""Stacks of layers over views: the numbers of the plain path, gradients that are whole, weights that are freed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def test_a_stack_has_the_numbers_of_the_plain_path(
     states = stack(x, MASKS[mask], rope, output_hidden_states=True).hidden_states
     assert states is not None
     assert np.array_equal(np.array(states[-1]), found)  # asking for them changes no bit
-    other = plainly(monkeypatch, lambda: stack(x, MASKS["bias"] + 1 if mask == "none" else None, rope).last_hidden_state)
+    other = plainly(
+        monkeypatch, lambda: stack(x, MASKS["bias"] + 1 if mask == "none" else None, rope).last_hidden_state
+    )
     assert mask == "none" or np.abs(other - right).max() > 1e-3
 
 
