@@ -51,11 +51,8 @@ MM_INLINE vf exp_of_negative(vf x) {
 #endif
 }
 
-// x / (1 + exp(-z)), of an x that is not -infinity.
-MM_INLINE vf times_sigmoid(vf x, vf z) { return x / (1.0f + exp(-z)); }
-
-// What vanishes towards minus infinity is 0 there: -infinity itself would become NaN.
-MM_INLINE vf above_low(vf x) { return max(all(-104.0f), x); }
+// |x|, or a number from which on the functions below are max(x, 0): infinity over infinity would be NaN.
+MM_INLINE vf magnitude(vf x) { return min(all(104.0f), abs(x)); }
 
 // max(x, 0) - t erfc(t / sqrt 2) / 2 for t = |x|, where 1 / erfc is p(t)^8 by benchmarks/fit_polynomials.py
 // (ERFC_NATIVE): error 4.8e-8, and 2e-7 with float32's rounding.
@@ -74,18 +71,21 @@ MM_INLINE vf gelu_erf(vf x) {
   p = p * p;
   return max(all(0.0f), x) - 0.5f * t / (p * p);
 }
+// x / (1 + exp(-z)) for a z that is positive as t = |x| is: max(x, 0) - t / (1 + exp(z)), whose error does not grow with x.
+MM_INLINE vf times_sigmoid(vf x, vf t, vf z) { return max(all(0.0f), x) - t / (1.0f + exp(z)); }
+
 // (1 + tanh u) / 2 = 1 / (1 + exp(-2 u)), 2 u = 2 sqrt(2 / pi) (x + 0.044715 x^3).
 MM_INLINE vf gelu_tanh(vf x) {
-  x = above_low(x);
-  return times_sigmoid(x, x * (1.5957691216f + 0.0713548163f * (x * x)));
+  const vf t = magnitude(x);
+  return times_sigmoid(x, t, t * (1.5957691216f + 0.0713548163f * (t * t)));
 }
 MM_INLINE vf quick_gelu(vf x) {
-  x = above_low(x);
-  return times_sigmoid(x, 1.702f * x);
+  const vf t = magnitude(x);
+  return times_sigmoid(x, t, 1.702f * t);
 }
 MM_INLINE vf silu(vf x) {
-  x = above_low(x);
-  return times_sigmoid(x, x);
+  const vf t = magnitude(x);
+  return times_sigmoid(x, t, t);
 }
 MM_INLINE vf relu(vf x) { return max(all(0.0f), x); }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from damage import DAMAGE, Damage, edit_config, listing
@@ -272,10 +273,17 @@ def test_other_dtypes_stay(
     assert set(dtypes_on_a_gpu(folder, monkeypatch).values()) == {stored}
 
 
-def test_on_a_cpu_everything_is_float32(tiny_checkpoint: Checkpoint) -> None:
-    for stored in (mx.float16, mx.bfloat16):
-        model, _ = mlx_mm.load(stored_as(tiny_checkpoint("siglip2", name=str(stored)), stored))
-        assert {array.dtype for _, array in tree_flatten(model.parameters())} == {mx.float32}
+@pytest.mark.parametrize("stored", [mx.float16, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("kernels", [True, False])
+def test_on_a_cpu_everything_is_float32(
+    stored: mx.Dtype, kernels: bool, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the weights of products, which kernels read as they are stored."""
+    monkeypatch.setattr(device, "has_kernels", lambda: kernels)
+    model, _ = mlx_mm.load(stored_as(tiny_checkpoint("siglip2"), stored))
+    layers = {f"{path}.weight" for path, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    for name, array in tree_flatten(model.parameters()):
+        assert array.dtype == (stored if kernels and name in layers else mx.float32), name
 
 
 def test_scales_of_a_converted_file_on_a_gpu(

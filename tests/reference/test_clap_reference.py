@@ -325,6 +325,7 @@ def test_shards_as_transformers_writes_them(tmp_path: Path) -> None:
 COSINE = {4: 0.95, 8: 0.9995}
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("group_size", [32, 64])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("kind", KINDS)

@@ -362,6 +362,7 @@ def own_layer(name: str) -> str:
     return name.removesuffix(".weight")
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("group_size", [32, 64])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised(bits: int, group_size: int, tmp_path: Path) -> None:

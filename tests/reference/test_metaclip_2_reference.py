@@ -301,6 +301,7 @@ def test_half_precision_files(variant: Variant, tmp_path: Path) -> None:
 COSINE = {4: 0.95, 8: 0.9995}
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("group_size", [32, 64])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("variant", SHORT, ids=str)

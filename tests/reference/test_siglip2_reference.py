@@ -265,6 +265,7 @@ def test_half_precision_files(variant: str, tmp_path: Path) -> None:
 COSINE = {4: 0.95, 8: 0.9995}
 
 
+@pytest.mark.usefixtures("exact_inputs")
 @pytest.mark.parametrize("group_size", [32, 64, 128])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 
+from mlx_mm.backend.native import mel
 from mlx_mm.errors import ConfigError, InputError, is_number, shown, whole_number
 from mlx_mm.models.clap.config import ModelConfig
 from mlx_mm.models.modalities import lacking, present, require_text
@@ -86,8 +87,6 @@ class AudioSettings:
         scale = "htk" if self.truncation == "fusion" else "slaney"
         size, low, high = self.fft_window_size, self.frequency_min, self.frequency_max
         bank = mel_bank(scale, self.feature_size, size, self.sampling_rate, low, high)
-        from mlx_mm.backend.native import mel  # which loads MLX
-
         kernel = mel.kernel_for(size)
         make_powers = None if kernel is None else functools.partial(mel.mel_powers, kernel)
         return log_mel(samples, bank, size, self.hop_length, make_powers)
