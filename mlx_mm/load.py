@@ -206,7 +206,9 @@ def _read_as_stored(model: Model) -> set[str]:
     """The names of weights that products read in 16 bits, where kernels do: as fast as float32, in half the memory."""
     if not device.has_kernels():
         return set()
-    return {f"{path}.weight" for path, layer in model.named_modules() if type(layer) is nn.Linear}
+    kinds, names = nn.Linear | nn.QuantizedLinear, ("weight", "scales", "biases")
+    layers = ((path, layer) for path, layer in model.named_modules() if isinstance(layer, kinds))
+    return {f"{path}.{name}" for path, layer in layers for name in names if name in layer}
 
 
 def _cast(model: Model, name: str, array: mx.array, dtype: mx.Dtype | None) -> mx.array:

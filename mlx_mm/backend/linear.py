@@ -96,8 +96,7 @@ def _multiply(layer: nn.QuantizedLinear, x: mx.array, rows: slice, stream: Strea
     return mx.quantized_matmul(
         x,
         layer.weight[rows],
-        layer.scales[rows],
-        None if layer.biases is None else layer.biases[rows],
+        *_scales(layer, rows, x.dtype),
         group_size=layer.group_size,
         bits=layer.bits,
         mode=layer.mode,
@@ -111,11 +110,17 @@ def _multiply_floats(layer: nn.QuantizedLinear, x: mx.array, rows: slice, stream
     (packed,) = mx.depends([layer.weight[rows]], [x])
     weight = mx.dequantize(
         packed,
-        layer.scales[rows],
-        None if layer.biases is None else layer.biases[rows],
+        *_scales(layer, rows, x.dtype),
         group_size=layer.group_size,
         bits=layer.bits,
         mode=layer.mode,
         stream=stream,
     )
     return x @ weight.astype(x.dtype).T
+
+
+def _scales(layer: nn.QuantizedLinear, rows: slice, dtype: mx.Dtype) -> tuple[mx.array, mx.array | None]:
+    """Scales and biases of rows; of the affine mode as floats of a dtype, for weights that were loaded as stored."""
+    if layer.biases is None:
+        return layer.scales[rows], None
+    return layer.scales[rows].astype(dtype), layer.biases[rows].astype(dtype)

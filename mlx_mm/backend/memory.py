@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import mlx.core as mx
 
@@ -13,6 +14,7 @@ import mlx.core as mx
 # The third is a count: with an arena for each thread, each would keep as much.
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX = -3, -1, -8
 MALLOC = {M_MMAP_THRESHOLD: 256 << 20, M_TRIM_THRESHOLD: 512 << 20, M_ARENA_MAX: 1}
+HUGE_PAGE, MADV_DONTNEED, MADV_HUGEPAGE = 2 << 20, 4, 14  # of Linux (asm-generic/mman-common.h)
 MALLOC_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
 
 
@@ -27,6 +29,29 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     return mallopt is not None and all(mallopt(*setting) for setting in MALLOC.items())
+
+
+def use_huge_pages(address: int, size: int) -> None:
+    """Ask Linux for pages of 2 MB where `size` bytes at an address lie, whose contents are lost.
+
+    What is read once and as fast as memory gives it, such as the weights of a token, is read a third faster than from
+    pages of 4 kB: fewer addresses to look up, and a processor that reads ahead stops at the end of a page.
+    """
+    start = -(-address // HUGE_PAGE) * HUGE_PAGE
+    length = (address + size) // HUGE_PAGE * HUGE_PAGE - start
+    madvise = _madvise()
+    if madvise is not None and length > 0 and madvise(start, length, MADV_HUGEPAGE) == 0:
+        madvise(start, length, MADV_DONTNEED)  # small pages that were there already
+
+
+@functools.cache
+def _madvise() -> Callable[[int, int, int], int] | None:
+    """The C library's; None elsewhere than on Linux."""
+    if sys.platform != "linux":
+        return None
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return cast(Callable[[int, int, int], int], madvise)
 
 
 @contextlib.contextmanager

@@ -17,9 +17,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_mm.backend.memory import use_huge_pages
 from mlx_mm.backend.native import calls, signatures
 from mlx_mm.backend.native.calls import Floats
-from mlx_mm.backend.native.views import UnsettledError, floats, is_settled, view
+from mlx_mm.backend.native.views import Numbers, UnsettledError, floats, is_settled, view
 
 TYPES = {mx.float32: signatures.FLOAT32, mx.float16: signatures.FLOAT16, mx.bfloat16: signatures.BFLOAT16}
 KINDS = {
@@ -28,6 +29,7 @@ KINDS = {
     "mxfp8": signatures.MXFP8,
     "nvfp4": signatures.NVFP4,
 }
+LEAST_BYTES = 4 << 20  # of a weight that is worth a copy
 _LOCK = threading.Lock()
 
 
@@ -140,6 +142,7 @@ def _arrays(layer: nn.Module) -> tuple[mx.array | None, ...]:
 
 def _quantised(layer: nn.Module) -> tuple[signatures.Weight, object]:
     """MLX's packed words, read where they are."""
+    layer.weight = _in_huge_pages(layer.weight)
     parts = [array if array is None else np.ascontiguousarray(view(array)) for array in _arrays(layer)[:3]]
     affine = layer.mode == "affine"
     rows, words = layer.weight.shape[-2:]
@@ -155,7 +158,7 @@ def _quantised(layer: nn.Module) -> tuple[signatures.Weight, object]:
     return weight, parts
 
 
-def _rows(array: mx.array) -> tuple[signatures.Weight, object]:
+def _rows(array: mx.array) -> tuple[signatures.Weight, Numbers]:
     """Rows of floats, read where they are."""
     numbers = np.ascontiguousarray(view(array))
     return signatures.Weight(
@@ -165,19 +168,36 @@ def _rows(array: mx.array) -> tuple[signatures.Weight, object]:
 
 def _plain(library: ctypes.CDLL, layer: nn.Module) -> tuple[signatures.Weight, object]:
     """16-bit weights as they are; float32 in panels, which the layer's own array then shows."""
-    weight, owner = _rows(layer.weight)
-    if weight.type != signatures.FLOAT32:
-        return weight, owner
+    if layer.weight.dtype != mx.float32:
+        layer.weight = _in_huge_pages(layer.weight)
+        return _rows(layer.weight)
+    weight, numbers = _rows(layer.weight)
     panel = int(library.mm_panel())
     panels = math.ceil(weight.rows / panel)
-    packed = mx.empty((panels, weight.cols, panel))
-    mx.eval(packed)
-    numbers = np.asarray(packed)
-    calls.check(library.mm_pack(ctypes.byref(weight), calls.address(numbers)))
+    packed = _new_array((panels, weight.cols, panel), mx.float32)
+    calls.check(library.mm_pack(ctypes.byref(weight), calls.address(view(packed))))
+    del numbers  # which the layer has no more use for
     with mx.stream(_stream()):
         layer.weight = packed.swapaxes(1, 2).reshape(panels * panel, weight.cols)[: weight.rows]
-    weight.kind, weight.data = signatures.PACKED, calls.address(numbers)
-    return weight, (packed, numbers)
+    weight.kind, weight.data = signatures.PACKED, calls.address(view(packed))
+    return weight, packed
+
+
+def _in_huge_pages(array: mx.array) -> mx.array:
+    """A copy of a large array that is faster to read, the array itself where it is small."""
+    if array.nbytes < LEAST_BYTES:
+        return array
+    copy = _new_array(array.shape, array.dtype)
+    view(copy)[...] = view(array)
+    return copy
+
+
+def _new_array(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    """An array whose numbers are still to be written."""
+    array = mx.empty(shape, dtype)
+    numbers = view(array)
+    use_huge_pages(calls.address(numbers) or 0, numbers.nbytes)
+    return array
 
 
 @functools.cache
