@@ -66,7 +66,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_pool import library, products
-opened = library.open_library()
+opened = library.load(library.LIBRARY)
 opened.mm_set_threads(3)
 expected = products(opened, 0)
 child = os.fork()
