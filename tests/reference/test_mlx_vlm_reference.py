@@ -23,6 +23,8 @@ mlx_vlm = pytest.importorskip("mlx_vlm")
 from mlx_vlm.generate import generate_step  # noqa: E402
 from mlx_vlm.utils import load_model, load_processor  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("exact_inputs")  # as theirs are
+
 # Both in float32 with the same weights. With an image it is mlx-vlm's way to sample the position table.
 TEXT, IMAGE = 1e-5, 2e-4
 BATCHES = {TEXT: prompt(10, 11, 12, 13, 14, 15, 16, 17), IMAGE: prompt(10, 11, (6, 6), 12, 13)}
