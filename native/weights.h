@@ -23,17 +23,7 @@ MM_INLINE float float16(uint16_t v) {
   memcpy(&f, &bits, 4);
   return f;
 }
-MM_INLINE float number(const void* p, int32_t type, int64_t i) {
-  if (type == MM_BFLOAT16) return bfloat16(static_cast<const uint16_t*>(p)[i]);
-  if (type == MM_FLOAT16) return float16(static_cast<const uint16_t*>(p)[i]);
-  return static_cast<const float*>(p)[i];
-}
-
 // OCP Microscaling Formats 1.0, sections 5.3 and 5.4.
-MM_INLINE float e2m1(uint32_t v) {
-  constexpr float table[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
-  return v & 8 ? -table[v & 7] : table[v & 7];
-}
 MM_INLINE float e4m3(uint8_t v) {
   const int exponent = v >> 3 & 15, mantissa = v & 7;
   const float f = exponent == 15 && mantissa == 7 ? NAN
@@ -69,26 +59,5 @@ MM_INLINE vf e8m0s(vu v) {
 }
 
 MM_INLINE int64_t words_per_row(const mm_weight& w) { return w.cols * w.bits / 32; }
-
-MM_INLINE uint32_t stored_bits(const mm_weight& w, int64_t row, int64_t col) {
-  const uint8_t* bytes = static_cast<const uint8_t*>(w.data) + row * words_per_row(w) * 4;
-  const int64_t at = col * w.bits;
-  const uint32_t two = bytes[at / 8] | uint32_t(at % 8 + w.bits > 8 ? bytes[at / 8 + 1] : 0) << 8;
-  return two >> at % 8 & ((1u << w.bits) - 1);
-}
-
-// One number of a weight, of whatever kind but MM_PACKED.
-MM_INLINE float weight_at(const mm_weight& w, int64_t row, int64_t col) {
-  if (w.kind == MM_ROWS) return number(w.data, w.type, row * w.cols + col);
-  const int64_t group = row * (w.cols / w.group_size) + col / w.group_size;
-  const uint32_t bits = stored_bits(w, row, col);
-  const uint8_t* scales = static_cast<const uint8_t*>(w.scales);
-  switch (w.kind) {
-    case MM_AFFINE: return number(w.scales, w.type, group) * bits + number(w.biases, w.type, group);
-    case MM_MXFP4: return e8m0(scales[group]) * e2m1(bits);
-    case MM_MXFP8: return e8m0(scales[group]) * e4m3(bits);
-    default: return e4m3(scales[group]) * e2m1(bits);
-  }
-}
 
 }  // namespace

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from quantised_weights import Stored, affine, fp4
 
 from mlx_mm.backend.native import calls, signatures
-from mlx_mm.backend.native.library import LIBRARY, instruction_sets, load, native_status
+from mlx_mm.backend.native.library import LIBRARY
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="the kernels were not built")
 
 COUNT, NUMBERS, COLS = 7, 45, 128
 FLOAT_SUMS = 1e-5
 INPUTS = (signatures.INPUTS_EXACT, signatures.INPUTS_FAST, signatures.INPUTS_FINE)
-
-
-@pytest.fixture(scope="module")
-def opened() -> ctypes.CDLL:
-    return load(LIBRARY)
-
-
-SETS = instruction_sets(load(LIBRARY)) if LIBRARY.exists() else []
-
-
-@pytest.fixture(params=SETS)
-def library(request: pytest.FixtureRequest, opened: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
-    """With each instruction set that this machine has."""
-    before, threads = native_status().instruction_set or SETS[0], opened.mm_threads()  # a process has one choice
-    opened.mm_choose(request.param.encode())
-    yield opened
-    opened.mm_choose(before.encode())
-    opened.mm_set_threads(threads)
 
 
 @pytest.fixture
@@ -71,7 +52,7 @@ def uneven(random: np.random.Generator, rows: int) -> np.ndarray:
 @pytest.mark.parametrize("rows", [1, 8, 90])
 @pytest.mark.parametrize("inputs", INPUTS)
 def test_each_row_as_by_a_product_of_its_expert(
-    library: ctypes.CDLL, random: np.random.Generator, rows: int, inputs: int
+    kernels: ctypes.CDLL, random: np.random.Generator, rows: int, inputs: int
 ) -> None:
     chosen, x = uneven(random, rows), random.standard_normal((rows, COLS)).astype(np.float32)
     shape = (COUNT, NUMBERS, COLS)
@@ -82,19 +63,19 @@ def test_each_row_as_by_a_product_of_its_expert(
         fp4(random, shape, signatures.MXFP4),
         fp4(random, shape, signatures.NVFP4),
     ):
-        found = calls.experts(library, weights.native, COUNT, chosen, x, inputs=inputs)
+        found = calls.experts(kernels, weights.native, COUNT, chosen, x, inputs=inputs)
         for expert in set(chosen.tolist()):
             mine = chosen == expert
-            expected = calls.product(library, one(weights, expert), x[mine], inputs=inputs)
+            expected = calls.product(kernels, one(weights, expert), x[mine], inputs=inputs)
             assert np.array_equal(found[mine], expected)
 
 
 @pytest.mark.parametrize("kind", [signatures.FLOAT32, signatures.FLOAT16, signatures.BFLOAT16])
-def test_floats(library: ctypes.CDLL, random: np.random.Generator, kind: int) -> None:
+def test_floats(kernels: ctypes.CDLL, random: np.random.Generator, kind: int) -> None:
     weights, chosen = rows_of(random, kind), uneven(random, 40)
     x = random.standard_normal((40, COLS)).astype(np.float32)
     for inputs in INPUTS:
-        found = calls.experts(library, weights.native, COUNT, chosen, x, inputs=inputs)
+        found = calls.experts(kernels, weights.native, COUNT, chosen, x, inputs=inputs)
         expected = np.einsum("mk,mnk->mn", x.astype(np.float64), weights.numbers[chosen])
         assert np.allclose(found, expected, rtol=0, atol=FLOAT_SUMS * np.abs(expected).max())
         others = np.einsum("mk,mnk->mn", x.astype(np.float64), weights.numbers[(chosen + 1) % COUNT])
@@ -102,37 +83,37 @@ def test_floats(library: ctypes.CDLL, random: np.random.Generator, kind: int) ->
 
 
 @pytest.mark.parametrize("inputs", INPUTS)
-def test_threads_and_place_change_nothing(library: ctypes.CDLL, random: np.random.Generator, inputs: int) -> None:
+def test_threads_and_place_change_nothing(kernels: ctypes.CDLL, random: np.random.Generator, inputs: int) -> None:
     weights, chosen = affine(random, (COUNT, NUMBERS, COLS), 4, 64), uneven(random, 60)
     x = random.standard_normal((60, COLS)).astype(np.float32)
-    library.mm_set_threads(1)
-    found = calls.experts(library, weights.native, COUNT, chosen, x, inputs=inputs)
-    library.mm_set_threads(3)
+    kernels.mm_set_threads(1)
+    found = calls.experts(kernels, weights.native, COUNT, chosen, x, inputs=inputs)
+    kernels.mm_set_threads(3)
     order = random.permutation(60)
-    again = calls.experts(library, weights.native, COUNT, chosen[order], x[order], inputs=inputs)
+    again = calls.experts(kernels, weights.native, COUNT, chosen[order], x[order], inputs=inputs)
     assert np.array_equal(again, found[order])
 
 
 @pytest.mark.parametrize("inputs", INPUTS)
-def test_bias_activation_and_residual_in_place(library: ctypes.CDLL, random: np.random.Generator, inputs: int) -> None:
+def test_bias_activation_and_residual_in_place(kernels: ctypes.CDLL, random: np.random.Generator, inputs: int) -> None:
     weights, chosen = affine(random, (COUNT, NUMBERS, COLS), 4, 64), uneven(random, 20)
     x = random.standard_normal((20, COLS)).astype(np.float32)
     bias = random.standard_normal(NUMBERS).astype(np.float32)
     y = random.standard_normal((20, NUMBERS)).astype(np.float32)
-    plain = calls.experts(library, weights.native, COUNT, chosen, x, inputs=inputs) + bias
+    plain = calls.experts(kernels, weights.native, COUNT, chosen, x, inputs=inputs) + bias
     expected = np.maximum(plain, 0) + y
     address = calls.address(y)
     call = signatures.ProductCall(
         calls.address(x), 20, COLS, calls.address(bias), address, NUMBERS, address, NUMBERS, signatures.RELU, inputs
     )
-    calls.check(library.mm_experts(ctypes.byref(weights.native), COUNT, calls.address(chosen), ctypes.byref(call)))
+    calls.check(kernels.mm_experts(ctypes.byref(weights.native), COUNT, calls.address(chosen), ctypes.byref(call)))
     assert np.allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("wrong", [-1, COUNT])
 @pytest.mark.parametrize("inputs", INPUTS)
 def test_an_expert_that_is_not_there(
-    library: ctypes.CDLL, random: np.random.Generator, inputs: int, wrong: int
+    kernels: ctypes.CDLL, random: np.random.Generator, inputs: int, wrong: int
 ) -> None:
     weights, chosen = affine(random, (COUNT, NUMBERS, COLS), 4, 64), uneven(random, 20)
     chosen[19] = wrong
@@ -140,14 +121,14 @@ def test_an_expert_that_is_not_there(
     call = signatures.ProductCall(
         calls.address(x), 20, COLS, None, None, 0, calls.address(y), NUMBERS, signatures.NONE, inputs
     )
-    status = library.mm_experts(ctypes.byref(weights.native), COUNT, calls.address(chosen), ctypes.byref(call))
+    status = kernels.mm_experts(ctypes.byref(weights.native), COUNT, calls.address(chosen), ctypes.byref(call))
     assert status == signatures.UNSUPPORTED
     assert (y == 7).all()
 
 
-def test_no_rows(library: ctypes.CDLL, random: np.random.Generator) -> None:
+def test_no_rows(kernels: ctypes.CDLL, random: np.random.Generator) -> None:
     weights = affine(random, (COUNT, NUMBERS, COLS), 4, 64)
     for inputs in INPUTS:
         x, chosen = np.zeros((0, COLS), np.float32), np.zeros(0, np.int32)
-        assert calls.experts(library, weights.native, COUNT, chosen, x, inputs=inputs).shape == (0, NUMBERS)
-        assert calls.product(library, one(weights, 0), x, inputs=inputs).shape == (0, NUMBERS)
+        assert calls.experts(kernels, weights.native, COUNT, chosen, x, inputs=inputs).shape == (0, NUMBERS)
+        assert calls.product(kernels, one(weights, 0), x, inputs=inputs).shape == (0, NUMBERS)

@@ -185,7 +185,7 @@ def test_activations(kernels: ctypes.CDLL, kind: int, function) -> None:
     stored, x, bias, residual = store(kernels, "packed", 50, 12), numbers(7, 12), numbers(50), numbers(7, 50, seed=3)
     found = calls.product(kernels, stored.weight, x, bias=bias, activation=kind, residual=residual)
     right = function(x.astype(np.float64) @ stored.numbers.T + bias) + residual
-    assert np.abs(found - right).max() < 1e-5
+    assert np.abs(found - right).max() < 2e-6  # measured: 1.4e-6
     other = calls.product(kernels, stored.weight, x, bias=bias, activation=(kind + 1) % 6, residual=residual)
     assert np.abs(other - right).max() > 1e-4
 
