@@ -24,6 +24,7 @@ PACKAGE = HERE.parent / "mlx_mm" / "backend" / "native"
 LIBRARY, REASON = "libmlx_mm_native.so", "reason.txt"
 COMPILERS = ("g++", "clang++", "c++")
 COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
+NO_EXCEPTIONS = ["-fno-exceptions"]  # kernels throw none, and their handling is a name that sets would share
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 # Best first: name -> flags. Those of a machine that are all without flags run on each of its kind.
@@ -113,7 +114,10 @@ def compile_objects(
     names = {name: name.replace("-", "_") for name in sets}
     each = " ".join(f'X("{name}",{identifier})' for name, identifier in names.items())
     parts = {
-        **{names[name]: [*flags, f"-DMM_SET={names[name]}", "kernels.cpp"] for name, flags in sets.items()},  # longest
+        **{
+            names[name]: [*flags, *NO_EXCEPTIONS, f"-DMM_SET={names[name]}", "kernels.cpp"]
+            for name, flags in sets.items()
+        },  # longest
         "library": [f"-DMM_EACH_SET(X)={each}", "library.cpp"],
         "pool": ["pool.cpp"],
     }
