@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mlx_mm.generation.answer import Generation
     from mlx_mm.generation.prompt_cache import PromptCache
     from mlx_mm.load import load
+    from mlx_mm.search.index import Index
+    from mlx_mm.search.records import Hit, RefreshReport, Where
 
 __version__ = "0.1.0"
 
@@ -24,8 +26,12 @@ __all__ = [
     "Conversation",
     "ConvertReport",
     "Generation",
+    "Hit",
+    "Index",
     "MlxMmError",
     "PromptCache",
+    "RefreshReport",
+    "Where",
     "classify",
     "convert",
     "encode_audio",
@@ -42,7 +48,11 @@ _ROOMS = {
     "Conversation": "conversation",
     "ConvertReport": "convert",
     "Generation": "generation.answer",
+    "Hit": "search.records",
+    "Index": "search.index",
     "PromptCache": "generation.prompt_cache",
+    "RefreshReport": "search.records",
+    "Where": "search.records",
     "classify": "classify",
     "convert": "convert",
     "encode_audio": "embed",

@@ -9,6 +9,11 @@
     ├── MediaError             an image, sound or video that cannot be read
     ├── QuantizationError      bits, group size, mode or recipe that cannot be applied
     ├── OutputError            a result that cannot be written where it was asked
+    ├── StoreError             an index of files that cannot be opened or used
+    │   ├── OtherModelError    it holds vectors of another model, or of another setting of it
+    │   ├── BusyError          another process is writing to it
+    │   ├── NewerSchemaError   a newer mlx_mm made it
+    │   └── DamagedError       a part of it is damaged
     └── InputError             any other argument with a value we cannot use
 
 A message says what was found, what was expected and what to do.
@@ -66,6 +71,26 @@ class QuantizationError(MlxMmError):
 
 class OutputError(MlxMmError):
     """A result that cannot be written where it was asked."""
+
+
+class StoreError(MlxMmError):
+    """An index of files that cannot be opened or used."""
+
+
+class OtherModelError(StoreError):
+    """An index holds vectors of another model, or of another setting of it."""
+
+
+class BusyError(StoreError):
+    """Another process is writing to an index."""
+
+
+class NewerSchemaError(StoreError):
+    """A newer mlx_mm made an index."""
+
+
+class DamagedError(StoreError):
+    """A part of an index is damaged."""
 
 
 class InputError(MlxMmError):

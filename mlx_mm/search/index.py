@@ -1,0 +1,128 @@
+"""`Index`: photos and sounds in folders, found again by words, by example, by date and place."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from mlx_mm.processing.image import ImageSource
+from mlx_mm.progress import Progress
+from mlx_mm.search import duplicates, exporting, inspection, query, refresh, tags
+from mlx_mm.search.place import default_index
+from mlx_mm.search.records import CheckReport, DuplicateKind, Group, Hit, MediaKind, RefreshReport, SortBy, Where
+from mlx_mm.search.spaces import Spaces
+from mlx_mm.search.store import Store
+
+
+class Index:
+    """Files in folders with the vectors of a model, in one folder NAME.mmindex.
+
+    path: of that folder; the default is one for each user. model: the checkpoint that makes vectors, where the index
+    is new; an existing one knows its own, and refuses another with OtherModelError. Any number of processes and threads
+    may search, one at a time refreshes.
+    """
+
+    def __init__(self, path: str | Path | None = None, model: str | None = None):
+        self._store = Store(Path(path) if path is not None else default_index(), create=True)
+        self._spaces = Spaces(self._store, model)
+
+    def refresh(
+        self,
+        folders: str | Path | Sequence[str | Path] = (),
+        *,
+        exclude: Sequence[str] = (),
+        videos: bool = False,
+        max_num_patches: int | None = None,
+        retry: bool = False,
+        accept_missing: bool = False,
+        add_space: bool = False,
+        reembed: bool = False,
+        wait: float = 0.0,
+        on_event: Callable[[str, str], None] | None = None,
+        progress: Progress = False,
+    ) -> RefreshReport:
+        """Bring the index up to date with its folders, and these new ones. See `refresh.Options` for the rest."""
+        options = refresh.Options(
+            exclude=tuple(exclude),
+            videos=videos,
+            max_num_patches=max_num_patches,
+            retry=retry,
+            accept_missing=accept_missing,
+            add_space=add_space,
+            reembed=reembed,
+            wait=wait,
+        )
+        named = [folders] if isinstance(folders, str | Path) else list(folders)
+        return refresh.refresh(self._store, self._spaces, [Path(name) for name in named], options, on_event, progress)
+
+    def search(
+        self,
+        words: str | Sequence[str] = (),
+        *,
+        like: ImageSource | Sequence[ImageSource] = (),
+        unlike: ImageSource | Sequence[ImageSource] = (),
+        without: str | Sequence[str] = (),
+        weights: Sequence[float] | None = None,
+        where: Where | None = None,
+        top: int = 20,
+        min_score: float | None = None,
+        strong_only: bool = True,
+        sort: SortBy = "score",
+    ) -> list[Hit]:
+        """The files that fit, best first."""
+        asked = query.Query.of(words, like, unlike, without, weights)
+        return query.search(self._store, self._spaces, asked, where or Where(), top, min_score, strong_only, sort)
+
+    def duplicates(self, kind: DuplicateKind = "same", *, threshold: float | None = None) -> list[Group]:
+        """Groups of files that are identical, the same picture, or similar to each other."""
+        return duplicates.duplicates(self._store, kind, threshold)
+
+    def keep_apart(self, first: str, second: str) -> None:
+        """Remember that two contents, by their digests, are no duplicates."""
+        duplicates.keep_apart(self._store, first, second)
+
+    def tag(
+        self,
+        labels: Iterable[str],
+        *,
+        least: float | None = None,
+        kind: MediaKind = "image",
+        progress: Progress = False,
+    ) -> dict[str, int]:
+        """Give each file the labels that fit it; how many files each label has."""
+        return tags.tag(self._store, self._spaces, tuple(labels), least, kind, progress)
+
+    def export(self, out: str | Path) -> int:
+        """Write all files with their vectors to .npz, .jsonl or .parquet; how many."""
+        return exporting.export(self._store, Path(out))
+
+    def check(self, *, repair: bool = False) -> CheckReport:
+        """Whether the store and what is derived from it are whole."""
+        return inspection.check(self._store, repair=repair)
+
+    def compact(self) -> None:
+        """Give back the room of what was taken away."""
+        inspection.compact(self._store)
+
+    def stats(self) -> dict[str, object]:
+        """How much is in it, and how large it is."""
+        return inspection.stats(self._store)
+
+    def forget(self, *, missing: bool = True, folders: Sequence[str | Path] = ()) -> int:
+        """Take away files that are gone, and folders; how many files."""
+        return inspection.forget(self._store, missing=missing, folders=[Path(name) for name in folders])
+
+    def moved(self, old: str | Path, new: str | Path) -> int:
+        """A folder that was added has another place now; how many files."""
+        return refresh.moved(self._store, Path(old), Path(new))
+
+    def close(self) -> None:
+        """Give everything back; a second time does nothing."""
+        self._store.close()
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
