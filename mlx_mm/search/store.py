@@ -82,8 +82,10 @@ class Store:
         with contextlib.ExitStack() as stack:
             with self._refusals(), contextlib.ExitStack() as failed:
                 self._check()
-                failed.callback(_remove_made, self.path, _make_folder(self.path))
+                failed.callback(_remove_empty, _make_folder(self.path))
                 stack.enter_context(writer_lock(self.path, wait))
+                if not self._check():
+                    failed.callback(_remove_unmade, self.path)
                 self._prepare()
                 failed.pop_all()
             stack.callback(self._writer_ended)
@@ -296,11 +298,13 @@ def _make_folder(folder: Path) -> list[Path]:
     return made
 
 
-def _remove_made(folder: Path, made: list[Path]) -> None:
-    """Undo a creation that failed."""
-    if folder in made:
-        for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", LOCK):
-            (folder / name).unlink(missing_ok=True)
-    for path in made:
+def _remove_empty(folders: list[Path]) -> None:
+    for path in folders:
         with contextlib.suppress(OSError):
             path.rmdir()
+
+
+def _remove_unmade(folder: Path) -> None:
+    """What is left of an index whose making failed; by its writer."""
+    for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", LOCK):
+        (folder / name).unlink(missing_ok=True)

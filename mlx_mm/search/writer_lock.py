@@ -54,6 +54,8 @@ def _taken(path: Path, stack: contextlib.ExitStack) -> str | None:
             raise
         state, since = os.fstat(handle), time.strftime("%H:%M:%S")
         stack.callback(_give_back, handle, (state.st_dev, state.st_ino))
+        if not state.st_nlink:  # its holder took it away, with an index whose making failed
+            return "another process"
         _OWN[state.st_dev, state.st_ino] = since
     with contextlib.suppress(OSError):  # such as a full disk: the lock holds, and only its holder is not told
         about = {"pid": os.getpid(), "since": since, "host": socket.gethostname()}
