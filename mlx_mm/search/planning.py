@@ -82,7 +82,7 @@ class Changes:
 
 
 def compare(store: Store, root: Root, found: Found, *, retry: bool) -> Changes:
-    """The rows of a folder against the files that are there; rows of folders that could not be read stay as they are."""
+    """The rows of a folder against the files that are there; those in folders that are not read stay."""
     changes, new = Changes(root, empty=not found.files), dict(found.files)
     unread = tuple(found.unread)
     with store.reading() as rows:
@@ -122,7 +122,7 @@ def find_moves(all_changes: list[Changes]) -> list[tuple[Row, Job]]:
     for changes in all_changes:
         kept = []
         for job in changes.read:
-            owner = lost.pop(tuple(job.entry[1:]), None) if job.row is None else None
+            owner = lost.pop(job.entry.identity, None) if job.row is None else None
             if owner is None:
                 kept.append(job)
             else:
@@ -158,8 +158,8 @@ def trouble(changes: Changes) -> str | None:
 def refuse(reasons: list[str]) -> StoreError:
     """The error for folders that lost too much."""
     return StoreError(
-        f"{'; '.join(reasons)}; expected less than half. Nothing was changed. Connect the volume; or, where files went on "
-        "purpose, pass --accept-missing; or, where the folder has another place, pass --moved OLD NEW."
+        f"{'; '.join(reasons)}; expected less than half. Nothing was changed. Connect the volume; or, where files went "
+        "on purpose, pass --accept-missing; or, where the folder has another place, pass --moved OLD NEW."
     )
 
 

@@ -39,6 +39,11 @@ class Entry(NamedTuple):
     device: int
     inode: int
 
+    @property
+    def identity(self) -> tuple[int, int, int, int]:
+        """What a move or a new name leaves as it is."""
+        return self.size, self.mtime_ns, self.device, self.inode
+
 
 @dataclass
 class Found:
