@@ -8,7 +8,7 @@ from mlx_mm.processing.image import ImageSource
 from mlx_mm.progress import Progress
 from mlx_mm.search import duplicates, exporting, inspection, query, refresh, tags
 from mlx_mm.search.place import default_index
-from mlx_mm.search.records import CheckReport, DuplicateKind, Group, Hit, MediaKind, RefreshReport, SortBy, Where
+from mlx_mm.search.records import CheckReport, DuplicateKind, Group, Hits, MediaKind, RefreshReport, SortBy, Where
 from mlx_mm.search.spaces import Spaces
 from mlx_mm.search.store import Store
 
@@ -67,7 +67,7 @@ class Index:
         min_score: float | None = None,
         strong_only: bool = True,
         sort: SortBy = "score",
-    ) -> list[Hit]:
+    ) -> Hits:
         """The files that fit, best first."""
         asked = query.Query.of(words, like, unlike, without, weights)
         return query.search(self._store, self._spaces, asked, where or Where(), top, min_score, strong_only, sort)

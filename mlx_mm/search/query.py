@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_mm.processing.image import ImageSource
-from mlx_mm.search.records import Hit, SortBy, Where
+from mlx_mm.search.records import Hits, SortBy, Where
 from mlx_mm.search.spaces import Spaces
 from mlx_mm.search.store import Store
 
@@ -41,6 +41,6 @@ def search(
     min_score: float | None,
     strong_only: bool,
     sort: SortBy,
-) -> list[Hit]:
+) -> Hits:
     """The hits of a query."""
     raise NotImplementedError

@@ -1,6 +1,6 @@
 """What an index takes and gives: filters, hits, groups of duplicates, reports."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -53,6 +53,19 @@ class Hit:
     width: int | None = None
     height: int | None = None
     tags: tuple[str, ...] = ()
+
+
+class Hits(list[Hit]):
+    """What a search found, best first, and how much there is beside it.
+
+    strong: how many contents are held to fit, also those that `top` cuts off. weaker: how many others passed the
+    filters.
+    """
+
+    def __init__(self, hits: Iterable[Hit] = (), *, strong: int = 0, weaker: int = 0):
+        super().__init__(hits)
+        self.strong = strong
+        self.weaker = weaker
 
 
 @dataclass(frozen=True)
