@@ -76,8 +76,9 @@ def rows_of(
 ) -> Iterator[tuple[list[Key], Vectors]]:
     """The rows (n, D) of each chunk of prepared items, one chunk behind: a GPU computes while they are copied.
 
-    weights: what `features` computes with; of a lazily loaded model nothing else is read. dim: how many numbers of each
-    row are kept. row_by_row: on a CPU a row is the same to the last bit, whatever else is in its chunk.
+    weights: what `features` computes with; of a lazily loaded model nothing else is read. dim: what is above the length
+    of the rows is an InputError at the first. row_by_row: on a CPU a row is the same to the last bit, whatever else is
+    in its chunk.
     """
 
     def results() -> Iterator[tuple[list[Key], mx.array]]:
@@ -87,8 +88,7 @@ def rows_of(
             check_dim(dim, vectors.shape[1])
             yield [key for key, _ in chunk], vectors
 
-    for keys, vectors in to_numpy(results()):
-        yield keys, cut(vectors, dim)
+    return to_numpy(results())
 
 
 def run_items(
@@ -126,7 +126,7 @@ def run_items(
     ):
         chunks = (chunk for items in grouped(ready, running.window) for chunk in by_size(items, running.at_once))
         for indices, vectors in rows_of(features, weights, chunks, collate, running.dim):
-            rows.update(checked(indices, vectors, running, name, scores=scores))
+            rows.update(checked(indices, cut(vectors, running.dim), running, name, scores=scores))
             advance(len(indices))
     return stack([rows[index] for index in sorted(rows)])
 

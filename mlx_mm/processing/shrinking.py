@@ -25,13 +25,18 @@ class Shrink:
     size: Callable[[int, int], Size]
     resample: int
 
-    def draft(self, image: Image.Image) -> tuple[Size, Box] | None:
-        """Has a JPEG decoded smaller than it is; before it is loaded. What it was, and what it fills of the image."""
+    def draft(self, image: Image.Image, least: int = 0) -> tuple[Size, Box] | None:
+        """Has a JPEG decoded smaller than it is; before it is loaded. What it was, and what it fills of the image.
+
+        least: pixels that its longer side keeps.
+        """
         if not isinstance(image, JpegImagePlugin.JpegImageFile):
             return None
         whole = image.size
         width, height = self._stored(whole, orientation(image))
-        drafted = image.draft(None, (LEAST_SCALE * width, LEAST_SCALE * height))
+        scale = least / max(whole)
+        wanted = (max(LEAST_SCALE * width, int(whole[0] * scale)), max(LEAST_SCALE * height, int(whole[1] * scale)))
+        drafted = image.draft(None, wanted)
         return None if drafted is None else (whole, cast(Box, drafted[1]))
 
     def resized(self, image: Image.Image, drafted: tuple[Size, Box] | None = None, turn: int = 1) -> Image.Image:
