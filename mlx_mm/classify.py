@@ -9,16 +9,14 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_mm.backend.streams import compute
+from mlx_mm.batches import Running, named, run_items
 from mlx_mm.embed import (
     PICTURE_AXES,
-    Running,
     audio_items,
     audio_vectors,
     encode_text,
     image_vectors,
-    named,
     preparing_images,
-    run_items,
 )
 from mlx_mm.errors import InputError, ModalityError, shown
 from mlx_mm.models.contracts import Checked, Encoder, Model, Processor

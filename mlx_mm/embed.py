@@ -3,70 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
-from mlx_mm.backend.border import to_mlx, to_numpy
-from mlx_mm.backend.parts import run_in_parts, run_row_by_row
-from mlx_mm.errors import InputError, MlxMmError, shown, whole_number
-from mlx_mm.models.contracts import AudioProcessor, Features, ImageProcessor, Model, Processor, TextProcessor
+from mlx_mm.batches import Running, check_dim, checked, cut, named, rows_of, run_items, stack
+from mlx_mm.errors import MlxMmError, shown
+from mlx_mm.models.contracts import AudioProcessor, ImageProcessor, Model, Processor, TextProcessor
 from mlx_mm.models.modalities import check_loaded, features_of, unfit
 from mlx_mm.processing.arguments import Texts, flag, strings, unpacked
 from mlx_mm.processing.batch import Batch, as_items
-from mlx_mm.processing.chunks import by_size, grouped
-from mlx_mm.processing.fetching import short_name
+from mlx_mm.processing.chunks import grouped
 from mlx_mm.processing.read_ahead import OnError, read_ahead
-from mlx_mm.processing.vectors import Vectors, unit_length, unusable, usable
-from mlx_mm.progress import Progress, check_progress, progressing
+from mlx_mm.processing.vectors import Vectors, unit_length
+from mlx_mm.progress import Progress, progressing
 
 if TYPE_CHECKING:
     from mlx_mm.processing.audio import AudioSource
     from mlx_mm.processing.image import ImageSource
 
-Name: TypeAlias = Callable[[int], str]  # an item's index -> what a message calls it
-
-BATCHES_PER_WINDOW = 8  # that are prepared together, so that images of like size can share a batch
-MOST_AT_ONCE = 512  # items in memory, whatever batch_size says: more in a batch is no faster
-MOST_IN_A_BATCH = 10**9  # above it is a slip
 PICTURE_AXES = 4  # of an array of several pictures
-
-
-@dataclass(frozen=True)
-class Running:
-    """How items run, whatever they are: how many at a time, with a bar on stderr, what happens to those that have no
-    vector, and how many numbers of each vector are kept. Raises InputError for what cannot be used."""
-
-    batch_size: int
-    progress: Progress = False
-    on_error: OnError | None = None
-    dim: int | None = None
-
-    def __post_init__(self) -> None:
-        if whole_number("batch_size", self.batch_size) > MOST_IN_A_BATCH:
-            raise InputError(
-                f"batch_size is {shown(self.batch_size)}; expected at most {MOST_IN_A_BATCH}. Leave it out."
-            )
-        if self.dim is not None:
-            whole_number("dim", self.dim, advice="Leave it out to keep all numbers.")
-        check_progress(self.progress)
-        if self.on_error is not None and not callable(self.on_error):
-            raise InputError(
-                f"on_error is {shown(self.on_error)}; expected a function of (index, error). Leave it out to have "
-                "errors raised."
-            )
-
-    @property
-    def at_once(self) -> int:
-        """Items in a batch."""
-        return min(self.batch_size, MOST_AT_ONCE)
 
 
 def encode_text(
@@ -226,16 +185,6 @@ def audio_vectors(
             running.on_error(index, error)
         advance(1)
 
-    def batches() -> Iterator[tuple[list[tuple[int, float]], mx.array]]:
-        with contextlib.closing(
-            read_ahead(len(audio), windows, on_error=None if running.on_error is None else skip)
-        ) as ready:
-            for chunk in grouped(ready, running.at_once):
-                batch = to_mlx(processor.collate([batch for _, (batch, _) in chunk]))
-                vectors = run_row_by_row(_in_float32(features), batch, list(model.modules_for("audio")))
-                _check_dim(running.dim, vectors)
-                yield [(index, weight) for index, (_, weight) in chunk], vectors
-
     def finish(end: int) -> None:
         """The sounds before that index have no more windows."""
         for index in [index for index in heard if index < end]:
@@ -244,62 +193,24 @@ def audio_vectors(
                 rows.update(checked([index], average[None], running, name))
                 advance(1)
 
-    with progressing(running.progress, len(audio), "embedding", "sound") as advance:
-        for chunk, vectors in to_numpy(batches()):
+    with (
+        progressing(running.progress, len(audio), "embedding", "sound") as advance,
+        contextlib.closing(
+            read_ahead(len(audio), windows, on_error=None if running.on_error is None else skip)
+        ) as ready,
+    ):
+        pieces = (((index, weight), batch) for index, (batch, weight) in ready)
+        chunks = grouped(pieces, running.at_once)
+        weights = model.modules_for("audio")
+        for keys, vectors in rows_of(features, weights, chunks, processor.collate, row_by_row=True):
+            check_dim(running.dim, vectors.shape[1])
             with np.errstate(over="ignore", invalid="ignore"):
                 lengths = [np.linalg.norm(vector) for vector in vectors]
-            for (index, weight), length, vector in zip(chunk, lengths, _cut(vectors, running.dim), strict=True):
+            for (index, weight), length, vector in zip(keys, lengths, cut(vectors, running.dim), strict=True):
                 heard.setdefault(index, []).append((weight, length, vector))
-            finish(chunk[-1][0])
+            finish(keys[-1][0])
         finish(len(audio))
-    return _stack([rows[index] for index in sorted(rows)])
-
-
-def run_items(
-    features: Features,
-    weights: Sequence[nn.Module | None],
-    count: int,
-    prepare: Callable[[int], Batch],
-    collate: Callable[[Sequence[Batch]], Batch],
-    running: Running,
-    name: Name,
-    *,
-    scores: bool = False,
-) -> Vectors:
-    """Prepare `count` items in threads, run them in batches of like size, return the rows in input order, (N, D).
-
-    weights: what `features` computes with; of a lazily loaded model nothing else is read. scores: the rows are not
-    vectors, and may be 0.
-    """
-    rows: dict[int, Vectors] = {}
-    window = min(running.batch_size * BATCHES_PER_WINDOW, MOST_AT_ONCE)
-
-    def skip(index: int, error: MlxMmError) -> None:
-        if running.on_error is not None:
-            running.on_error(index, error)
-        advance(1)
-
-    def batches() -> Iterator[tuple[list[int], mx.array]]:
-        with contextlib.closing(
-            read_ahead(
-                count,
-                lambda index: iter([prepare(index)]),
-                inputs_ahead=window,
-                on_error=None if running.on_error is None else skip,
-            )
-        ) as ready:
-            for items in grouped(ready, window):
-                for chunk in by_size(items, running.at_once):
-                    batch = to_mlx(collate([batch for _, batch in chunk]))
-                    vectors = run_in_parts(_in_float32(features), batch, list(weights))
-                    _check_dim(running.dim, vectors)
-                    yield [index for index, _ in chunk], vectors
-
-    with progressing(running.progress, count, "embedding", "item") as advance:
-        for chunk, vectors in to_numpy(batches()):
-            rows.update(checked(chunk, _cut(vectors, running.dim), running, name, scores=scores))
-            advance(len(chunk))
-    return _stack([rows[index] for index in sorted(rows)])
+    return stack([rows[index] for index in sorted(rows)])
 
 
 def preparing_images(
@@ -319,53 +230,6 @@ def audio_items(audio: object) -> tuple[list[object], bool]:
     return ([audio], True) if pair else as_items(unpacked(audio))
 
 
-def checked(
-    indices: Sequence[int], vectors: Vectors, running: Running, name: Name, *, scores: bool = False
-) -> list[tuple[int, Vectors]]:
-    """Those rows of (N, D) that are vectors, each with its item's index; of others the error is raised or handed on."""
-    good = usable(vectors, scores=scores)
-    if not good.all():
-        for place in sorted(np.flatnonzero(~good).tolist(), key=indices.__getitem__):
-            error = unusable(
-                f"{'scores' if scores else 'vector'} of {name(indices[place])} {'have' if scores else 'has'}",
-                vectors[place],
-            )
-            if running.on_error is None:
-                raise error
-            running.on_error(indices[place], error)
-    return [(index, row) for index, row, fine in zip(indices, vectors, good.tolist(), strict=True) if fine]
-
-
-def named(kind: str, items: Sequence[object]) -> Name:
-    """What messages call an image or a sound: its number, and its path or address where it has one."""
-
-    def name(index: int) -> str:
-        item = items[index]
-        named = isinstance(item, str | os.PathLike)
-        return f"{kind} number {index}" + (f" ({short_name(os.fsdecode(cast(str, item)))})" if named else "")
-
-    return name
-
-
-def _in_float32(features: Features) -> Features:
-    """The numbers as they are copied out: turning them then would wait for what was submitted meanwhile."""
-    return lambda **batch: features(**batch).astype(mx.float32)
-
-
-def _check_dim(dim: int | None, vectors: mx.array) -> None:
-    count = vectors.shape[1]
-    if dim is not None and dim > count:
-        raise InputError(
-            f"dim is {shown(dim)}; the vectors have {count} numbers, so expected 1 to {count}. Leave it out to keep "
-            "them all."
-        )
-
-
-def _cut(vectors: Vectors, dim: int | None) -> Vectors:
-    """The first `dim` numbers of each of (N, D), copied, so that the others do not stay in memory."""
-    return vectors if dim is None else vectors[:, :dim].copy()
-
-
 def _average(windows: list[tuple[float, np.floating, Vectors]]) -> Vectors:
     """Of vectors divided by their lengths, by their weights; a single window stays as it is.
 
@@ -376,10 +240,6 @@ def _average(windows: list[tuple[float, np.floating, Vectors]]) -> Vectors:
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # what is not finite is refused
         total = sum(weight * vector / length for weight, length, vector in windows)
     return np.asarray(total, np.float32)
-
-
-def _stack(rows: list[Vectors]) -> Vectors:
-    return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
 
 
 def _finish(vectors: Vectors, single: bool, normalize: bool) -> Vectors:

@@ -26,6 +26,7 @@ ROOMS = {
     "generation": "from one token to the next",
     "models": "the families, and what they promise the rest",
     "load": "a folder → a model and its processor",
+    "batches": "prepared items → rows of a model",
     "embed": "inputs → embeddings",
     "classify": "inputs and labels → scores",
     "generate": "prompts → answers",

@@ -23,7 +23,7 @@ from tiny import (
     write_checkpoint,
 )
 
-from mlx_mm import classify, embed, encode_image, encode_text, load, to_mlx
+from mlx_mm import batches, classify, encode_image, encode_text, load, to_mlx
 from mlx_mm.backend import border, device
 from mlx_mm.classify import encode_labels
 from mlx_mm.errors import InputError, MediaError, MlxMmError, ModalityError
@@ -103,7 +103,7 @@ def test_texts_in_any_batch_equal_singles_in_input_order(joint: tuple[Any, Any])
 def test_order_holds_over_many_windows(naflex: tuple[Any, Any], pictures: list[Image.Image]) -> None:
     """More pictures than one window of prepared batches, so that the sorting by size starts anew."""
     many = pictures * 3
-    assert len(many) > 2 * embed.BATCHES_PER_WINDOW
+    assert len(many) > 2 * batches.BATCHES_PER_WINDOW
     expected = np.tile(encode_image(*naflex, pictures), (3, 1))
     assert np.abs(encode_image(*naflex, many, batch_size=1) - expected).max() <= EQUAL
 
@@ -202,8 +202,8 @@ def test_a_dim_above_the_vectors_is_found_at_the_first_batch(
     joint: tuple[Any, Any], pictures: list[Image.Image], dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    run = embed.run_in_parts
-    monkeypatch.setattr(embed, "run_in_parts", lambda *args: calls.append(1) or run(*args))
+    run = batches.run_in_parts
+    monkeypatch.setattr(batches, "run_in_parts", lambda *args: calls.append(1) or run(*args))
     with pytest.raises(InputError, match=rf"dim is {dim}; the vectors have 128 numbers, so expected 1 to 128"):
         encode_text(*joint, TEXTS, dim=dim, batch_size=1)
     with pytest.raises(InputError, match=rf"dim is {dim}; .*128"):
@@ -223,7 +223,7 @@ def test_a_dim_that_is_no_count_is_found_before_anything_runs(joint: tuple[Any, 
 def test_vectors_are_cut_per_batch(joint: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is cut off is not kept until the end."""
     whole: list[weakref.ref[np.ndarray]] = []
-    copy = embed.to_numpy
+    copy = batches.to_numpy
 
     def watch(results: Any) -> Any:
         for key, vectors in copy(results):
@@ -231,7 +231,7 @@ def test_vectors_are_cut_per_batch(joint: tuple[Any, Any], monkeypatch: pytest.M
             whole.append(weakref.ref(vectors))
             yield key, vectors
 
-    monkeypatch.setattr(embed, "to_numpy", watch)
+    monkeypatch.setattr(batches, "to_numpy", watch)
     assert encode_text(*joint, TEXTS, batch_size=2, dim=3).flags.c_contiguous
     assert len(whole) == 5
 
@@ -365,9 +365,9 @@ def test_pictures_have_no_budget_of_tokens(
     model, processor = naflex
     monkeypatch.setattr(chunks, "MAX_TOKENS_PER_BATCH", 1)
     rows = []
-    run = embed.run_in_parts
+    run = batches.run_in_parts
     monkeypatch.setattr(
-        embed, "run_in_parts", lambda f, batch, m: rows.append(len(batch["pixel_values"])) or run(f, batch, m)
+        batches, "run_in_parts", lambda f, batch, m: rows.append(len(batch["pixel_values"])) or run(f, batch, m)
     )
     encode_image(model, processor, pictures)
     assert rows == [8, 1]

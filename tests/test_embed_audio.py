@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mlx_mm import classify, convert, embed, encode_audio, encode_text, load, to_mlx
+from mlx_mm import batches, classify, convert, encode_audio, encode_text, load, to_mlx
 from mlx_mm.backend import device
 from mlx_mm.cli import program as cli
 from mlx_mm.errors import InputError, MediaError
@@ -189,8 +189,8 @@ def test_a_dim_is_checked_early(clap: tuple[Any, Any], monkeypatch: pytest.Monke
         with pytest.raises(InputError, match=f"dim is {dim}; expected a whole number of 1 or more"):
             encode_audio(model, None, noise(1), dim=dim)
     calls = []
-    run = embed.run_row_by_row
-    monkeypatch.setattr(embed, "run_row_by_row", lambda *args: calls.append(1) or run(*args))
+    run = batches.run_row_by_row
+    monkeypatch.setattr(batches, "run_row_by_row", lambda *args: calls.append(1) or run(*args))
     with pytest.raises(InputError, match=r"dim is 1000; the vectors have (\d+) numbers, so expected 1 to \1\."):
         encode_audio(model, processor, [noise(1)] * 4, dim=1000, batch_size=1)
     assert len(calls) == 1

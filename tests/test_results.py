@@ -17,8 +17,8 @@ from recipes import RECIPES
 from mlx_mm import (
     Conversation,
     PromptCache,
+    batches,
     classify,
-    embed,
     encode_audio,
     encode_image,
     encode_text,
@@ -175,7 +175,7 @@ def test_templates_that_cancel_out(folders: dict[str, Path], monkeypatch: pytest
     model, processor = load(folders["metaclip_2"])
     rows = mx.array([[1.0, 0], [0, 1], [-1, 0], [0, 1]])
     monkeypatch.setattr(model, "get_text_features", lambda input_ids, attention_mask: rows[: len(input_ids)])
-    monkeypatch.setattr(embed, "run_in_parts", lambda function, batch, weights: function(**batch))
+    monkeypatch.setattr(batches, "run_in_parts", lambda function, batch, weights: function(**batch))
     with pytest.raises(WeightsError, match=r"mean over the templates of label number 0 \('cat'\) has the length 0"):
         classify(model, processor, PICTURES[0], LABELS, template=["a {}", "b {}"])
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlx_mm.cli.files import VIDEO_ENDINGS, ending_of, image_endings
+from mlx_mm.cli.files import ending_of
 from mlx_mm.cli.notes import note
+from mlx_mm.processing.endings import VIDEO_ENDINGS, image_endings
 
 # A word, a quoted text, or a word with escaped spaces, as terminals write a file that is dropped on them
 _WORD = re.compile(r"""(?<!\S)("[^"]*"|'[^']*'|(?:\\.|[^\s\\])+)""")

@@ -10,15 +10,8 @@ import pytest
 from command_line import EQUAL, Run, assert_one_error, damage, embed_images, stdin
 from PIL import Image
 
-from mlx_mm.cli.files import (
-    AUDIO_ENDINGS,
-    IMAGE_ENDINGS,
-    endings_of,
-    find_files,
-    image_endings,
-    modality_of,
-    passed_over_line,
-)
+from mlx_mm.cli.files import endings_of, find_files, modality_of, passed_over_line
+from mlx_mm.processing.endings import AUDIO_ENDINGS, IMAGE_ENDINGS, image_endings
 
 
 @pytest.fixture
