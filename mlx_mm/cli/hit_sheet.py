@@ -6,23 +6,16 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mlx_mm.checkpoint.atomic import check_file, new_file
+from mlx_mm.checkpoint.atomic import new_file
 from mlx_mm.cli.hits import file_cell
 from mlx_mm.cli.output import visible
-from mlx_mm.errors import MediaError, OutputError
+from mlx_mm.errors import MediaError
 
 if TYPE_CHECKING:
     from mlx_mm.search.records import Hit, Hits
 
 COLUMNS, CELL, GAP, CAPTION, HEAD = 5, 220, 14, 42, 46  # pixels
 BACK, LINE, TEXT, FAINT = "white", "#dddddd", "black", "#777777"
-
-
-def check_sheet(path: Path) -> None:
-    """OutputError where no sheet can be written, before a search is made for it."""
-    if path.suffix.lower() != ".png" or not path.expanduser().resolve().parent.is_dir():
-        raise OutputError(f"{path} cannot be the contact sheet; expected a .png file in a folder that exists.")
-    check_file(path.expanduser())
 
 
 def draw_hits(path: Path, title: str, hits: "Hits", index: Path) -> None:
@@ -46,7 +39,7 @@ def draw_hits(path: Path, title: str, hits: "Hits", index: Path) -> None:
         date = f"   {hit.taken_at[:10]}" if hit.taken_at else ""
         _write(draw, (left, top + CELL + 4), f"{number + 1}{score}{date}", 13, FAINT, CELL)
         _write(draw, (left, top + CELL + 21), Path(file_cell(hit)).name, 14, TEXT, CELL)
-    with new_file(path.expanduser()) as new:
+    with new_file(path) as new:
         sheet.save(new)
 
 

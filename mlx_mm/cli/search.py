@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what was found; that nothing was is a result, too."""
-    from mlx_mm.cli.hit_sheet import check_sheet, draw_hits
+    from mlx_mm.cli.contact_sheet import check_sheet
+    from mlx_mm.cli.hit_sheet import draw_hits
     from mlx_mm.cli.viewer import check_display, show_file
 
     refuse_together(("--json", args.json), ("--null", args.null))
