@@ -42,15 +42,17 @@ def file_cell(hit: "Hit") -> str:
 
 def summary(hits: "Hits", asked: str, *, show_all: bool) -> str:
     """How many fit, how many do not so well, and how to see those."""
-    weaker = f"{hits.weaker:,} weaker {'one' if hits.weaker == 1 else 'ones'}"
     if hits and hits[0].score is None:
         return counted(hits.strong, "file")
+    weaker = counted(hits.weaker, "weaker one")
     if hits.strong:
-        more = "" if hits.strong <= len(hits) or show_all else f", {len(hits):,} shown (--top)"
+        shown = sum(hit.strong for hit in hits)
+        more = f", the best {shown:,} shown (--top)" if shown < hits.strong else ""
         rest = f"; {weaker}{'' if show_all else ' (--all)'}" if hits.weaker else ""
-        return f"{counted(hits.strong, 'match', 'matches')}{more}{rest}"
-    rest = f"; {weaker} above" if show_all and hits else f"; --all shows the {weaker}" if hits.weaker else ""
-    return f"nothing fits {asked}{rest}"
+        return f"{counted(hits.strong, 'strong match', 'strong matches')}{more}{rest}"
+    if not hits.weaker:
+        return f"nothing fits {asked}"
+    return f"nothing fits {asked}; {f'{weaker} above' if hits else f'--all shows {weaker}'}"
 
 
 def counted(count: int, noun: str, nouns: str | None = None) -> str:

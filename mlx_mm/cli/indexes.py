@@ -85,4 +85,4 @@ def refuse_together(*options: tuple[str, bool]) -> None:
     """InputError where two of these options are given: each is a task of its own."""
     given = [name for name, is_given in options if is_given]
     if len(given) > 1:
-        raise InputError(f"{' and '.join(given)} stand together; expected one of them. Run the command once for each.")
+        raise InputError(f"{' and '.join(given)} stand together; expected one of them. Leave the rest out.")

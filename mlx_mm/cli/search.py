@@ -34,12 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="DATE", help="taken on 2023, 2023-07 or 2023-07-14, or later")
     parser.add_argument("--until", metavar="DATE", help="taken then or before")
     parser.add_argument("--near", type=_place, metavar="LAT,LON,RADIUS", help="taken there, such as 54.3,13.1,20km")
-    parser.add_argument("--camera", help="a part of its name")
+    parser.add_argument("--camera", metavar="TEXT", help="a part of its name")
     parser.add_argument("--kind", choices=("image", "audio", "video"), help="what is looked for")
     parser.add_argument("--in", dest="folder", metavar="FOLDER", help="files below it")
-    parser.add_argument("--tag", help="a label that mlx_mm tag gave")
-    parser.add_argument("--name", help="a part of the file's name")
-    parser.add_argument("--top", type=int, default=20, help="how many to show (default: %(default)s)")
+    parser.add_argument("--tag", metavar="LABEL", help="a label that mlx_mm tag gave")
+    parser.add_argument("--name", metavar="TEXT", help="a part of the file's name")
+    parser.add_argument("--top", type=int, metavar="N", default=20, help="how many to show (default: %(default)s)")
     parser.add_argument("--min", dest="min_score", type=float, metavar="S", help="leave out lower scores")
     parser.add_argument("--all", action="store_true", help="show also what does not fit well")
     parser.add_argument("--sort", choices=("score", "date", "name"), default="score", help="(default: %(default)s)")
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             strong_only=not args.all,
             sort=args.sort,
         )
-    asked = ", ".join([*words, *args.like]) or "these filters"
+    asked = ", ".join([*(f'"{text}"' for text in words), *args.like]) or "these filters"
     if args.sheet is not None:
         draw_hits(args.sheet, asked, hits, path_of(args))
     if args.null:
