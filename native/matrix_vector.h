@@ -53,18 +53,42 @@ struct WeightRows {
   int64_t room;                  // from row to row of them
 };
 
+// The last bytes of N rows, filled up with zeros to a block each, if they are fewer.
+template <class C, int N>
+struct LastBlocks {
+  uint8_t bytes[N * C::kBytes] = {};
+  explicit LastBlocks(const WeightRows& w) {
+    const int64_t left = w.bytes % C::kBytes;
+    for (int n = 0; n < N; n++) memcpy(bytes + n * C::kBytes, w.codes + (n + 1) * w.bytes - left, left);
+  }
+};
+
+template <class C, int N>
+MM_INLINE void add_dots(vi (&sum)[N], const vi (&block)[N], const int8_t* inputs) {
+#pragma GCC unroll 2
+  for (int v = 0; v < C::kVectors; v++) {
+    const vi bytes = load_words(inputs + v * 4 * W);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) sum[n] = dot<C::kWide>(sum[n], codes_in<C>(block[n], v), bytes);
+  }
+}
+
 // y[r * apart + n] = the dot product of input row r < R and weight row n < N.
 template <class C, int R, int N>
 MM_KERNEL void dots(int64_t steps, int64_t step, const WeightRows& w, const Row* rows, float* y, int64_t apart) {
-  const int64_t blocks = W * step / C::kCodes;       // for W steps
+  const int64_t blocks = W * step / C::kCodes;         // for W steps
   const int shift = __builtin_ctzll(blocks * 16) - 4;  // of a lane's number among those of W steps -> step
+  int64_t whole = w.bytes / C::kBytes;                 // blocks that are still to come
+  const int64_t all_blocks = ceil_div(w.bytes, C::kBytes);
   vf acc[R][N] = {};
-  const uint8_t *p = w.codes, *end = p + w.bytes;
-  const uint8_t* ahead = p + (N * w.bytes < kBytesAhead ? kBytesAhead : N * w.bytes);
+  const uint8_t* p = w.codes;
+  const uint8_t* ahead = p + most(N * w.bytes, kBytesAhead);
   const int8_t *high[R], *low[R];
 #pragma GCC unroll 2
   for (int r = 0; r < R; r++) high[r] = rows[r].high, low[r] = rows[r].low;
-  int64_t k = 0;
+  const LastBlocks<C, N> last(w);
+  int64_t apart_now = w.bytes;
+  int64_t at = 0;  // block
   for (int64_t s = 0; s < steps; s += W) {
     vf scale[R][N];
 #pragma GCC unroll 4
@@ -75,25 +99,29 @@ MM_KERNEL void dots(int64_t steps, int64_t step, const WeightRows& w, const Row*
         acc[r][n] = multiply_add(load(w.biases + n * w.room + s), load(rows[r].sums + s), acc[r][n]);
       }
     vi lane = lane_numbers();
-    for (int64_t b = 0; b < blocks && p < end; b++, p += C::kBytes, k += C::kCodes, lane += W) {
-      const vi step_number = lane >> shift;
+    const int64_t end = least(at + blocks, all_blocks);
+    while (at < end) {
+      if (at == whole) p = last.bytes, apart_now = C::kBytes;
+      for (const int64_t stop = at < whole ? least(end, whole) : end; at < stop; at++, p += C::kBytes, lane += W) {
+        const vi step_number = lane >> shift;
+        const int64_t k = at * C::kCodes;
+        vi block[N];
 #pragma GCC unroll 4
-      for (int n = 0; n < N; n++) {
-        const uint8_t* q = p + n * w.bytes;
-        const vi block = end - p < C::kBytes ? load_last_block<C>(q, end - p) : load_block<C>(q);
-        __builtin_prefetch(ahead, 0, 2);
-        ahead += C::kBytes;
+        for (int n = 0; n < N; n++) {
+          block[n] = load_block<C>(p + n * apart_now);
+          __builtin_prefetch(ahead, 0, 2);
+          ahead += C::kBytes;
+        }
 #pragma GCC unroll 2
-        for (int r = 0; r < R; r++) {
-          vi sum{};
-#pragma GCC unroll 2
-          for (int v = 0; v < C::kVectors; v++)
-            sum = dot<C::kWide>(sum, codes_in<C>(block, v), load_words(high[r] + k + v * 4 * W));
-          sum <<= 7;
-#pragma GCC unroll 2
-          for (int v = 0; v < C::kVectors; v++)
-            sum = dot<C::kWide>(sum, codes_in<C>(block, v), load_words(low[r] + k + v * 4 * W));
-          acc[r][n] = multiply_add(floats(sum), permute(scale[r][n], step_number), acc[r][n]);
+        for (int r = 0; r < R; r++) {  // rows side by side: one alone is a long chain of what waits for each other
+          vi sum[N] = {};
+          add_dots<C, N>(sum, block, high[r] + k);
+#pragma GCC unroll 4
+          for (int n = 0; n < N; n++) sum[n] <<= 7;
+          add_dots<C, N>(sum, block, low[r] + k);
+#pragma GCC unroll 4
+          for (int n = 0; n < N; n++)
+            acc[r][n] = multiply_add(floats(sum[n]), permute(scale[r][n], step_number), acc[r][n]);
         }
       }
     }
