@@ -142,7 +142,9 @@ def _arrays(layer: nn.Module) -> tuple[mx.array | None, ...]:
 
 def _quantised(layer: nn.Module) -> tuple[signatures.Weight, object]:
     """MLX's packed words, read where they are."""
-    layer.weight = _in_huge_pages(layer.weight)
+    for name in ("weight", "scales", "biases"):
+        if layer.get(name) is not None:
+            layer[name] = _in_huge_pages(layer[name])
     parts = [array if array is None else np.ascontiguousarray(view(array)) for array in _arrays(layer)[:3]]
     affine = layer.mode == "affine"
     rows, words = layer.weight.shape[-2:]
