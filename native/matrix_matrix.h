@@ -4,21 +4,21 @@
 // the same order: it depends neither on the other rows nor on how the work is divided.
 #pragma once
 #include "finish.h"
-#include "pool.h"
+#include "panels.h"
 #include "quantise_inputs.h"
 
 namespace {
 
-// Rows and vectors of columns whose sums are in registers at once: with AVX-512 those of a step and of all steps, 24 of
-// 32 registers, else those of a step.
+// Rows whose sums are in registers at once, for the columns of a panel: with AVX-512 those of a step and of all steps, 24
+// of 32 registers, else those of a step.
 #if defined(__AVX512F__)
-constexpr int kRowsOfTile = 6;
-#elif defined(__aarch64__)
-constexpr int kRowsOfTile = 8;
-#else
 constexpr int kRowsOfTile = 4;
+#elif defined(__aarch64__)
+constexpr int kRowsOfTile = 6;
+#else
+constexpr int kRowsOfTile = 3;
 #endif
-constexpr int kColumnVectors = 2, kColumns = kColumnVectors * W;
+constexpr int kColumns = int(kPanel), kColumnVectors = kColumns / W;
 constexpr int64_t kLeastRows = 48;  // that are worth unpacking a panel again for another thread
 
 // kRowsOfTile rows: bytes (steps, kRowsOfTile, step), scales and sums (steps, kRowsOfTile).
@@ -29,7 +29,7 @@ struct Inputs {
 
 // Columns of a weight: codes (cols / 4, kColumns, 4), scales and biases (steps, kColumns).
 struct Panel {
-  uint8_t* codes;
+  const uint8_t* codes;
   float *scales, *biases;
 };
 
@@ -53,7 +53,7 @@ static void quantise_tile(const mm_product_call& c, const mm_weight& w, const in
 
 // Unpack W columns, from number `first` on, into vector `j` of a panel. Those beyond the last repeat it.
 template <class C>
-MM_KERNEL void unpack_codes(const mm_weight& w, int64_t first, int j, const Panel& panel) {
+MM_KERNEL void unpack_codes(const mm_weight& w, int64_t first, int j, uint8_t* codes) {
   const uint8_t* rows[W];
   const int64_t row_bytes = words_per_row(w) * 4;
   for (int i = 0; i < W; i++) rows[i] = static_cast<const uint8_t*>(w.data) + least(first + i, w.rows - 1) * row_bytes;
@@ -68,8 +68,27 @@ MM_KERNEL void unpack_codes(const mm_weight& w, int64_t first, int j, const Pane
     transpose(r);
     for (int i = 0; i < W && k < w.cols / 4; i++)
       for (int part = 0; part < C::kVectors; part++, k++)
-        store_words(panel.codes + (k * kColumns + j * W) * 4, codes_in<C>(r[i], part));
+        store_words(codes + (k * kColumns + j * W) * 4, codes_in<C>(r[i], part));
   }
+}
+
+// The codes of a panel, written to memory unless they lie packed just as they are wanted.
+template <class C>
+MM_INLINE const uint8_t* codes_of_panel(const mm_weight& w, int64_t number, uint8_t* memory) {
+  if (w.kind != MM_AFFINE_PACKED) {
+    for (int j = 0; j < kColumnVectors; j++) unpack_codes<C>(w, number * kColumns + j * W, j, memory);
+    return memory;
+  }
+  if constexpr (C::kBits == 4 || C::kBits == 8) {
+    const uint8_t* packed = static_cast<const uint8_t*>(w.data) + number * kColumns * words_per_row(w) * 4;
+    if (C::kBits == 8 && !kSignedCodes) return packed;
+    for (int64_t k = 0; k < words_per_row(w); k++)
+      for (int j = 0; j < kColumnVectors; j++)
+        for (int part = 0; part < C::kVectors; part++)
+          store_words(memory + ((k * C::kVectors + part) * kColumns + j * W) * 4,
+                      codes_in<C>(load_words(packed + (k * kColumns + j * W) * 4), part));
+  }
+  return memory;
 }
 
 // The same of scales and biases, by way of `rows`: 2 W rows of whole vectors.
@@ -93,7 +112,7 @@ MM_KERNEL void multiply(const Inputs& in, const Panel& panel, int64_t steps, int
   vf total[R][kColumnVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < R; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int j = 0; j < kColumnVectors; j++) total[i][j] = vf{};
   const int8_t* x = in.bytes;
   const uint8_t* codes = panel.codes;
@@ -103,22 +122,22 @@ MM_KERNEL void multiply(const Inputs& in, const Panel& panel, int64_t steps, int
     vi acc[R][kColumnVectors];
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int j = 0; j < kColumnVectors; j++) acc[i][j] = vi{};
     for (int64_t k = 0; k < words; k++, x += 4, codes += kColumns * 4) {
       vi q[kColumnVectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int j = 0; j < kColumnVectors; j++) q[j] = load_words(codes + j * W * 4);
 #pragma GCC unroll 8
       for (int i = 0; i < R; i++) {
         const vi word = word_in_all(x + i * row);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (int j = 0; j < kColumnVectors; j++) acc[i][j] = dot<Wide>(acc[i][j], q[j], word);
       }
     }
     x += (kRowsOfTile - 1) * row;
     vf scale[kColumnVectors], bias[kColumnVectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int j = 0; j < kColumnVectors; j++) {
       scale[j] = load(scales + j * W);
       bias[j] = load(biases + j * W);
@@ -126,7 +145,7 @@ MM_KERNEL void multiply(const Inputs& in, const Panel& panel, int64_t steps, int
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++) {
       const vf input_scale = all(input_scales[i]), input_sum = all(input_sums[i]);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int j = 0; j < kColumnVectors; j++) {
         total[i][j] = multiply_add(input_sum, bias[j], total[i][j]);
         total[i][j] = multiply_add(floats(acc[i][j]), scale[j] * input_scale, total[i][j]);
@@ -136,7 +155,7 @@ MM_KERNEL void multiply(const Inputs& in, const Panel& panel, int64_t steps, int
   }
 #pragma GCC unroll 8
   for (int i = 0; i < R; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int j = 0; j < kColumnVectors; j++) store(sums + i * kColumns + j * W, total[i][j]);
 }
 
@@ -170,15 +189,14 @@ struct MatrixProduct {
 
   void columns(char* memory, int64_t group, int64_t panel_number, int64_t part, int64_t parts) const {
     const Group& g = groups[group];
-    Panel panel;
-    panel.codes = reinterpret_cast<uint8_t*>(memory);
-    panel.scales = reinterpret_cast<float*>(panel.codes + cols * kColumns);
-    panel.biases = panel.scales + steps * kColumns;
     const int64_t first = panel_number * kColumns;
-    for (int j = 0; j < kColumnVectors; j++) {
-      with_codes(g.weight, [&](auto kind) { unpack_codes<decltype(kind)>(g.weight, first + j * W, j, panel); });
+    float* scales = reinterpret_cast<float*>(memory + cols * kColumns);
+    Panel panel = {nullptr, scales, scales + steps * kColumns};
+    with_codes(g.weight, [&](auto kind) {
+      panel.codes = codes_of_panel<decltype(kind)>(g.weight, panel_number, reinterpret_cast<uint8_t*>(memory));
+    });
+    for (int j = 0; j < kColumnVectors; j++)
       unpack_scales(g.weight, first + j * W, j, panel, panel.biases + steps * kColumns);
-    }
     const int64_t tiles = ceil_div(g.count, kRowsOfTile);
     alignas(64) float result[kRowsOfTile * kColumns];
     for (int64_t t = tiles * part / parts; t < tiles * (part + 1) / parts; t++) {
