@@ -45,6 +45,7 @@ def expect(size: int) -> None:
     library = ctypes.CDLL(None)
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     library.free.argtypes = [ctypes.c_void_p]
+    size += HUGE_PAGE  # for what stands between arrays
     address = library.malloc(size)
     if address:
         start = address // SMALL_PAGE * SMALL_PAGE
