@@ -207,7 +207,8 @@ def _read_as_stored(model: Model) -> set[str]:
     if not device.has_kernels():
         return set()
     kinds, names = nn.Linear | nn.QuantizedLinear, ("weight", "scales", "biases")
-    layers = ((path, layer) for path, layer in model.named_modules() if isinstance(layer, kinds))
+    modules = model.named_modules()
+    layers = ((path, layer) for path, layer in modules if isinstance(layer, kinds) or hasattr(layer, "num_experts"))
     return {f"{path}.{name}" for path, layer in layers for name in names if name in layer}
 
 
