@@ -6,6 +6,7 @@ from typing import TypeVar
 from mlx_mm.processing.batch import Batch
 
 Item = TypeVar("Item")
+Key = TypeVar("Key")
 
 # Padding included: 32 texts of 512, or 2 of 8192; more only takes more memory.
 MAX_TOKENS_PER_BATCH = 16_384
@@ -39,3 +40,12 @@ def by_size(items: Sequence[tuple[int, Batch]], batch_size: int) -> Iterator[lis
         chunk.append((index, batch))
     if chunk:
         yield chunk
+
+
+def alike(items: Sequence[tuple[Key, Batch]], batch_size: int) -> Iterator[list[tuple[Key, Batch]]]:
+    """The items (key, batch of one) in chunks of one shape, at most `batch_size` in each: nothing is padded."""
+    shapes: dict[object, list[tuple[Key, Batch]]] = {}
+    for item in items:
+        shapes.setdefault(tuple((name, array.shape) for name, array in item[1].items()), []).append(item)
+    for same in shapes.values():
+        yield from grouped(same, batch_size)

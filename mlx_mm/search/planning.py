@@ -24,7 +24,7 @@ class Root:
     @property
     def shown(self) -> str:
         """As messages have it."""
-        return os.fsencode(self.path).decode("utf-8", "replace")
+        return self.path.decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Job:
     def place(self) -> bytes:
         """Its whole path."""
         return os.path.join(self.root.path, self.path)
+
+    @property
+    def shown(self) -> str:
+        """Its whole path as text."""
+        return self.place.decode("utf-8", "replace")
 
 
 @dataclass

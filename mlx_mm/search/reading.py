@@ -1,6 +1,5 @@
 """One file, read once: the digest of its bytes, what it says of itself, and what a model takes of it."""
 
-import contextlib
 import hashlib
 import io
 import os
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from mlx_mm.errors import MediaError, OutputError, foreign, reason
+from mlx_mm.errors import MediaError, foreign
 from mlx_mm.models.contracts import AudioProcessor, ImageProcessor, Processor
 from mlx_mm.models.modalities import unfit
 from mlx_mm.processing.batch import Batch
@@ -19,10 +18,10 @@ from mlx_mm.processing.fetching import short_name
 from mlx_mm.processing.files import open_regular
 from mlx_mm.processing.glance import Glance
 from mlx_mm.processing.sources import Source
-from mlx_mm.search.place import thumbnail_path
 from mlx_mm.search.planning import Job
 from mlx_mm.search.records import MediaKind
 from mlx_mm.search.scanning import identity
+from mlx_mm.search.thumbnail_files import keep_thumbnail
 
 DIGEST_BYTES = 16
 BLOCK = 1 << 20  # bytes read at once
@@ -53,11 +52,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Part:
-    """What a model takes for one vector. start, stop: seconds, of windows of sounds and key frames."""
+    """What a model takes for one vector. span: seconds from and to, of windows of sounds and key frames."""
 
     batch: Batch
-    start: float | None = None
-    stop: float | None = None
+    span: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,9 @@ class Reader:
             yield from self._parts(facts, source, place)
             if not held and identity(os.stat(place)) != before:
                 raise MediaError(f"{name} changed while it was read; expected a file at rest. Refresh again.")
-            self._keep_thumbnail(facts)
+            if facts.glance.small is not None:
+                keep_thumbnail(self.index, digest, facts.glance.small)
+                facts.glance.small = None  # it is not held until the vectors are there
             yield Done()
 
     def _parts(self, facts: Facts, source: Source, place: bytes) -> Iterator[Part]:
@@ -142,24 +142,6 @@ class Reader:
             raise unfit("sounds")
         for batch, _ in processor.windows(source):
             yield Part(batch)
-
-    def _keep_thumbnail(self, facts: Facts) -> None:
-        """Written beside its place and moved there, so that no reader meets a part of one."""
-        if facts.glance.small is None:
-            return
-        target = thumbnail_path(self.index, facts.digest)
-        new = target.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.ExitStack() as failed:
-                failed.callback(new.unlink, missing_ok=True)
-                new.write_bytes(facts.glance.small)
-                os.replace(new, target)
-        except OSError as error:
-            raise OutputError(
-                f"Writing {target} failed ({reason(error)}); expected room for a thumbnail. Make room, or move the index."
-            ) from error
-        facts.glance.small = None
 
 
 def _wait_until_settled(job: Job) -> None:

@@ -74,6 +74,8 @@ def scan(root: bytes, rules: tuple[Rule, ...], *, videos: bool, seen: set[tuple[
             seen.add(place)
             with os.scandir(path) as scanned:
                 entries = sorted(scanned, key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):  # of the root, or of a folder that goes away meanwhile
+            continue
         except OSError:
             found.unread.append(below)
             found.skipped[UNREADABLE] += 1
