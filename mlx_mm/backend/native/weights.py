@@ -185,7 +185,7 @@ def _plain(library: ctypes.CDLL, layer: nn.Module) -> tuple[signatures.Weight, o
     if layer.weight.dtype != mx.float32:
         layer.weight = _in_huge_pages(layer.weight)
         return _rows(layer.weight)
-    weight, numbers = _rows(layer.weight)
+    weight, _kept = _rows(layer.weight)  # as long as its address is used
     packed = _pack(library, layer, weight)
     weight.kind, weight.data = signatures.PACKED, calls.address(view(packed))
     return weight, packed
