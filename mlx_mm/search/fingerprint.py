@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 from mlx_mm.checkpoint.digest import DIGEST_BYTES, stamp, weights_digest
 from mlx_mm.errors import InputError, shown, whole_number
@@ -13,9 +13,6 @@ from mlx_mm.load import OpenCheckpoint
 from mlx_mm.models.contracts import EncoderProcessor, ImageProcessor
 from mlx_mm.models.modalities import refuse_generators, require_encoder, unfit
 from mlx_mm.search.records import MediaKind
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 # Raised whenever the same files and settings give other vectors: of how files are read, of windows and key frames.
 PREPROCESSING = 1
@@ -91,7 +88,7 @@ def _check(processor: EncoderProcessor, kinds: tuple[MediaKind, ...], patches: i
 
 def _settings(processor: EncoderProcessor) -> dict[str, object]:
     """Those that touch pixels or samples, as JSON has them."""
-    values = dataclasses.asdict(cast("DataclassInstance", processor.settings))
+    values = dataclasses.asdict(cast(Any, processor.settings))
     return cast("dict[str, object]", json.loads(json.dumps(values)))
 
 
