@@ -21,7 +21,7 @@ from mlx_mm.models.contracts import AudioProcessor, Features, ImageProcessor, Mo
 from mlx_mm.models.modalities import check_loaded, features_of, unfit
 from mlx_mm.processing.arguments import Texts, flag, strings, unpacked
 from mlx_mm.processing.batch import Batch, as_items
-from mlx_mm.processing.chunks import by_size, grouped
+from mlx_mm.processing.chunks import by_size, grouped, windows
 from mlx_mm.processing.fetching import short_name
 from mlx_mm.processing.read_ahead import OnError, read_ahead
 from mlx_mm.processing.vectors import Vectors, unit_length, unusable, usable
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Name: TypeAlias = Callable[[int], str]  # an item's index -> what a message calls it
 
-BATCHES_PER_WINDOW = 8  # that are prepared together, so that images of like size can share a batch
+BATCHES_PER_WINDOW = 8  # that are prepared together where sizes differ, so that those of like size share a batch
 MOST_AT_ONCE = 512  # items in memory, whatever batch_size says: more in a batch is no faster
 MOST_IN_A_BATCH = 10**9  # above it is a slip
 PICTURE_AXES = 4  # of an array of several pictures
@@ -288,7 +288,7 @@ def run_items(
                 on_error=None if running.on_error is None else skip,
             )
         ) as ready:
-            for items in grouped(ready, window):
+            for items in windows(ready, window, running.at_once):
                 for chunk in by_size(items, running.at_once):
                     batch = to_mlx(collate([batch for _, batch in chunk]))
                     vectors = run_in_parts(_in_float32(features), batch, list(weights))
