@@ -136,12 +136,17 @@ class Checked(Protocol):
 
 
 class EncoderProcessor(Protocol):
-    """Prepares what an encoder or a classifier takes. It has `text`, `images`, `audio` for each of its modalities."""
+    """Prepares what an encoder or a classifier takes. It has `text`, `images`, `audio` for each of its modalities.
+
+    settings: those of the checkpoint that touch pixels or samples, a dataclass.
+    """
 
     kind: Literal["encoder"]
 
     @property
     def modalities(self) -> tuple[Modality, ...]: ...
+    @property
+    def settings(self) -> object: ...
     def collate(self, items: Sequence[Batch]) -> Batch: ...
 
 

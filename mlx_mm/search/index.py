@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from mlx_mm.processing.image import ImageSource
 from mlx_mm.progress import Progress
-from mlx_mm.search import duplicates, exporting, inspection, query, refresh, tags
+from mlx_mm.search import duplicates, exporting, inspection, refresh, tags
+from mlx_mm.search.asking import Example, Query
 from mlx_mm.search.place import default_index
+from mlx_mm.search.query import Limits, Searcher
 from mlx_mm.search.records import CheckReport, DuplicateKind, Group, Hits, MediaKind, RefreshReport, SortBy, Where
 from mlx_mm.search.spaces import Spaces
 from mlx_mm.search.store import Store
@@ -24,6 +25,7 @@ class Index:
     def __init__(self, path: str | Path | None = None, model: str | None = None):
         self._store = Store(path if path is not None else default_index())
         self._spaces = Spaces(self._store, model)
+        self._searcher = Searcher(self._store, self._spaces)
 
     def refresh(
         self,
@@ -58,8 +60,8 @@ class Index:
         self,
         words: str | Sequence[str] = (),
         *,
-        like: ImageSource | Sequence[ImageSource] = (),
-        unlike: ImageSource | Sequence[ImageSource] = (),
+        like: Example | Sequence[Example] = (),
+        unlike: Example | Sequence[Example] = (),
         without: str | Sequence[str] = (),
         weights: Sequence[float] | None = None,
         where: Where | None = None,
@@ -68,9 +70,19 @@ class Index:
         strong_only: bool = True,
         sort: SortBy = "score",
     ) -> Hits:
-        """The files that fit, best first."""
-        asked = query.Query.of(words, like, unlike, without, weights)
-        return query.search(self._store, self._spaces, asked, where or Where(), top, min_score, strong_only, sort)
+        """The files that fit, best first; of several with the same content one, with its copies.
+
+        words: what is to be seen or heard, also several texts; they are also looked up in names and tags. like:
+        examples, as in `encode_image` and `encode_audio`; a path in the index takes no model. unlike, without: what is
+        not wanted. weights: of `words` and then of `like`, 1 each. Parts are summed as standard scores over the whole
+        index. where: which files count; without words and examples, all that pass, the newest first. top: how many.
+        min_score: the least cosine, in addition to the rest. strong_only: leave out what is not held to fit: of words,
+        what lies less than 3.3 standard deviations above neutral texts, see docs/index.md. sort: "date" and "name"
+        order what fits; without strong_only, the `top` best of it.
+        Raises InputError, MediaError and ModalityError for what cannot be asked.
+        """
+        asked = Query.of(words, like, unlike, without, weights)
+        return self._searcher.search(asked, where or Where(), Limits(top, min_score, strong_only, sort))
 
     def duplicates(self, kind: DuplicateKind = "same", *, threshold: float | None = None) -> list[Group]:
         """Groups of files that are identical, the same picture, or similar to each other."""

@@ -26,7 +26,12 @@ class KernelError(RuntimeError):
 
 def address(array: npt.NDArray[np.generic] | None) -> int | None:
     """Where an array's first number is."""
-    return None if array is None else array.ctypes.data
+    if array is None:
+        return None
+    flags = array.flags
+    if flags.c_contiguous and flags.writeable and array.size:  # NumPy's own way takes four times as long
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
+    return array.ctypes.data
 
 
 def product(

@@ -1,0 +1,105 @@
+"""All vectors of a space against the parts of a query: cosines, standard scores, and which of them fit."""
+
+import json
+import sqlite3
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_mm.processing.vectors import Vectors
+from mlx_mm.search.codes import Codes
+from mlx_mm.search.store import Store
+from mlx_mm.search.stored_vectors import STORED
+
+Floats = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int64]
+
+GONE = -2.0  # less than any cosine
+
+
+@dataclass
+class Compared:
+    """What is known of N vectors and P parts.
+
+    codes: of the vectors. queries: (P, dim) of the parts. weights: (P,), below 0 where a part is not wanted. cosines:
+    (P, N), each within `codes.error` until it is settled. means, spreads: of the cosines of each part over the whole
+    index, (P,). least: the cosines from which on a part fits, (P, N) or (P, 1). spread: of the weighted sum.
+    """
+
+    codes: Codes
+    queries: Vectors
+    weights: Floats
+    cosines: Floats
+    means: Floats
+    spreads: Floats
+    least: Floats
+    spread: float = 1.0
+
+    @classmethod
+    def of(cls, codes: Codes, queries: Vectors, weights: Floats, live: Flags) -> "Compared":
+        """live: which vectors are of files that are there, (N,): the index over which standard scores are taken."""
+        cosines = codes.scores(queries)
+        there = cosines if live.all() else cosines[:, live]
+        means = there.mean(axis=1, dtype=np.float64).astype(np.float32)
+        spreads = _not_zero(there.std(axis=1, dtype=np.float64).astype(np.float32))
+        least = np.full((len(queries), 1), np.inf, np.float32)
+        found = cls(codes, queries, weights, cosines, means, spreads, least)
+        if len(queries) > 1:
+            found.spread = float(_not_zero(found.standard()[live].std(keepdims=True))[0])
+        elif len(queries):
+            found.spread = abs(float(weights[0]))
+        return found
+
+    def standard(self) -> Floats:
+        """How many standard deviations each vector (N,) lies above the mean of the index, all parts weighed."""
+        factors = self.weights / self.spreads
+        return np.asarray((factors @ self.cosines - factors @ self.means) / self.spread, np.float32)
+
+    @property
+    def error(self) -> float:
+        """By how much a standard score may be wrong before it is settled."""
+        return float(np.abs(self.weights / self.spreads).sum() * self.codes.error / self.spread)
+
+    def score(self) -> Floats | None:
+        """The mean cosine (N,) of what is wanted, by its weights; None where nothing is."""
+        wanted = np.maximum(self.weights, 0)
+        return np.asarray(wanted @ self.cosines / wanted.sum(), np.float32) if wanted.any() else None
+
+    def fits(self) -> Flags:
+        """Which vectors (N,) fit one of the wanted parts at least; all of them where nothing is wanted."""
+        wanted = self.weights > 0
+        if not wanted.any():
+            return np.ones(len(self.codes.ids), bool)
+        return np.asarray((self.cosines >= self.least)[wanted].any(axis=0))
+
+    def unfit(self) -> Flags:
+        """Which vectors (N,) fit a part that is not wanted."""
+        return np.asarray((self.cosines >= self.least)[self.weights < 0].any(axis=0))
+
+    def settle(self, store: Store, places: Places) -> None:
+        """Put exact cosines in the place of those of some vectors, by the vectors in the store."""
+        if self.codes.error and len(places):
+            with store.reading() as rows:
+                present, vectors = read_present(rows, self.codes.ids[places])
+            self.cosines[:, places] = GONE
+            self.cosines[:, places[present]] = self.queries @ vectors.T
+
+
+def read_present(rows: sqlite3.Connection, ids: Places) -> tuple[Flags, Vectors]:
+    """Which of the vectors with these ids are still there, and those (N, dim) in that order."""
+    found = dict(
+        rows.execute(
+            "SELECT id, vector FROM vectors WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids.tolist()),)
+        )
+    )
+    present = np.array([number in found for number in ids.tolist()], bool)
+    blobs = [found[number] for number in ids[present].tolist()]
+    vectors = np.frombuffer(b"".join(blobs), STORED).reshape(len(blobs), -1) if blobs else np.zeros((0, 1))
+    return present, vectors.astype(np.float32)
+
+
+def _not_zero(spreads: Floats) -> Floats:
+    """Of vectors that are all alike nothing stands out."""
+    return np.where(spreads > 1e-6, spreads, np.float32(1))

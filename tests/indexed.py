@@ -1,0 +1,77 @@
+"""An index as a refresh would leave it, of rows that a test names: no files are read, and no model runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mlx_mm.processing.vectors import Vectors
+from mlx_mm.search import words
+from mlx_mm.search.store import Store
+from mlx_mm.search.stored_vectors import add_vectors
+
+MODEL = "emoji-siglip2"
+
+
+@dataclass
+class Item:
+    """A content with the files that hold it. paths: below the root. taken_at: of the camera; changed: of the files, in
+    seconds since 1970. place: degrees north and east."""
+
+    paths: tuple[str | bytes, ...]
+    vectors: Vectors | None = None
+    spans: Sequence[tuple[float, float] | None] = (None,)
+    kind: str = "image"
+    size: int = 1000
+    pixels: tuple[int, int] | None = (100, 80)
+    dhash: int | None = None
+    taken_at: float | None = None
+    changed: float = 1_600_000_000.0
+    place: tuple[float, float] | None = None
+    camera: str | None = None
+    tags: tuple[str, ...] = field(default=())
+    state: str = "here"
+
+
+def write_index(path: Path, root: str, items: Sequence[Item], *, dim: int, model: str = MODEL) -> None:
+    """Write an index with one root and one space."""
+    store = Store(path, create=True)
+    with store.writer(), store.writing() as rows:
+        rows.execute("INSERT INTO roots(id, path) VALUES (1, ?)", (os.fsencode(root),))
+        rows.execute(
+            "INSERT INTO spaces(id, fingerprint, model, dim, kinds, about, canary) VALUES (1, ?, ?, ?, ?, '{}', x'')",
+            (f"test {dim}", model, dim, json.dumps(["image", "audio"])),
+        )
+        for number, item in enumerate(items):
+            north, east = item.place or (None, None)
+            width, height = item.pixels or (None, None)
+            digest = hashlib.blake2b(repr((number, item.paths)).encode(), digest_size=16).digest()
+            content = rows.execute(
+                "INSERT INTO contents(digest, kind, size, width, height, dhash, taken_at, latitude, longitude, camera) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (digest, item.kind, item.size, width, height, item.dhash, item.taken_at, north, east, item.camera),
+            ).lastrowid
+            assert content is not None
+            for name in item.paths:
+                raw = os.fsencode(name)
+                file = rows.execute(
+                    "INSERT INTO files(root, path, name, size, mtime_ns, device, inode, content, state) "
+                    "VALUES (1, ?, ?, ?, ?, 1, ?, ?, ?)",
+                    (
+                        *(raw, raw.decode("utf-8", "replace"), item.size, int(item.changed * 1e9)),
+                        *(1000 + number, content, item.state),
+                    ),
+                ).lastrowid
+                assert file is not None
+                words.put(rows, file, raw.decode("utf-8", "replace"), item.tags)
+            for label in item.tags:
+                rows.execute("INSERT INTO tags(content, label, score) VALUES (?, ?, 0.9)", (content, label))
+            if item.vectors is not None:
+                add_vectors(rows, content, 1, np.atleast_2d(item.vectors), item.spans)
+    store.close()
