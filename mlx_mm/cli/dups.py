@@ -1,6 +1,9 @@
 """`mlx_mm dups`: files of an index that are identical, the same picture, or similar."""
 
 import argparse
+import hashlib
+import os
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -9,7 +12,8 @@ from mlx_mm.cli.hits import counted
 from mlx_mm.cli.indexes import add_index, open_index, refuse_together, shown_bytes, shown_path
 from mlx_mm.cli.output import put_bytes, say, say_json, terminal_width
 from mlx_mm.cli.tables import table
-from mlx_mm.errors import InputError
+from mlx_mm.errors import InputError, reason
+from mlx_mm.processing.files import open_regular
 
 if TYPE_CHECKING:
     from mlx_mm.search.index import Index
@@ -60,12 +64,26 @@ def run(args: argparse.Namespace) -> int:
 
 def _keep_apart(index: "Index", args: argparse.Namespace) -> int:
     first, second = args.keep_apart
-    index.keep_apart(first, second)
+    index.keep_apart(digest_of(first), digest_of(second))
     if args.json:
         say_json({"kept_apart": [first, second]})
     else:
         say(f"{shown_path(first)} and {shown_path(second)} are no duplicates from now on")
     return 0
+
+
+def digest_of(name: str) -> str:
+    """By which an index knows the content of a file; a digest is taken as it is. Raises InputError."""
+    if re.fullmatch(r"[0-9a-f]{32}", name):
+        return name
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open_regular(os.path.expanduser(name)) as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+    except (OSError, ValueError) as error:  # a ValueError for a name that no file can have
+        raise InputError(f"Cannot read {name}: {reason(error)}. Expected a file of the index.") from error
+    return digest.hexdigest()
 
 
 def groups_text(groups: "list[Group]", kind: str, width: int | None = None) -> str:

@@ -24,10 +24,13 @@ def hits_table(hits: "Hits", width: int | None = None) -> str:
 
 
 def dots(hit: "Hit", hits: "Hits") -> str:
-    """How well a hit fits beside the best one: three dots or more where it is held to fit, else two or one."""
-    scores = [other.score or 0.0 for other in hits if other.strong == hit.strong]
+    """How well a hit fits beside the best one: three dots or more where it is held to fit, else two or one; "name"
+    where nothing but its name or a tag has the words."""
+    if hit.score is None:
+        return "name"
+    scores = [other.score for other in hits if other.strong == hit.strong and other.score is not None]
     low, high = min(scores), max(scores)
-    share = 1.0 if high == low else ((hit.score or 0.0) - low) / (high - low)
+    share = 1.0 if high == low else (hit.score - low) / (high - low)
     least, most = (DOTS - 2, DOTS) if hit.strong else (1, DOTS - 3)
     full = least + round(share * (most - least))
     return "●" * full + "○" * (DOTS - full)
@@ -42,7 +45,7 @@ def file_cell(hit: "Hit") -> str:
 
 def summary(hits: "Hits", asked: str, *, show_all: bool) -> str:
     """How many fit, how many do not so well, and how to see those."""
-    if hits and hits[0].score is None:
+    if hits and all(hit.score is None for hit in hits):
         return counted(hits.strong, "file")
     weaker = counted(hits.weaker, "weaker one")
     if hits.strong:

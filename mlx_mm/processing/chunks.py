@@ -24,6 +24,19 @@ def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield group
 
 
+def windows(items: Iterable[tuple[int, Batch]], size: int, batch_size: int) -> Iterator[list[tuple[int, Batch]]]:
+    """The same, or `batch_size` at a time where those are all of one size: they need not wait for others like them, and
+    run while the next are prepared."""
+    window: list[tuple[int, Batch]] = []
+    for item in items:
+        window.append(item)
+        if len(window) == size or (len(window) == batch_size and len({numbers(batch) for _, batch in window}) == 1):
+            yield window
+            window = []
+    if window:
+        yield window
+
+
 def by_size(items: Sequence[tuple[int, Batch]], batch_size: int) -> Iterator[list[tuple[int, Batch]]]:
     """The items (index, batch of one) from small to large, at most `batch_size` at a time.
 
@@ -31,7 +44,7 @@ def by_size(items: Sequence[tuple[int, Batch]], batch_size: int) -> Iterator[lis
     """
     chunk: list[tuple[int, Batch]] = []
     longest = 0
-    for index, batch in sorted(items, key=lambda item: sum(array.size for array in item[1].values())):
+    for index, batch in sorted(items, key=lambda item: numbers(item[1])):
         tokens = batch["input_ids"].shape[1] if "input_ids" in batch else 0
         longest = max(longest, tokens)
         if chunk and (len(chunk) == batch_size or (len(chunk) + 1) * longest > MAX_TOKENS_PER_BATCH):
@@ -49,3 +62,8 @@ def alike(items: Sequence[tuple[Key, Batch]], batch_size: int) -> Iterator[list[
         shapes.setdefault(tuple((name, array.shape) for name, array in item[1].items()), []).append(item)
     for same in shapes.values():
         yield from grouped(same, batch_size)
+
+
+def numbers(batch: Batch) -> int:
+    """How many there are in all arrays."""
+    return sum(array.size for array in batch.values())

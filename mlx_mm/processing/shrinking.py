@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
-from PIL import Image, JpegImagePlugin
+from PIL import Image
 
 from mlx_mm.processing.upright import TURNED, orientation
 
 Size: TypeAlias = tuple[int, int]
 Box: TypeAlias = tuple[float, float, float, float]
 
+JPEG = ("JPEG", "MPO")  # the second holds several, of which the first is read
 # A JPEG is decoded at an eighth, a quarter or a half of its size, so long as that is so many times the wanted one. With
 # 2 pixels differ by 0.16 of 255 on average, with 1 by 0.3 (photos of 12 megapixels to 224).
 LEAST_SCALE = 2
@@ -30,7 +31,7 @@ class Shrink:
 
         least: pixels that its longer side keeps.
         """
-        if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        if image.format not in JPEG:
             return None
         whole = image.size
         width, height = self._stored(whole, orientation(image))

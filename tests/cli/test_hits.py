@@ -45,6 +45,7 @@ def test_a_table_of_hits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_dots_keep_strong_and_weak_apart() -> None:
     found = Hits([hit("/s", 0.1), *(hit("/w", score, strong=False) for score in (0.9, 0.5, 0.0))])
     assert [dots(one, found).count("●") for one in found] == [5, 2, 2, 1]
+    assert dots(hit("/named", None), found) == "name"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_mm.backend.memory import use_huge_pages
+from mlx_mm.backend.memory import in_huge_pages, use_huge_pages
 from mlx_mm.backend.native import calls, signatures
 from mlx_mm.backend.native.calls import Floats
 from mlx_mm.backend.native.views import Numbers, UnsettledError, floats, is_settled, view
@@ -185,7 +185,7 @@ def _plain(library: ctypes.CDLL, layer: nn.Module) -> tuple[signatures.Weight, o
     if layer.weight.dtype != mx.float32:
         layer.weight = _in_huge_pages(layer.weight)
         return _rows(layer.weight)
-    weight, numbers = _rows(layer.weight)
+    weight, _kept = _rows(layer.weight)  # as long as its address is used
     packed = _pack(library, layer, weight)
     weight.kind, weight.data = signatures.PACKED, calls.address(view(packed))
     return weight, packed
@@ -214,7 +214,7 @@ def _pack(library: ctypes.CDLL, layer: nn.Module, rows: signatures.Weight) -> mx
 
 def _in_huge_pages(array: mx.array) -> mx.array:
     """A copy of a large array that is faster to read, the array itself where it is small."""
-    if array.nbytes < LEAST_BYTES:
+    if array.nbytes < LEAST_BYTES or in_huge_pages(calls.address(view(array)) or 0, array.nbytes):
         return array
     copy = _new_array(array.shape, array.dtype)
     view(copy)[...] = view(array)
