@@ -11,7 +11,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -31,18 +31,20 @@ KINDS = {
 }
 LEAST_BYTES = 4 << 20  # of a weight that is worth a copy
 _LOCK = threading.Lock()
+Arrays: TypeAlias = tuple[mx.array | None, mx.array | None, mx.array | None, mx.array | None]  # of a layer
 
 
 class Prepared:
     """What a layer's arrays are to the kernels. It is neither copied nor pickled with the layer, which prepares it
     again."""
 
-    def __init__(self, of: tuple[mx.array | None, ...]) -> None:
+    def __init__(self, of: Arrays) -> None:
         self.of = of
 
-    def belongs_to(self, of: tuple[mx.array | None, ...]) -> bool:
+    def belongs_to(self, of: Arrays) -> bool:
         """Whether it was prepared of these very arrays."""
-        return all(mine is its for mine, its in zip(self.of, of, strict=True))
+        mine = self.of
+        return mine[0] is of[0] and mine[1] is of[1] and mine[2] is of[2] and mine[3] is of[3]
 
     def __deepcopy__(self, memo: object) -> None:
         return None
@@ -54,9 +56,7 @@ class Prepared:
 class PreparedLinear(Prepared):
     """weight: what the kernels read. bias: (N,) or None. owner: keeps the memory."""
 
-    def __init__(
-        self, of: tuple[mx.array | None, ...], weight: signatures.Weight, bias: Floats | None, owner: object
-    ) -> None:
+    def __init__(self, of: Arrays, weight: signatures.Weight, bias: Floats | None, owner: object) -> None:
         super().__init__(of)
         self.weight, self.bias, self.owner = weight, bias, owner
 
@@ -64,7 +64,7 @@ class PreparedLinear(Prepared):
 class PreparedNorm(Prepared):
     """weight and bias: (D,) or None."""
 
-    def __init__(self, of: tuple[mx.array | None, ...], weight: Floats | None, bias: Floats | None) -> None:
+    def __init__(self, of: Arrays, weight: Floats | None, bias: Floats | None) -> None:
         super().__init__(of)
         self.weight, self.bias = weight, bias
 
@@ -136,7 +136,7 @@ def _kept(layer: nn.Module, kind: type[Kind], prepare: Callable[[], Kind]) -> Ki
     return kept
 
 
-def _arrays(layer: nn.Module) -> tuple[mx.array | None, ...]:
+def _arrays(layer: nn.Module) -> Arrays:
     return layer.get("weight"), layer.get("scales"), layer.get("biases"), layer.get("bias")
 
 
