@@ -17,7 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_mm.backend.memory import use_huge_pages
+from mlx_mm.backend.memory import HUGE_PAGE, use_huge_pages
 from mlx_mm.backend.native import calls, signatures
 from mlx_mm.backend.native.calls import Floats
 from mlx_mm.backend.native.views import Numbers, UnsettledError, floats, is_settled, view
@@ -29,7 +29,7 @@ KINDS = {
     "mxfp8": signatures.MXFP8,
     "nvfp4": signatures.NVFP4,
 }
-LEAST_BYTES = 4 << 20  # of a weight that is worth a copy
+LEAST_BYTES = HUGE_PAGE  # of a weight that is worth a copy
 _LOCK = threading.Lock()
 Arrays: TypeAlias = tuple[mx.array | None, mx.array | None, mx.array | None, mx.array | None]  # of a layer
 
@@ -195,8 +195,13 @@ def _in_huge_pages(array: mx.array) -> mx.array:
 
 
 def _new_array(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
-    """An array whose numbers are still to be written."""
-    array = mx.empty(shape, dtype)
+    """An array whose numbers are still to be written; a large one begins where a large page does."""
+    size = math.prod(shape)
+    if size * dtype.size < HUGE_PAGE:
+        return mx.empty(shape, dtype)
+    room = mx.empty((size + HUGE_PAGE // dtype.size,), dtype)
+    start = -(calls.address(view(room)) or 0) % HUGE_PAGE // dtype.size
+    array = room[start : start + size].reshape(shape)  # the same memory
     numbers = view(array)
     use_huge_pages(calls.address(numbers) or 0, numbers.nbytes)
     return array
