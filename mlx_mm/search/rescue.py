@@ -92,14 +92,18 @@ def _rows(source: sqlite3.Connection, table: str, columns: str, size: int) -> It
             with contextlib.suppress(sqlite3.DatabaseError):
                 yield from source.execute(f"SELECT {columns} FROM {table} ORDER BY 1 {order}, 2 {order}")
         return
-    try:
-        last = source.execute(f"SELECT max(id) FROM {table}").fetchone()[0] or 0
-    except sqlite3.DatabaseError:
-        last = min(MOST_IDS, size // LEAST_ROW)
-    for first in range(1, last + 1, AT_ONCE):
-        yield from _between(
-            source, f"SELECT {columns} FROM {table} WHERE id BETWEEN ? AND ?", first, first + AT_ONCE - 1
-        )
+    question = f"SELECT {columns} FROM {table} WHERE id BETWEEN ? AND ?"
+    for first in range(1, _last(source, table, size) + 1, AT_ONCE):
+        yield from _between(source, question, first, first + AT_ONCE - 1)
+
+
+def _last(source: sqlite3.Connection, table: str, size: int) -> int:
+    """An id that none is above, in a file of so many bytes."""
+    for question in (f"SELECT max(id) FROM {table}", f"SELECT seq FROM sqlite_sequence WHERE name = '{table}'"):
+        with contextlib.suppress(sqlite3.DatabaseError):
+            row = source.execute(question).fetchone()
+            return row[0] or 0 if row else 0
+    return min(MOST_IDS, size // LEAST_ROW)
 
 
 def _between(source: sqlite3.Connection, question: str, low: int, high: int) -> list[Row]:
