@@ -30,7 +30,7 @@ struct Inputs {
 // Columns of a weight: codes (cols / 4, kColumns, 4), scales and biases (steps, kColumns).
 struct Panel {
   const uint8_t* codes;
-  float *scales, *biases;
+  const float *scales, *biases;
 };
 
 static void quantise_tile(const mm_product_call& c, const mm_weight& w, const int32_t* rows, int count,
@@ -92,7 +92,7 @@ MM_INLINE const uint8_t* codes_of_panel(const mm_weight& w, int64_t number, uint
 }
 
 // The same of scales and biases, by way of `rows`: 2 W rows of whole vectors.
-static void unpack_scales(const mm_weight& w, int64_t first, int j, const Panel& panel, float* rows) {
+static void unpack_scales(const mm_weight& w, int64_t first, int j, float* scales, float* biases, float* rows) {
   const int64_t steps = w.cols / step_of(w), room = ceil_div(steps, W) * W;
   for (int i = 0; i < W; i++) scales_of_row(w, least(first + i, w.rows - 1), rows + i * room, rows + (W + i) * room);
   for (int which = 0; which < 2; which++)
@@ -101,9 +101,38 @@ static void unpack_scales(const mm_weight& w, int64_t first, int j, const Panel&
 #pragma GCC unroll 16
       for (int i = 0; i < W; i++) r[i] = bits_of(load(rows + (which * W + i) * room + s));
       transpose(r);
-      float* y = (which ? panel.biases : panel.scales) + s * kColumns + j * W;
+      float* y = (which ? biases : scales) + s * kColumns + j * W;
       for (int i = 0; i < W && s + i < steps; i++) store(y + i * kColumns, bits_as_floats(r[i]));
     }
+}
+
+// Scales and biases of a panel of groups, for each step.
+static void repeat_scales(const mm_weight& w, const Panel& packed, float* scales, float* biases) {
+  const int64_t steps = w.cols / step_of(w), of_group = w.group_size / step_of(w);
+  for (int64_t s = 0; s < steps; s++)
+    for (int64_t i = 0; i < kColumns; i += W) {
+      const int64_t at = s / of_group * kColumns + i;
+      const vf scale = load(packed.scales + at), bias = load(packed.biases + at);
+      store(scales + s * kColumns + i, scale);
+      store(biases + s * kColumns + i, kSignedCodes && w.bits == 8 ? bias + 128 * scale : bias);
+    }
+}
+
+// Fills in scales and biases, as codes_of_panel does codes; memory: 2 W rows of whole vectors behind both.
+static void scales_of_panel(const mm_weight& w, int64_t number, float* memory, Panel* panel) {
+  const int64_t steps = w.cols / step_of(w), groups = w.cols / w.group_size;
+  float *scales = memory, *biases = memory + steps * kColumns;
+  *panel = {panel->codes, scales, biases};
+  if (w.kind == MM_AFFINE_PACKED && w.type == MM_FLOAT32) {
+    const int64_t before = number * kColumns * groups;
+    const Panel packed = {panel->codes, static_cast<const float*>(w.scales) + before,
+                          static_cast<const float*>(w.biases) + before};
+    if (steps == groups && !(kSignedCodes && w.bits == 8)) *panel = packed;
+    else repeat_scales(w, packed, scales, biases);
+  } else {
+    for (int j = 0; j < kColumnVectors; j++)
+      unpack_scales(w, number * kColumns + j * W, j, scales, biases, biases + steps * kColumns);
+  }
 }
 
 // sums (R, kColumns) of R rows and a panel.
@@ -190,13 +219,11 @@ struct MatrixProduct {
   void columns(char* memory, int64_t group, int64_t panel_number, int64_t part, int64_t parts) const {
     const Group& g = groups[group];
     const int64_t first = panel_number * kColumns;
-    float* scales = reinterpret_cast<float*>(memory + cols * kColumns);
-    Panel panel = {nullptr, scales, scales + steps * kColumns};
+    Panel panel;
     with_codes(g.weight, [&](auto kind) {
       panel.codes = codes_of_panel<decltype(kind)>(g.weight, panel_number, reinterpret_cast<uint8_t*>(memory));
     });
-    for (int j = 0; j < kColumnVectors; j++)
-      unpack_scales(g.weight, first + j * W, j, panel, panel.biases + steps * kColumns);
+    scales_of_panel(g.weight, panel_number, reinterpret_cast<float*>(memory + cols * kColumns), &panel);
     const int64_t tiles = ceil_div(g.count, kRowsOfTile);
     alignas(64) float result[kRowsOfTile * kColumns];
     for (int64_t t = tiles * part / parts; t < tiles * (part + 1) / parts; t++) {
