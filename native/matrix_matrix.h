@@ -20,6 +20,7 @@ constexpr int kRowsOfTile = 3;
 #endif
 constexpr int kColumns = int(kPanel), kColumnVectors = kColumns / W;
 constexpr int64_t kLeastRows = 48;  // that are worth unpacking a panel again for another thread
+constexpr int64_t kInputBytes = 256 << 10;  // that stay in a cache of a processor's own while panels pass
 
 // kRowsOfTile rows: bytes (steps, kRowsOfTile, step), scales and sums (steps, kRowsOfTile).
 struct Inputs {
@@ -240,6 +241,13 @@ struct MatrixProduct {
   }
 };
 
+// How many parts rows are divided into, each of which goes through all columns before the next.
+static int64_t parts_of_rows(const mm_weight& w, int64_t rows, int64_t jobs) {
+  if (w.kind == MM_AFFINE_PACKED) return ceil_div(rows * w.cols, kInputBytes);
+  const bool few = mm::threads() > 1 && jobs < 2 * mm::threads();
+  return few ? least(ceil_div(rows, kLeastRows), mm::threads()) : 1;
+}
+
 static int32_t multiply_many_rows(const Group* groups, int64_t count, const mm_product_call* c) {
   if (!count) return MM_OK;
   const mm_weight& w = groups[0].weight;
@@ -264,11 +272,9 @@ static int32_t multiply_many_rows(const Group* groups, int64_t count, const mm_p
     for (int64_t t = count == 1 ? job : 0; t < (count == 1 ? job + 1 : ceil_div(g.count, kRowsOfTile)); t++)
       quantise_tile(*c, w, g.rows + t * kRowsOfTile, p.rows_in(g, t), p.inputs(first_tile.get()[group] + t));
   });
-  const int64_t jobs = count * panels;
-  const bool split = mm::threads() > 1 && jobs < 2 * mm::threads();
-  const int64_t parts = split ? least(ceil_div(most, kLeastRows), mm::threads()) : 1;
+  const int64_t jobs = count * panels, parts = parts_of_rows(w, most, jobs);
   const bool done = jobs_with_memory(jobs * parts, p.memory(), [&](char* memory, int64_t job) {
-    p.columns(memory, job / parts / panels, job / parts % panels, job % parts, parts);
+    p.columns(memory, job % jobs / panels, job % panels, job / jobs, parts);
   });
   return done ? MM_OK : MM_NO_MEMORY;
 }
