@@ -17,7 +17,7 @@ from mlx_mm.backend.parts import run_in_parts, run_row_by_row
 from mlx_mm.errors import InputError, MlxMmError, shown, whole_number
 from mlx_mm.models.contracts import Features
 from mlx_mm.processing.batch import Batch
-from mlx_mm.processing.chunks import by_size, grouped
+from mlx_mm.processing.chunks import by_size, windows
 from mlx_mm.processing.fetching import short_name
 from mlx_mm.processing.read_ahead import OnError, read_ahead
 from mlx_mm.processing.vectors import Vectors, unusable, usable
@@ -26,7 +26,7 @@ from mlx_mm.progress import Progress, check_progress, progressing
 Name: TypeAlias = Callable[[int], str]  # an item's index -> what a message calls it
 Key = TypeVar("Key")
 
-BATCHES_PER_WINDOW = 8  # that are prepared together, so that images of like size can share a batch
+BATCHES_PER_WINDOW = 8  # that are prepared together where sizes differ, so that those of like size share a batch
 MOST_AT_ONCE = 512  # items in memory, whatever batch_size says: more in a batch is no faster
 MOST_IN_A_BATCH = 10**9  # above it is a slip
 
@@ -76,8 +76,9 @@ def rows_of(
 ) -> Iterator[tuple[list[Key], Vectors]]:
     """The rows (n, D) of each chunk of prepared items, one chunk behind: a GPU computes while they are copied.
 
-    weights: what `features` computes with; of a lazily loaded model nothing else is read. dim: how many numbers of each
-    row are kept. row_by_row: on a CPU a row is the same to the last bit, whatever else is in its chunk.
+    weights: what `features` computes with; of a lazily loaded model nothing else is read. dim: what is above the length
+    of the rows is an InputError at the first. row_by_row: on a CPU a row is the same to the last bit, whatever else is
+    in its chunk.
     """
 
     def results() -> Iterator[tuple[list[Key], mx.array]]:
@@ -87,8 +88,7 @@ def rows_of(
             check_dim(dim, vectors.shape[1])
             yield [key for key, _ in chunk], vectors
 
-    for keys, vectors in to_numpy(results()):
-        yield keys, cut(vectors, dim)
+    return to_numpy(results())
 
 
 def run_items(
@@ -124,9 +124,13 @@ def run_items(
             )
         ) as ready,
     ):
-        chunks = (chunk for items in grouped(ready, running.window) for chunk in by_size(items, running.at_once))
+        chunks = (
+            chunk
+            for items in windows(ready, running.window, running.at_once)
+            for chunk in by_size(items, running.at_once)
+        )
         for indices, vectors in rows_of(features, weights, chunks, collate, running.dim):
-            rows.update(checked(indices, vectors, running, name, scores=scores))
+            rows.update(checked(indices, cut(vectors, running.dim), running, name, scores=scores))
             advance(len(indices))
     return stack([rows[index] for index in sorted(rows)])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from mlx_mm.batches import Running, check_dim, checked, cut, named, rows_of, run_items, stack
+from mlx_mm.batches import Running, checked, cut, named, rows_of, run_items, stack
 from mlx_mm.errors import MlxMmError, shown
 from mlx_mm.models.contracts import AudioProcessor, ImageProcessor, Model, Processor, TextProcessor
 from mlx_mm.models.modalities import check_loaded, features_of, unfit
@@ -202,8 +202,7 @@ def audio_vectors(
         pieces = (((index, weight), batch) for index, (batch, weight) in ready)
         chunks = grouped(pieces, running.at_once)
         weights = model.modules_for("audio")
-        for keys, vectors in rows_of(features, weights, chunks, processor.collate, row_by_row=True):
-            check_dim(running.dim, vectors.shape[1])
+        for keys, vectors in rows_of(features, weights, chunks, processor.collate, running.dim, row_by_row=True):
             with np.errstate(over="ignore", invalid="ignore"):
                 lengths = [np.linalg.norm(vector) for vector in vectors]
             for (index, weight), length, vector in zip(keys, lengths, cut(vectors, running.dim), strict=True):

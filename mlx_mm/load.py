@@ -1,6 +1,7 @@
 """From a folder or a hub id to a model and its processor."""
 
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_mm.backend import device
+from mlx_mm.backend.memory import expect
 from mlx_mm.backend.streams import compute, computing
 from mlx_mm.checkpoint import hub, matching, reading, shards
 from mlx_mm.checkpoint.rows import Rows
@@ -23,6 +25,7 @@ from mlx_mm.processing.arguments import flag, text_or_path
 from mlx_mm.quantize import apply
 
 OF_ONE_CHECKPOINT = "Use the config.json and the weights of one and the same checkpoint."
+BYTES_IN_A_TURN = 64 << 20  # that are read at once, in some 20 ms
 HALF_MOST = 65504  # of float16
 FLOATS = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
@@ -153,14 +156,12 @@ class OpenCheckpoint:
             matching.check_kinds(model, tensors, self.folder)
             arrays = {name: tensor.join() if isinstance(tensor, Rows) else tensor for name, tensor in tensors.items()}
         if not lazy:
-            for name, array in arrays.items():
-                with computing():  # a turn for each: other threads may be waiting for theirs
-                    largest = matching.check_numbers(name, array, self.folder)
-                if dtype is not None and dtype == mx.float16 and largest > HALF_MOST:
-                    raise InputError(
-                        f"dtype is float16, and {name} of {self.folder} has numbers up to {largest:.3g}; expected "
-                        "a dtype that holds them. Pass bfloat16 or float32, or leave it out."
-                    )
+            for names in _in_turns(arrays):
+                with computing():
+                    expect(sum(arrays[name].nbytes for name in names))
+                    mx.eval([arrays[name] for name in names])
+                    for name in names:
+                        self._check_numbers(name, arrays[name], dtype)
         as_stored = _read_as_stored(model) if dtype is None else set()
         with computing():
             model.load_weights(
@@ -174,6 +175,26 @@ class OpenCheckpoint:
             model.eval()
             if not lazy:
                 mx.eval(model.parameters())
+
+    def _check_numbers(self, name: str, array: mx.array, dtype: mx.Dtype | None) -> None:
+        largest = matching.check_numbers(name, array, self.folder)
+        if dtype is not None and dtype == mx.float16 and largest > HALF_MOST:
+            raise InputError(
+                f"dtype is float16, and {name} of {self.folder} has numbers up to {largest:.3g}; expected "
+                "a dtype that holds them. Pass bfloat16 or float32, or leave it out."
+            )
+
+
+def _in_turns(arrays: Mapping[str, mx.array]) -> Iterator[list[str]]:
+    """Names of arrays that are read in a turn, after which other threads have theirs."""
+    names, size = list[str](), 0
+    for name, array in arrays.items():
+        if size + array.nbytes > BYTES_IN_A_TURN and names:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += array.nbytes
+    yield names
 
 
 def _hold_against_tensors(config: FamilyConfig, folder: Path) -> None:
@@ -207,7 +228,8 @@ def _read_as_stored(model: Model) -> set[str]:
     if not device.has_kernels():
         return set()
     kinds, names = nn.Linear | nn.QuantizedLinear, ("weight", "scales", "biases")
-    layers = ((path, layer) for path, layer in model.named_modules() if isinstance(layer, kinds))
+    modules = model.named_modules()
+    layers = ((path, layer) for path, layer in modules if isinstance(layer, kinds) or hasattr(layer, "num_experts"))
     return {f"{path}.{name}" for path, layer in layers for name in names if name in layer}
 
 

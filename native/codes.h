@@ -11,6 +11,7 @@ namespace {
 constexpr int64_t kLongestStep = 64;
 
 MM_INLINE int64_t step_of(const mm_weight& w) { return least(w.group_size, kLongestStep); }
+MM_INLINE bool is_affine(const mm_weight& w) { return w.kind == MM_AFFINE || w.kind == MM_AFFINE_PACKED; }
 MM_INLINE bool is_fp4(const mm_weight& w) { return w.kind == MM_MXFP4 || w.kind == MM_NVFP4; }
 
 // How codes are read. Table: they are e2m1, and become twice their number plus 12.
@@ -179,7 +180,7 @@ MM_INLINE void to_floats(const void* data, int32_t type, int64_t first, int64_t 
 // The scale and bias of each step of a row; arrays have room for whole vectors, which are filled up with zeros.
 static void scales_of_row(const mm_weight& w, int64_t row, float* scales, float* biases) {
   const int64_t groups = w.cols / w.group_size, first = row * groups, steps = w.cols / step_of(w);
-  if (w.kind == MM_AFFINE) {
+  if (is_affine(w)) {
     to_floats(w.scales, w.type, first, groups, scales);
     to_floats(w.biases, w.type, first, groups, biases);
     if (kSignedCodes && w.bits == 8)

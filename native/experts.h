@@ -62,6 +62,7 @@ MM_INLINE int64_t partition(Group* groups, int64_t count, const Fits& fits) {
 }
 
 int32_t experts(const mm_weight* w, int64_t count, const int32_t* chosen, const mm_product_call* c) {
+  if (w->kind == MM_AFFINE_PACKED) return MM_UNSUPPORTED;
   for (int64_t i = 0; i < c->m; i++)
     if (chosen[i] < 0 || chosen[i] >= count) return MM_UNSUPPORTED;
   Scratch<int64_t> starts(count + 1);

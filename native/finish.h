@@ -4,6 +4,8 @@
 
 namespace {
 
+constexpr int64_t kNumbersOfLine = 16;  // of a cache
+
 // Columns `first` to `first + count` of row `row` from their sums, which have room for whole vectors.
 MM_INLINE void finish(const mm_product_call& c, int64_t row, int64_t first, int64_t count, const float* sums) {
   float* y = c.y + row * c.ldy + first;
@@ -16,6 +18,14 @@ MM_INLINE void finish(const mm_product_call& c, int64_t row, int64_t first, int6
     v = activate(c.activation, v);
     if (residual) v += left < W ? load_some(residual + i, left) : load(residual + i);
     left < W ? store_some(y + i, v, left) : store(y + i, v);
+  }
+}
+
+// Have what `finish` reads and writes on its way into the cache: rows of results are far apart, and one is a stall each.
+MM_INLINE void await_result(const mm_product_call& c, int64_t row, int64_t first, int64_t count) {
+  for (int64_t i = 0; i < count; i += kNumbersOfLine) {
+    __builtin_prefetch(c.y + row * c.ldy + first + i, 1);
+    if (c.residual) __builtin_prefetch(c.residual + row * c.ldr + first + i);
   }
 }
 

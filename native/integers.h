@@ -26,6 +26,11 @@ MM_INLINE vi load_words(const void* p) {
 }
 MM_INLINE void store_words(void* p, vi v) { memcpy(p, &v, sizeof v); }
 MM_INLINE vi all_words(int32_t x) { return x - vi{}; }
+MM_INLINE vi word_in_all(const int8_t* p) {
+  int32_t word;
+  memcpy(&word, p, 4);
+  return all_words(word);
+}
 MM_INLINE vi lane_numbers() {
   vi v{};
   for (int i = 0; i < W; i++) v[i] = i;

@@ -4,51 +4,56 @@
 // the same order: it depends neither on the other rows nor on how the work is divided.
 #pragma once
 #include "finish.h"
-#include "pool.h"
+#include "panels.h"
 #include "quantise_inputs.h"
 
 namespace {
 
-// Rows and vectors of columns whose sums are in registers at once: 24 of 32, or 8 of 16.
+// Rows whose sums are in registers at once, for the columns of a panel: with AVX-512 those of a step and of all steps, 24
+// of 32 registers, else those of a step.
 #if defined(__AVX512F__)
-constexpr int kRowsOfTile = 12;
-#elif defined(__aarch64__)
-constexpr int kRowsOfTile = 8;
-#else
 constexpr int kRowsOfTile = 4;
+#elif defined(__aarch64__)
+constexpr int kRowsOfTile = 6;
+#else
+constexpr int kRowsOfTile = 3;
 #endif
-constexpr int kColumnVectors = 2, kColumns = kColumnVectors * W;
-constexpr int64_t kLeastRows = 4 * kRowsOfTile;  // that are worth unpacking a panel again for another thread
+constexpr int kColumns = int(kPanel), kColumnVectors = kColumns / W;
+constexpr int64_t kLeastRows = 48;  // that are worth unpacking a panel again for another thread
 
-// kRowsOfTile rows: words of four bytes (cols / 4, kRowsOfTile), scales and sums (steps, kRowsOfTile).
+// kRowsOfTile rows: bytes (steps, kRowsOfTile, step), scales and sums (steps, kRowsOfTile).
 struct Inputs {
-  int32_t* words;
+  int8_t* bytes;
   float *scales, *sums;
 };
 
 // Columns of a weight: codes (cols / 4, kColumns, 4), scales and biases (steps, kColumns).
 struct Panel {
-  uint8_t* codes;
+  const uint8_t* codes;
   float *scales, *biases;
 };
 
 static void quantise_tile(const mm_product_call& c, const mm_weight& w, const int32_t* rows, int count,
                           const Inputs& in) {
-  const int64_t step = step_of(w), words = step / 4;
-  for (int64_t s = 0; s < w.cols / step; s++)
-    for (int i = 0; i < count; i++) {
-      alignas(64) int8_t bytes[kLongestStep];
+  const int64_t step = step_of(w);
+  for (int i = 0; i < count; i++) {
+    const float* x = c.x + rows[i] * c.ldx;
+    for (int64_t s = 0; s < w.cols / step; s++, x += step) {
       const int64_t at = s * kRowsOfTile + i;
-      quantise_step8(c.x + rows[i] * c.ldx + s * step, step, bytes, in.scales + at, in.sums + at);
+      int8_t* bytes = in.bytes + at * step;
+      if (step == kLongestStep)  // a loop whose length is known
+        quantise_step8(x, kLongestStep, bytes, in.scales + at, in.sums + at);
+      else
+        quantise_step8(x, step, bytes, in.scales + at, in.sums + at);
       if (w.bits == 4)
         for (int64_t k = 0; k < step; k += 16) even_odd(bytes + k);
-      for (int64_t k = 0; k < words; k++) memcpy(in.words + (s * words + k) * kRowsOfTile + i, bytes + 4 * k, 4);
     }
+  }
 }
 
 // Unpack W columns, from number `first` on, into vector `j` of a panel. Those beyond the last repeat it.
 template <class C>
-MM_KERNEL void unpack_codes(const mm_weight& w, int64_t first, int j, const Panel& panel) {
+MM_KERNEL void unpack_codes(const mm_weight& w, int64_t first, int j, uint8_t* codes) {
   const uint8_t* rows[W];
   const int64_t row_bytes = words_per_row(w) * 4;
   for (int i = 0; i < W; i++) rows[i] = static_cast<const uint8_t*>(w.data) + least(first + i, w.rows - 1) * row_bytes;
@@ -63,8 +68,27 @@ MM_KERNEL void unpack_codes(const mm_weight& w, int64_t first, int j, const Pane
     transpose(r);
     for (int i = 0; i < W && k < w.cols / 4; i++)
       for (int part = 0; part < C::kVectors; part++, k++)
-        store_words(panel.codes + (k * kColumns + j * W) * 4, codes_in<C>(r[i], part));
+        store_words(codes + (k * kColumns + j * W) * 4, codes_in<C>(r[i], part));
   }
+}
+
+// The codes of a panel, written to memory unless they lie packed just as they are wanted.
+template <class C>
+MM_INLINE const uint8_t* codes_of_panel(const mm_weight& w, int64_t number, uint8_t* memory) {
+  if (w.kind != MM_AFFINE_PACKED) {
+    for (int j = 0; j < kColumnVectors; j++) unpack_codes<C>(w, number * kColumns + j * W, j, memory);
+    return memory;
+  }
+  if constexpr (C::kBits == 4 || C::kBits == 8) {
+    const uint8_t* packed = static_cast<const uint8_t*>(w.data) + number * kColumns * words_per_row(w) * 4;
+    if (C::kBits == 8 && !kSignedCodes) return packed;
+    for (int64_t k = 0; k < words_per_row(w); k++)
+      for (int j = 0; j < kColumnVectors; j++)
+        for (int part = 0; part < C::kVectors; part++)
+          store_words(memory + ((k * C::kVectors + part) * kColumns + j * W) * 4,
+                      codes_in<C>(load_words(packed + (k * kColumns + j * W) * 4), part));
+  }
+  return memory;
 }
 
 // The same of scales and biases, by way of `rows`: 2 W rows of whole vectors.
@@ -85,39 +109,53 @@ static void unpack_scales(const mm_weight& w, int64_t first, int j, const Panel&
 // sums (R, kColumns) of R rows and a panel.
 template <int R, bool Wide>
 MM_KERNEL void multiply(const Inputs& in, const Panel& panel, int64_t steps, int64_t words, float* sums) {
-  vf total[R][kColumnVectors] = {};  // which lie in memory: registers have the whole numbers of one step
-  const int32_t* x = in.words;
+  vf total[R][kColumnVectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++)
+#pragma GCC unroll 3
+    for (int j = 0; j < kColumnVectors; j++) total[i][j] = vf{};
+  const int8_t* x = in.bytes;
   const uint8_t* codes = panel.codes;
+  const float *scales = panel.scales, *biases = panel.biases, *input_scales = in.scales, *input_sums = in.sums;
+  const int64_t row = 4 * words;
   for (int64_t s = 0; s < steps; s++) {
-    vi acc[R][kColumnVectors] = {};
-    for (int64_t k = 0; k < words; k++, x += kRowsOfTile, codes += kColumns * 4) {
+    vi acc[R][kColumnVectors];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 3
+      for (int j = 0; j < kColumnVectors; j++) acc[i][j] = vi{};
+    for (int64_t k = 0; k < words; k++, x += 4, codes += kColumns * 4) {
       vi q[kColumnVectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int j = 0; j < kColumnVectors; j++) q[j] = load_words(codes + j * W * 4);
-#pragma GCC unroll 12
+#pragma GCC unroll 8
       for (int i = 0; i < R; i++) {
-        const vi word = all_words(x[i]);
-#pragma GCC unroll 2
+        const vi word = word_in_all(x + i * row);
+#pragma GCC unroll 3
         for (int j = 0; j < kColumnVectors; j++) acc[i][j] = dot<Wide>(acc[i][j], q[j], word);
       }
     }
+    x += (kRowsOfTile - 1) * row;
     vf scale[kColumnVectors], bias[kColumnVectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int j = 0; j < kColumnVectors; j++) {
-      scale[j] = load(panel.scales + s * kColumns + j * W);
-      bias[j] = load(panel.biases + s * kColumns + j * W);
+      scale[j] = load(scales + j * W);
+      bias[j] = load(biases + j * W);
     }
-#pragma GCC unroll 12
+#pragma GCC unroll 8
     for (int i = 0; i < R; i++) {
-      const vf input_scale = all(in.scales[s * kRowsOfTile + i]), input_sum = all(in.sums[s * kRowsOfTile + i]);
-#pragma GCC unroll 2
+      const vf input_scale = all(input_scales[i]), input_sum = all(input_sums[i]);
+#pragma GCC unroll 3
       for (int j = 0; j < kColumnVectors; j++) {
         total[i][j] = multiply_add(input_sum, bias[j], total[i][j]);
         total[i][j] = multiply_add(floats(acc[i][j]), scale[j] * input_scale, total[i][j]);
       }
     }
+    scales += kColumns, biases += kColumns, input_scales += kRowsOfTile, input_sums += kRowsOfTile;
   }
+#pragma GCC unroll 8
   for (int i = 0; i < R; i++)
+#pragma GCC unroll 3
     for (int j = 0; j < kColumnVectors; j++) store(sums + i * kColumns + j * W, total[i][j]);
 }
 
@@ -135,13 +173,13 @@ struct MatrixProduct {
   const Group* groups;
   int64_t count;              // of groups
   const int64_t* first_tile;  // of each group
-  int32_t* words;
+  int8_t* bytes;
   float *scales, *sums;
   int64_t cols, rows, steps, words_in_step;
 
   Inputs inputs(int64_t tile) const {
     const int64_t before = tile * kRowsOfTile;  // rows
-    return {words + before * (cols / 4), scales + before * steps, sums + before * steps};
+    return {bytes + before * cols, scales + before * steps, sums + before * steps};
   }
   int rows_in(const Group& g, int64_t tile) const { return int(least(kRowsOfTile, g.count - tile * kRowsOfTile)); }
 
@@ -151,20 +189,20 @@ struct MatrixProduct {
 
   void columns(char* memory, int64_t group, int64_t panel_number, int64_t part, int64_t parts) const {
     const Group& g = groups[group];
-    Panel panel;
-    panel.codes = reinterpret_cast<uint8_t*>(memory);
-    panel.scales = reinterpret_cast<float*>(panel.codes + cols * kColumns);
-    panel.biases = panel.scales + steps * kColumns;
     const int64_t first = panel_number * kColumns;
-    for (int j = 0; j < kColumnVectors; j++) {
-      with_codes(g.weight, [&](auto kind) { unpack_codes<decltype(kind)>(g.weight, first + j * W, j, panel); });
+    float* scales = reinterpret_cast<float*>(memory + cols * kColumns);
+    Panel panel = {nullptr, scales, scales + steps * kColumns};
+    with_codes(g.weight, [&](auto kind) {
+      panel.codes = codes_of_panel<decltype(kind)>(g.weight, panel_number, reinterpret_cast<uint8_t*>(memory));
+    });
+    for (int j = 0; j < kColumnVectors; j++)
       unpack_scales(g.weight, first + j * W, j, panel, panel.biases + steps * kColumns);
-    }
     const int64_t tiles = ceil_div(g.count, kRowsOfTile);
     alignas(64) float result[kRowsOfTile * kColumns];
     for (int64_t t = tiles * part / parts; t < tiles * (part + 1) / parts; t++) {
       const int count = rows_in(g, t);
       const Inputs in = inputs(first_tile[group] + t);
+      for (int i = 0; i < count; i++) await_result(*call, g.rows[t * kRowsOfTile + i], first, kColumns);
       if (kWideDiffers && g.weight.bits == 8)
         multiply_rows<kRowsOfTile, kWideDiffers>(count, in, panel, steps, words_in_step, result);
       else
@@ -187,11 +225,11 @@ static int32_t multiply_many_rows(const Group* groups, int64_t count, const mm_p
     most = groups[g].count > most ? groups[g].count : most;
   }
   const int64_t steps = w.cols / step_of(w), panels = ceil_div(w.rows, kColumns);
-  Scratch<int32_t> words(tiles * kRowsOfTile * (w.cols / 4));
+  Scratch<int8_t> bytes(tiles * kRowsOfTile * w.cols);
   Scratch<float> scales(2 * tiles * kRowsOfTile * steps);
-  if (!words || !scales) return MM_NO_MEMORY;
+  if (!bytes || !scales) return MM_NO_MEMORY;
   float* sums = scales.get() + tiles * kRowsOfTile * steps;
-  const MatrixProduct p = {c,      groups, count, first_tile.get(), words.get(), scales.get(), sums,
+  const MatrixProduct p = {c,      groups, count, first_tile.get(), bytes.get(), scales.get(), sums,
                            w.cols, w.rows, steps, step_of(w) / 4};
   mm::parallel(count == 1 ? tiles : count, [&](int64_t job) {
     const int64_t group = count == 1 ? 0 : job;

@@ -7,11 +7,13 @@
 namespace {
 
 constexpr int64_t kFewRows = 4;             // for which the two bytes cost no time, since memory is the limit
-constexpr int64_t kBytesPerJob = 1 << 16;   // of a weight
+constexpr int64_t kBytesPerJob = 1 << 17;   // of a weight
 constexpr int64_t kMostNumbers = 64;        // of one row that a job computes
 constexpr int kAtOnce = 4;                  // rows of a weight
 // Bytes that are asked for before they are needed, one after the other as they lie, which a processor goes on with.
 constexpr int64_t kBytesAhead = 1 << 14;
+constexpr int64_t kRowsAhead = 16;  // the same of scales and biases
+constexpr int64_t kLine = 64;       // bytes that memory hands over together
 
 // One row: high and low bytes as `codes_in` has the codes, filled up to whole blocks; scales and sums of its steps.
 struct Row {
@@ -51,18 +53,42 @@ struct WeightRows {
   int64_t room;                  // from row to row of them
 };
 
+// The last bytes of N rows, filled up with zeros to a block each, if they are fewer.
+template <class C, int N>
+struct LastBlocks {
+  uint8_t bytes[N * C::kBytes] = {};
+  explicit LastBlocks(const WeightRows& w) {
+    const int64_t left = w.bytes % C::kBytes;
+    for (int n = 0; n < N; n++) memcpy(bytes + n * C::kBytes, w.codes + (n + 1) * w.bytes - left, left);
+  }
+};
+
+template <class C, int N>
+MM_INLINE void add_dots(vi (&sum)[N], const vi (&block)[N], const int8_t* inputs) {
+#pragma GCC unroll 2
+  for (int v = 0; v < C::kVectors; v++) {
+    const vi bytes = load_words(inputs + v * 4 * W);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) sum[n] = dot<C::kWide>(sum[n], codes_in<C>(block[n], v), bytes);
+  }
+}
+
 // y[r * apart + n] = the dot product of input row r < R and weight row n < N.
 template <class C, int R, int N>
 MM_KERNEL void dots(int64_t steps, int64_t step, const WeightRows& w, const Row* rows, float* y, int64_t apart) {
-  const int64_t blocks = W * step / C::kCodes;       // for W steps
+  const int64_t blocks = W * step / C::kCodes;         // for W steps
   const int shift = __builtin_ctzll(blocks * 16) - 4;  // of a lane's number among those of W steps -> step
+  int64_t whole = w.bytes / C::kBytes;                 // blocks that are still to come
+  const int64_t all_blocks = ceil_div(w.bytes, C::kBytes);
   vf acc[R][N] = {};
-  const uint8_t *p = w.codes, *end = p + w.bytes;
-  const uint8_t* ahead = p + (N * w.bytes < kBytesAhead ? kBytesAhead : N * w.bytes);
+  const uint8_t* p = w.codes;
+  const uint8_t* ahead = p + most(N * w.bytes, kBytesAhead);
   const int8_t *high[R], *low[R];
 #pragma GCC unroll 2
   for (int r = 0; r < R; r++) high[r] = rows[r].high, low[r] = rows[r].low;
-  int64_t k = 0;
+  const LastBlocks<C, N> last(w);
+  int64_t apart_now = w.bytes;
+  int64_t at = 0;  // block
   for (int64_t s = 0; s < steps; s += W) {
     vf scale[R][N];
 #pragma GCC unroll 4
@@ -73,25 +99,29 @@ MM_KERNEL void dots(int64_t steps, int64_t step, const WeightRows& w, const Row*
         acc[r][n] = multiply_add(load(w.biases + n * w.room + s), load(rows[r].sums + s), acc[r][n]);
       }
     vi lane = lane_numbers();
-    for (int64_t b = 0; b < blocks && p < end; b++, p += C::kBytes, k += C::kCodes, lane += W) {
-      const vi step_number = lane >> shift;
+    const int64_t end = least(at + blocks, all_blocks);
+    while (at < end) {
+      if (at == whole) p = last.bytes, apart_now = C::kBytes;
+      for (const int64_t stop = at < whole ? least(end, whole) : end; at < stop; at++, p += C::kBytes, lane += W) {
+        const vi step_number = lane >> shift;
+        const int64_t k = at * C::kCodes;
+        vi block[N];
 #pragma GCC unroll 4
-      for (int n = 0; n < N; n++) {
-        const uint8_t* q = p + n * w.bytes;
-        const vi block = end - p < C::kBytes ? load_last_block<C>(q, end - p) : load_block<C>(q);
-        __builtin_prefetch(ahead, 0, 2);
-        ahead += C::kBytes;
+        for (int n = 0; n < N; n++) {
+          block[n] = load_block<C>(p + n * apart_now);
+          __builtin_prefetch(ahead, 0, 2);
+          ahead += C::kBytes;
+        }
 #pragma GCC unroll 2
-        for (int r = 0; r < R; r++) {
-          vi sum{};
-#pragma GCC unroll 2
-          for (int v = 0; v < C::kVectors; v++)
-            sum = dot<C::kWide>(sum, codes_in<C>(block, v), load_words(high[r] + k + v * 4 * W));
-          sum <<= 7;
-#pragma GCC unroll 2
-          for (int v = 0; v < C::kVectors; v++)
-            sum = dot<C::kWide>(sum, codes_in<C>(block, v), load_words(low[r] + k + v * 4 * W));
-          acc[r][n] = multiply_add(floats(sum), permute(scale[r][n], step_number), acc[r][n]);
+        for (int r = 0; r < R; r++) {  // rows side by side: one alone is a long chain of what waits for each other
+          vi sum[N] = {};
+          add_dots<C, N>(sum, block, high[r] + k);
+#pragma GCC unroll 4
+          for (int n = 0; n < N; n++) sum[n] <<= 7;
+          add_dots<C, N>(sum, block, low[r] + k);
+#pragma GCC unroll 4
+          for (int n = 0; n < N; n++)
+            acc[r][n] = multiply_add(floats(sum[n]), permute(scale[r][n], step_number), acc[r][n]);
         }
       }
     }
@@ -111,6 +141,17 @@ MM_INLINE void dots_of_rows(const mm_weight& w, const WeightRows& own, const Row
   if (count) dots<C, 1, N>(steps, step, own, rows, y, kMostNumbers);
 }
 
+// Ask for the scales and biases of `count` rows.
+MM_INLINE void prefetch_scales(const mm_weight& w, int64_t first, int64_t count) {
+  if (w.kind != MM_AFFINE) return;  // those of others are a byte each
+  const int64_t bytes = w.cols / w.group_size * (w.type == MM_FLOAT32 ? 4 : 2);
+  const char *scales = static_cast<const char*>(w.scales), *biases = static_cast<const char*>(w.biases);
+  for (int64_t at = first * bytes; at < (first + count) * bytes; at += kLine) {
+    __builtin_prefetch(scales + at, 0, 2);
+    __builtin_prefetch(biases + at, 0, 2);
+  }
+}
+
 // Numbers `first` to `first + count` of each row of a group.
 static void multiply_few(const mm_product_call& c, const Group& g, const Row* rows, int64_t first, int64_t count,
                          float* memory) {
@@ -120,6 +161,7 @@ static void multiply_few(const mm_product_call& c, const Group& g, const Row* ro
   with_codes(w, [&](auto kind) {
     for (int64_t n = 0, some; n < count; n += some) {
       some = count - n < kAtOnce ? 1 : kAtOnce;
+      prefetch_scales(w, first + n + kRowsAhead, some);
       for (int64_t i = 0; i < some; i++) scales_of_row(w, first + n + i, scales + i * room, biases + i * room);
       const WeightRows own = {static_cast<const uint8_t*>(w.data) + (first + n) * bytes, bytes, scales, biases, room};
       if (some == kAtOnce)
@@ -129,6 +171,29 @@ static void multiply_few(const mm_product_call& c, const Group& g, const Row* ro
     }
   });
   for (int64_t r = 0; r < g.count; r++) finish(c, g.rows[r], first, count, y + r * kMostNumbers);
+}
+
+// Jobs that read memory in their order: each thread takes those of a range, so that what it asks for ahead is its own
+// next job, and then those that others have left. body(memory, job), `size` bytes of memory; false where there is not enough.
+template <class Body>
+MM_INLINE bool jobs_in_ranges(int64_t jobs, int64_t size, const Body& body) {
+  const int64_t ranges = least(jobs, mm::threads());
+  Scratch<int64_t> next(ranges);
+  if (!next) return false;
+  for (int64_t i = 0; i < ranges; i++) next.get()[i] = jobs * i / ranges;
+  int64_t done = 0;
+  mm::parallel(ranges, [&](int64_t own) {
+    Scratch<char> memory(size);
+    if (!memory) return;
+    for (int64_t i = 0; i < ranges; i++) {
+      const int64_t range = (own + i) % ranges, end = jobs * (range + 1) / ranges;
+      for (int64_t job; (job = __atomic_fetch_add(next.get() + range, 1, __ATOMIC_RELAXED)) < end;) {
+        body(memory.get(), job);
+        __atomic_fetch_add(&done, 1, __ATOMIC_RELAXED);
+      }
+    }
+  });
+  return done == jobs;
 }
 
 // The products of groups with few rows each, whose weights are alike but for where they lie.
@@ -158,7 +223,7 @@ static int32_t multiply_few_rows(const Group* groups, int64_t count, const mm_pr
   const int64_t fitting = least(kBytesPerJob / (words_per_row(w) * 4 * kAtOnce) * kAtOnce + kAtOnce, kMostNumbers);
   const int64_t numbers = least(fitting, ceil_div(w.rows, mm::threads())), blocks = ceil_div(w.rows, numbers);
   const int64_t memory = (2 * kAtOnce * steps + most * kMostNumbers) * sizeof(float);
-  const bool done = jobs_with_memory(count * blocks, memory, [&](char* own, int64_t job) {
+  const bool done = jobs_in_ranges(count * blocks, memory, [&](char* own, int64_t job) {
     const int64_t g = job / blocks, first = job % blocks * numbers;
     multiply_few(*c, groups[g], rows.get() + first_row.get()[g], first, least(numbers, w.rows - first),
                  reinterpret_cast<float*>(own));

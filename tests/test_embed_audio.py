@@ -108,11 +108,11 @@ def test_a_gpu_computes_one_batch(clap: tuple[Any, Any], monkeypatch: pytest.Mon
     monkeypatch.setattr(
         model, "get_audio_features", lambda **batch: rows.append(len(batch["input_features"])) or features(**batch)
     )
-    for batch_size, batches in ((8, [5]), (2, [2, 2, 1])):
+    for batch_size, sizes in ((8, [5]), (2, [2, 2, 1])):
         rows.clear()
         got = encode_audio(model, processor, sounds, batch_size=batch_size)
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
-        assert rows == batches
+        assert rows == sizes
 
 
 def test_a_lazy_model_hears_the_same(folders: dict[str, Path]) -> None:

@@ -28,6 +28,7 @@ import mlx_mm
 from mlx_mm.checkpoint import hub
 from mlx_mm.cli import program as cli
 from mlx_mm.cli.demo import run_demo
+from mlx_mm.search.place import default_index
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -63,7 +64,16 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     lay_out(folder)
     lay_out_glm(folder)
+    with pytest.MonkeyPatch.context() as patch, mlx_mm.Index(own_index(folder, patch), model="emoji-siglip2") as index:
+        index.refresh(folder / "photos")
     return folder
+
+
+def own_index(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Where the index lies of a user whose home is `folder`."""
+    patch.setenv("HOME", str(folder))
+    patch.setenv("XDG_DATA_HOME", str(folder / "data"))
+    return default_index()
 
 
 def lay_out_glm(folder: Path) -> Path:
@@ -90,6 +100,7 @@ def lay_out(folder: Path) -> None:
 def run_line(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
     """Run one line: in this process, or by the shell where it uses the shell's own signs."""
     monkeypatch.chdir(desk)
+    own_index(desk, monkeypatch)
     monkeypatch.setenv("MLX_MM_CACHE", str(desk / "cache"))
     monkeypatch.setattr("sys.stdin", io.StringIO("What is this?\n"))
 
@@ -160,14 +171,24 @@ def test_python_block(
         assert re.findall(r"[\w-]+\.png", out)[0] == f"{word}.png"  # what README searches for is found first
 
 
-def test_the_first_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    """Behind each print stands its output; and the picture is one of what it is scored against."""
-    text = blocks("python")[0]
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_first_examples_print_what_they_say(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behind each print stands its output."""
+    monkeypatch.chdir(tmp_path)
+    text = blocks("python")[number]
     exec(compile(text, "README.md", "exec"), {"__name__": "__main__"})
     shown = capsys.readouterr().out.splitlines()
-    assert shown == re.findall(r"^print\(.*\)  # (.+)$", text, re.MULTILINE)
-    (label, score), *others = ast.literal_eval(shown[1])
-    assert shown[0] == f"{label}.png"
+    assert shown == re.findall(r"^ *print\(.*\)  # (.+)$", text, re.MULTILINE)
+    assert len(shown) >= 2
+
+
+def test_the_scores_of_the_example_tell_its_labels_apart() -> None:
+    """And the picture is one of what it is scored against."""
+    picture, scores = re.findall(r"^print\(.*\)  # (.+)$", blocks("python")[1], re.MULTILINE)
+    (label, score), *others = ast.literal_eval(scores)
+    assert picture == f"{label}.png"
     assert score > 0.9
     assert len(others) >= 2
     assert all(other < 0.1 for _, other in others)
@@ -223,8 +244,8 @@ def run_example(
     return run
 
 
-def test_there_are_five_examples() -> None:
-    assert len(EXAMPLES) == 5
+def test_there_are_six_examples() -> None:
+    assert len(EXAMPLES) == 6
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
@@ -235,9 +256,11 @@ def test_examples_are_short_and_say_what_they_do(script: Path) -> None:
     assert f"python examples/{script.name}" in docstring
 
 
-@pytest.mark.parametrize("name", ["search_photos", "tag_photos", "similar_photos", "embed_text_languages"])
+@pytest.mark.parametrize(
+    "name", ["index_photos", "search_photos", "tag_photos", "similar_photos", "embed_text_languages"]
+)
 def test_examples_run_as_they_are(name: str, run_example: Callable[..., list[str]], tmp_path: Path) -> None:
-    """The fifth one is run by `test_four_bits_cost_little`."""
+    """The sixth one is run by `test_four_bits_cost_little`."""
     assert run_example(name)
     assert os.listdir(tmp_path) == []
 
@@ -248,6 +271,17 @@ def test_search_photos_finds_them(run_example: Callable[..., list[str]]) -> None
     for i, search in enumerate(PLAN["searches"]):
         assert lines[4 * i] == search["query"]
         assert lines[4 * i + 1].split()[1] == f"{search['expected']}.png"
+
+
+def test_an_index_is_made_once(run_example: Callable[..., list[str]], tmp_path: Path) -> None:
+    """The second time nothing is new; and what is not there is not found."""
+    lay_out(tmp_path)
+    words = ["pizza", "piano"]
+    first, *found = run_example("index_photos", tmp_path / "photos", *words, "--index", tmp_path / "own.mmindex")
+    assert first.startswith("14 files, 14 new")
+    assert [line.split()[-1] for line in found] == ["pizza", "pizza.png", "piano", "fits"]
+    again, *_ = run_example("index_photos", tmp_path / "photos", *words, "--index", tmp_path / "own.mmindex")
+    assert again.startswith("14 files, 0 new")
 
 
 def test_search_photos_takes_a_folder(run_example: Callable[..., list[str]], tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ QUERIES = (
     ("タコ", "ja", "octopus"),
     ("빨간 사과", "ko", "red_apple"),
 )
+ABSENT = (("piano", "en"),)  # the model knows what it is, and that no picture here shows it
+LIKELY = 0.1  # more than any picture may have for those
 QUESTIONS = (
     ("cat", ("cat", "dog", "car", "pizza", "house", "tree")),
     ("rocket", ("airplane", "rocket", "sailboat", "bicycle", "car")),
@@ -136,6 +138,11 @@ def wrong_answers(vectors: TorchVectors, pictures: Path) -> list[str]:
         print(f"{query:20}", "  ".join(f"{names[n]} {vectors.score(scores[n]):.3f}" for n in best))
         if names[best[0]] != expected:
             wrong.append(f"{query}: {names[best[0]]}, not {expected}")
+    for (query, _), scores in zip(
+        ABSENT, vectors.text_vectors([query for query, _ in ABSENT]) @ gallery.T, strict=True
+    ):
+        if (likely := vectors.score(scores.max())) > LIKELY:
+            wrong.append(f"{query}: {names[int(scores.argmax())]} {likely:.3f}, though there is none")
     for name, labels in QUESTIONS:
         texts = vectors.text_vectors([FAMILY_TEMPLATE.format(label) for label in labels])
         scores = vectors.score(texts @ gallery[names.index(name)])
@@ -162,6 +169,7 @@ def main() -> None:
         sys.exit("demo.json not written:\n" + "\n".join(wrong))
     demo = {
         "searches": [{"query": q, "language": language, "expected": name} for q, language, name in QUERIES],
+        "absent": [{"query": q, "language": language} for q, language in ABSENT],
         "classify": [
             {"picture": f"{name}.png", "labels": list(labels), "expected": name} for name, labels in QUESTIONS
         ],

@@ -152,11 +152,16 @@ def cold(checkpoint: Path, variant: str, case: Case) -> Run:
 
 
 def started(code: str, checkpoint: Path | str, out: Path) -> Run:
-    """A run that is a Python process, which is told a checkpoint and where its vector goes."""
+    """A run that is a Python process, which is told a checkpoint and where its vector goes.
+
+    It keeps what it compiles of Python: packages that pip installed are compiled, sources of ours are by the first run.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def run() -> Timed:
         start = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-c", code, str(checkpoint), str(out)], stdout=sys.stderr)
+        arguments = [sys.executable, "-c", code, str(checkpoint), str(out)]
+        process = subprocess.Popen(arguments, stdout=sys.stderr, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)

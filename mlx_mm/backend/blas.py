@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import importlib
+import importlib.util
 import os
 import platform
 import sys
@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -161,12 +161,14 @@ def current_name(path: str) -> str:
 def load_openblas() -> ctypes.CDLL:
     """The library of the package scipy-openblas32; LeftAloneError where it is missing or of another kind."""
     try:
-        package: ModuleType = importlib.import_module("scipy_openblas32")
-        library = ctypes.CDLL(os.path.join(package.get_lib_dir(), package.get_library(fullname=True)))
+        # Importing the package would read its metadata, which takes longer than loading the library.
+        package = importlib.util.find_spec("scipy_openblas32")
+        if package is None or package.origin is None:
+            raise LeftAloneError("scipy-openblas32 is not installed (pip install scipy-openblas32)")
+        (path,) = Path(package.origin).with_name("lib").glob("libscipy_openblas*")
+        library = ctypes.CDLL(str(path))
         config = _config(library)
-    except ImportError:
-        raise LeftAloneError("scipy-openblas32 is not installed (pip install scipy-openblas32)") from None
-    except (OSError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, AttributeError, IndexError) as error:
         raise LeftAloneError(f"scipy-openblas32 cannot be loaded: {error}") from None
     if not config.startswith("OpenBLAS ") or "USE64BITINT" in config:
         raise LeftAloneError(f"scipy-openblas32 is not the 32-bit-integer build: {config}")

@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from mlx_mm.backend import device
 from mlx_mm.errors import InputError, shown
 
 Key = TypeVar("Key")
@@ -15,6 +16,8 @@ NARROWER: Mapping[np.dtype[np.generic], type[np.generic]] = {
     np.dtype(np.int64): np.int32,
     np.dtype(np.float64): np.float32,
 }
+
+NUMBERS_AT_ONCE = 1 << 16  # that stay in a processor's cache
 
 
 def to_mlx(batch: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, mx.array]:
@@ -46,6 +49,23 @@ def read_rows(array: mx.array) -> list[list[float]]:
     """
     rows = cast(list[list[float] | float], array.tolist())
     return [row if isinstance(row, list) else [row] for row in rows]
+
+
+def largest_magnitude(array: mx.array) -> float:
+    """Of the numbers of a float array that has some; NaN where one is NaN."""
+    if device.on_cpu():
+        # Without their sign floats are in the order of the whole numbers that their bits are, NaN above infinity.
+        whole = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
+        numbers = np.asarray(whole).ravel(order="K")  # which copies nothing where they lie together
+        bits = numbers.view(f"u{numbers.itemsize}")
+        blocks = (bits[start : start + NUMBERS_AT_ONCE] for start in range(0, bits.size, NUMBERS_AT_ONCE))
+        magnitude = bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
+        largest = np.array(max((block & magnitude).max() for block in blocks))
+        if array.dtype == mx.bfloat16:
+            return float((largest.astype(np.uint32) << 16).view(np.float32))
+        return float(largest.view(numbers.dtype))
+    ends: mx.array = mx.maximum(array.max(), -array.min()).astype(mx.float32)  # NaN comes through
+    return float(ends.item())  # type: ignore[arg-type]
 
 
 def to_numpy(results: Iterable[tuple[Key, mx.array]]) -> Iterator[tuple[Key, npt.NDArray[np.float32]]]:

@@ -58,7 +58,8 @@ def _linear(
 def _native(
     layer: nn.Module, x: mx.array, activation: Activation | None, residual: mx.array | None, inputs: int
 ) -> mx.array:
-    prepared = prepared_linear(library.kernels(), layer)
+    inputs = library.inputs_of(inputs)
+    prepared = prepared_linear(library.kernels(), layer, inputs)
     kind = signatures.NONE if activation is None else elementwise.KINDS.get(activation)
     product = calls.product(
         library.kernels(),
@@ -67,7 +68,7 @@ def _native(
         bias=prepared.bias,
         activation=signatures.NONE if kind is None else kind,
         residual=None if residual is None or kind is None else view(residual),
-        inputs=library.inputs_of(inputs),
+        inputs=inputs,
     )
     result = cast(mx.array, product)
     if activation is not None and kind is None:

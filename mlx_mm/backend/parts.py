@@ -46,7 +46,9 @@ def _run_whole(function: Features, batch: dict[str, mx.array], weights: object) 
         (mx.eval if device.on_cpu() else mx.async_eval)(result)
         return result
 
-    return streams.compute(run, (batch, not_prepared(weights)))
+    with streams.computing():
+        mx.eval(batch, not_prepared(weights))  # and no longer held: the first run packs them, and frees its own
+        return streams.compute(run)
 
 
 def _divided() -> bool:

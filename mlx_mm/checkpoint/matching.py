@@ -8,6 +8,7 @@ from typing import Protocol
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from mlx_mm.backend.border import largest_magnitude
 from mlx_mm.errors import WeightsError
 
 LARGEST = 2.0**63  # the square of a larger number is infinite in float32, and so are products and norms
@@ -80,8 +81,7 @@ def check_finite(name: str, array: mx.array, where: Path) -> float:
     """The largest magnitude of a float tensor, 0 of another; WeightsError where it holds NaN or infinity."""
     if not mx.issubdtype(array.dtype, mx.floating) or array.size == 0:
         return 0.0
-    ends: mx.array = mx.maximum(array.max(), -array.min()).astype(mx.float32)  # NaN comes through
-    largest = float(ends.item())  # type: ignore[arg-type]
+    largest = largest_magnitude(array)
     if not math.isfinite(largest):
         raise WeightsError(f"{where} holds NaN or infinite numbers in {name}. Download the file again.")
     return largest

@@ -1,19 +1,23 @@
 """Weights in: safetensors, read lazily, or else PyTorch's files."""
 
+from __future__ import annotations
+
 import weakref
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint.shards import DTYPES, StoredTensor, read_weight_files
-from mlx_mm.checkpoint.torch_file import TorchTensor
 from mlx_mm.errors import WeightsError, foreign
+
+if TYPE_CHECKING:
+    from mlx_mm.checkpoint.torch_file import TorchTensor
 
 BLOCK_BYTES = 64 << 20  # a tensor larger than this is read in blocks of rows where it can be
 

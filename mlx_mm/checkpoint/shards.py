@@ -5,20 +5,24 @@ A safetensors file is a little-endian uint64 with the length of a JSON header, t
 tensors of the shapes and places it says, without overlaps and gaps up to the end of the file.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from safetensors import safe_open
 
-from mlx_mm.checkpoint.torch_file import TorchTensor, read_torch_file
 from mlx_mm.errors import WeightsError, foreign, shown
 from mlx_mm.processing.files import open_regular, read_json
+
+if TYPE_CHECKING:
+    from mlx_mm.checkpoint.torch_file import TorchTensor
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -89,6 +93,8 @@ def read_weight_files(folder: Path) -> WeightFiles:
         return WeightFiles(safetensors=tensors, is_mlx=any(is_mlx for _, is_mlx in read.values()))
     paths, owners = _paths(folder, TORCH_SINGLE, TORCH_INDEX)
     if paths:
+        from mlx_mm.checkpoint.torch_file import read_torch_file  # and with it zip files, which others never are
+
         pickled = {path: read_torch_file(path) for path in paths}
         for path, found in pickled.items():
             for name, tensor in found.items():

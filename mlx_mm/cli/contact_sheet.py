@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont, features
 
-from mlx_mm.checkpoint.atomic import new_file
+from mlx_mm.checkpoint.atomic import check_file, new_file
+from mlx_mm.errors import OutputError
 
 if TYPE_CHECKING:
     from mlx_mm.cli.demo import Search
@@ -23,6 +24,13 @@ FONTS = {
     **dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA", "HANGUL"), "NotoSansCJK.otf"),
 }
 JOINED = {"ARABIC"}  # scripts whose letters change with their neighbours, which Pillow draws where it has libraqm
+
+
+def check_sheet(path: Path) -> None:
+    """OutputError where no sheet can be written, before work is done for it."""
+    if path.suffix.lower() != ".png" or not path.resolve().parent.is_dir():
+        raise OutputError(f"{path} cannot be the contact sheet; expected a .png file in a folder that exists.")
+    check_file(path)
 
 
 def draw_sheet(path: Path, title: str, searches: Sequence[Search], pictures: Path, fonts: Path) -> None:

@@ -1,55 +1,49 @@
-"""`mlx_mm demo`: convert the bundled checkpoint, search and classify the bundled images, draw a contact sheet."""
+"""`mlx_mm demo`: convert the bundled checkpoint, index the bundled pictures, search them, tag them, draw a sheet."""
 
 import argparse
 import json
 import os
+import shutil
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from mlx_mm.cli.command import Command
+from mlx_mm.cli.indexes import shown_path
 from mlx_mm.cli.opening import DEFAULT_MODEL
 from mlx_mm.cli.output import say, say_json, terminal_width, visible
 from mlx_mm.cli.tables import table
-from mlx_mm.errors import OutputError
+from mlx_mm.errors import OutputError, reason
+
+if TYPE_CHECKING:
+    from mlx_mm.search.index import Index
+    from mlx_mm.search.records import DuplicateKind
 
 BITS = 4
-BEST = 5  # images per query
-# A picture fits where the model holds it likelier than not. Its scores are probabilities of just that: SigLIP is
-# trained to tell pairs from strangers, each by itself. Between the right pictures and the next ones lies a wide gap.
-FITS = 0.5
+BEST = 5  # pictures per query
+# Pictures that are there twice, so that there is something to find: one as a smaller JPEG, one as a copy of the file
+SMALLER, COPIED = "mushroom", "frog"
 
 
 class Hit(TypedDict):
-    """A bundled image, the cosine of its vector with the query's, and the model's score: how likely it fits."""
+    """A picture, the cosine of its vector with the query's, and whether the model holds it to fit."""
 
     picture: str
-    cosine: float
     score: float
+    strong: bool
 
 
 class Search(TypedDict):
-    """A query, its language, the image it must find, the nearest ones, best first, and those of them that fit."""
+    """A query, its language, the picture it must find ("" where there is none), the nearest ones, best first, and
+    those of them that fit."""
 
     query: str
     language: str
     expected: str
     hits: list[Hit]
     fitting: list[str]
-
-
-class Label(TypedDict):
-    """A label and its score."""
-
-    label: str
-    score: float
-
-
-class Classified(TypedDict):
-    """A bundled image and the labels it was offered, best first."""
-
-    picture: str
-    labels: list[Label]
 
 
 class Conversion(TypedDict):
@@ -64,11 +58,15 @@ class Conversion(TypedDict):
 
 
 class Demo(TypedDict):
-    """What `run_demo` did, with the path of its contact sheet."""
+    """What `run_demo` did, with the paths of its index and of its contact sheet. indexed: a RefreshReport's fields.
+    duplicates: kind -> groups of names, the one to keep first. tags: label -> how many pictures have it."""
 
     conversion: Conversion
+    index: str
+    indexed: dict[str, object]
     searches: list[Search]
-    classified: list[Classified]
+    duplicates: dict[str, list[list[str]]]
+    tags: dict[str, int]
     sheet: str
 
 
@@ -100,90 +98,121 @@ def cache_folder() -> Path:
 
 def run_demo(sheet: Path) -> Demo:
     """Run everything and write the contact sheet (PNG) to `sheet`. Raises OutputError."""
-    from mlx_mm import classify, convert, encode_image, encode_text, load
+    from mlx_mm import convert
     from mlx_mm.checkpoint import hub
-    from mlx_mm.checkpoint.atomic import check_file
-    from mlx_mm.cli.contact_sheet import draw_sheet
+    from mlx_mm.cli.contact_sheet import check_sheet, draw_sheet
+    from mlx_mm.search.index import Index
 
-    if sheet.suffix.lower() != ".png" or not sheet.resolve().parent.is_dir():
-        raise OutputError(f"{sheet} cannot be the contact sheet; expected a .png file in a folder that exists.")
-    check_file(sheet)
+    check_sheet(sheet)
     plan = json.loads((hub.BUNDLED / "demo.json").read_text("utf-8"))
-    folder = cache_folder() / f"{DEFAULT_MODEL}-{BITS}bit"
-    report = convert(DEFAULT_MODEL, folder, bits=BITS, overwrite=True)
-    model, processor = load(folder)
-
-    files = sorted((hub.BUNDLED / "pictures").glob("*.png"))
-    images = encode_image(model, processor, files)
-    words = [search["query"] for search in plan["searches"]]
-    scores = [dict(found) for found in classify(model, processor, files, words, template="{}")]
-    searches: list[Search] = []
-    for search, cosines in zip(plan["searches"], encode_text(model, processor, words) @ images.T, strict=True):
-        hits: list[Hit] = [
-            {
-                "picture": files[i].stem,
-                "cosine": round(float(cosines[i]), 4),
-                "score": round(scores[i][search["query"]], 4),
-            }
-            for i in (-cosines).argsort(kind="stable")[:BEST]
-        ]
-        fitting = [hit["picture"] for hit in hits if hit["score"] >= FITS]
-        searches.append(
-            {
-                "query": search["query"],
-                "language": search["language"],
-                "expected": search["expected"],
-                "hits": hits,
-                "fitting": fitting,
-            }
-        )
-
-    classified: list[Classified] = []
-    for item in plan["classify"]:
-        found = classify(model, processor, hub.BUNDLED / "pictures" / item["picture"], item["labels"])
-        labels: list[Label] = [{"label": label, "score": round(score, 4)} for label, score in found]
-        classified.append({"picture": Path(item["picture"]).stem, "labels": labels})
-
-    title = f"{DEFAULT_MODEL}, {BITS} bit: of {len(files)} pictures those that fit, and how likely the model holds it"
+    model = cache_folder() / f"{DEFAULT_MODEL}-{BITS}bit"
+    report = convert(DEFAULT_MODEL, model, bits=BITS, overwrite=True)
+    folder = _fresh(cache_folder() / "demo")
+    pictures = lay_out(folder / "pictures")
+    with Index(folder / "demo.mmindex", model=str(model)) as index:
+        indexed = index.refresh(pictures)
+        absent = [{**search, "expected": ""} for search in plan["absent"]]
+        searches = [_searched(index, search) for search in [*plan["searches"], *absent]]
+        kinds: tuple[DuplicateKind, ...] = ("identical", "same")
+        duplicates: dict[str, list[list[str]]] = {
+            kind: [[Path(file.path).name for file in group.files] for group in index.duplicates(kind)] for kind in kinds
+        }
+        tags = index.tag(dict.fromkeys(label for item in plan["classify"] for label in item["labels"]))
+    title = f"{DEFAULT_MODEL}, {BITS} bit: of {indexed.files} files the pictures that fit, and their scores"
     draw_sheet(sheet, title, searches, hub.BUNDLED / "pictures", hub.BUNDLED / "fonts")
     return {
         "conversion": {
             "model": DEFAULT_MODEL,
-            "folder": str(folder),
+            "folder": str(model),
             "bits": BITS,
             "source_bytes": report.source_bytes,
             "bytes": report.bytes,
             "seconds": round(report.seconds, 3),
         },
+        "index": str(folder / "demo.mmindex"),
+        "indexed": asdict(indexed),
         "searches": searches,
-        "classified": classified,
+        "duplicates": duplicates,
+        "tags": tags,
         "sheet": str(sheet),
     }
 
 
+def lay_out(folder: Path) -> Path:
+    """The bundled pictures in a folder of their own, two of them twice."""
+    from PIL import Image
+
+    from mlx_mm.checkpoint import hub
+
+    folder.mkdir(parents=True)
+    for picture in sorted((hub.BUNDLED / "pictures").glob("*.png")):
+        shutil.copyfile(picture, folder / picture.name)
+    shutil.copyfile(folder / f"{COPIED}.png", folder / f"{COPIED}-copy.png")
+    with Image.open(folder / f"{SMALLER}.png") as image:
+        drawn = image.convert("RGBA")
+    white = Image.new("RGBA", drawn.size, "white")
+    white.alpha_composite(drawn)
+    white.convert("RGB").resize((96, 96), Image.Resampling.LANCZOS).save(folder / f"{SMALLER}-small.jpg", quality=90)
+    return folder
+
+
+def _fresh(folder: Path) -> Path:
+    """Of the cache, without what an earlier demonstration left in it."""
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be made anew ({reason(error)}); expected a folder of ours. Remove it."
+        ) from error
+    return folder
+
+
+def _searched(index: "Index", search: Mapping[str, str]) -> Search:
+    found = index.search(search["query"], top=BEST, strong_only=False)
+    hits: list[Hit] = [
+        {"picture": Path(hit.path).stem, "score": round(hit.score or 0.0, 4), "strong": hit.strong} for hit in found
+    ]
+    return {
+        "query": search["query"],
+        "language": search["language"],
+        "expected": search["expected"],
+        "hits": hits,
+        "fitting": [hit["picture"] for hit in hits if hit["strong"]],
+    }
+
+
 def demo_table(result: Demo, width: int | None = None) -> str:
-    """The conversion, searches and classifications. width: as of `table`."""
+    """The conversion, the index, searches, duplicates and tags. width: as of `table`."""
+    from mlx_mm.cli.index import summary
+    from mlx_mm.search.records import RefreshReport
+
     made = result["conversion"]
-    rows = [("search", "", "best picture", "likely", "next one", "likely")]
+    rows = [("search", "", "best picture", "score", "next one", "score")]
     for search in result["searches"]:
         best, second = search["hits"][:2]
         fits = best["picture"] if search["fitting"] else "nothing fits"
-        likely = [f"{hit['score']:.2f}" for hit in (best, second)]
-        rows.append((search["query"], search["language"], fits, likely[0], second["picture"], likely[1]))
+        scores = [f"{hit['score']:.2f}" for hit in (best, second)]
+        rows.append((search["query"], search["language"], fits, scores[0], second["picture"], scores[1]))
     blocks = [
         f"{made['model']}: {made['source_bytes'] / 1e6:.1f} MB -> {made['bytes'] / 1e6:.1f} MB "
         f"({made['bits']} bit) in {made['seconds']:.1f} s",
+        f"indexed: {summary(RefreshReport(**result['indexed']))}",  # type: ignore[arg-type]
         table(rows, "<<<><>", width),
     ]
-    for item in result["classified"]:
-        scores = ", ".join(f"{label['label']} {label['score']:.2f}" for label in item["labels"])
-        blocks.append(f"classify {item['picture']}: {scores}")
-    blocks.append(f"contact sheet: {visible(result['sheet'])}")
+    found = [f"{' = '.join(names)} ({kind})" for kind, groups in result["duplicates"].items() for names in groups]
+    blocks.append(f"duplicates: {', '.join(found) or 'none'}")
+    blocks.append("tags: " + ", ".join(f"{label} {count}" for label, count in result["tags"].items()))
+    blocks.append(
+        f"contact sheet: {visible(result['sheet'])}\n"
+        f'search on: mlx_mm search "a red apple" --index {visible(shown_path(result["index"]))}'
+    )
     return "\n\n".join(blocks)
 
 
 COMMAND = Command(
-    "search and classify the bundled pictures, offline",
+    "index the bundled pictures, search and tag them, offline",
     add_arguments,
     run,
     ("mlx_mm demo", "mlx_mm demo --out sheet.png", "mlx_mm demo --json"),

@@ -9,16 +9,23 @@ _SOURCE = "SOURCE and OUT stand without options: mlx_mm convert SOURCE OUT."
 _LABELS = "The words to choose from are --labels."
 _INPUTS = "Inputs stand without options."
 _REASONS = "It reasons without it; see --no-thinking."
-_NO_SEARCH = "There is no such command yet: mlx_mm embed writes vectors, and examples/search_photos.py searches them."
+_ALIKE = "Ask for it: mlx_mm search --like FILE."
+_FOLDERS = "Folders stand without an option: mlx_mm index ~/Pictures."
+_NO_DELETE = "Nothing is deleted here; mlx_mm dups --paths-of-copies -0 | xargs -0 … does with them what you say."
 _NO_SERVER = "There is no server yet; mlx_mm chat and mlx_mm generate answer here."
 _ASK = 'Ask for it: mlx_mm generate "What does this say?" --image FILE -m MODEL.'
 
 COMMANDS = {
-    **dict.fromkeys(("search", "index", "find", "query", "similar", "dups", "duplicates", "dedupe"), _NO_SEARCH),
+    **dict.fromkeys(("find", "query", "grep", "lookup"), "search"),
+    **dict.fromkeys(("similar", "like", "more-like", "nearest"), _ALIKE),
+    **dict.fromkeys(("duplicates", "dedupe", "dedup", "duplicate", "dupes"), "dups"),
+    **dict.fromkeys(("add", "scan", "update", "refresh", "reindex", "import", "watch"), "index"),
+    **dict.fromkeys(("dump", "save"), "export"),
     **dict.fromkeys(("serve", "server", "api"), _NO_SERVER),
     **dict.fromkeys(("ocr", "caption", "describe", "vqa", "ask", "answer", "run", "predict"), _ASK),
-    **dict.fromkeys(("quantize", "quantise", "export"), "convert"),
-    **dict.fromkeys(("tag", "label", "zero-shot", "zeroshot", "score"), "classify"),
+    **dict.fromkeys(("quantize", "quantise"), "convert"),
+    **dict.fromkeys(("zero-shot", "zeroshot", "score"), "classify"),
+    **dict.fromkeys(("label", "tags", "keywords"), "tag"),
     **dict.fromkeys(("encode", "embeddings", "vectorize", "features"), "embed"),
     **dict.fromkeys(("list", "ls", "cache", "scan-cache"), "models"),
     **dict.fromkeys(("remove", "rm", "delete"), "Models are removed by: mlx_mm models --remove NAME."),
@@ -94,6 +101,52 @@ OPTIONS = {
     "info": {
         **dict.fromkeys(("--model", "-m"), "The model stands without an option: mlx_mm info MODEL."),
         **dict.fromkeys(("--images", "-i"), "--image"),
+    },
+    "index": {
+        **dict.fromkeys(("--folder", "--folders", "--path", "--dir", "--input", "-i"), _FOLDERS),
+        **dict.fromkeys(("--db", "--database", "--store", "--out", "--output", "-o"), "--index"),
+        **dict.fromkeys(("--ignore", "--exclude-dir", "--skip"), "--exclude"),
+        **dict.fromkeys(("--video",), "--videos"),
+        **dict.fromkeys(("--verify", "--fsck"), "--check"),
+        **dict.fromkeys(("--vacuum", "--optimize"), "--compact"),
+        **dict.fromkeys(("--prune", "--clean", "--remove", "--delete"), "--forget"),
+        **dict.fromkeys(("--status", "--info"), "--stats"),
+        **dict.fromkeys(("--rebuild", "--reindex", "--force", "-f"), "--reembed"),
+        **dict.fromkeys(("--rename", "--relocate", "--move"), "--moved"),
+    },
+    "search": {
+        **dict.fromkeys(("--query", "-q", "--text", "--prompt"), "The words stand without an option."),
+        **dict.fromkeys(("--db", "--database", "--store"), "--index"),
+        **dict.fromkeys(("--image", "--similar", "--by-image", "--example"), "--like"),
+        **dict.fromkeys(("--without", "--negative", "--minus", "--exclude"), "--not"),
+        **dict.fromkeys(("--top-k", "--topk", "-k", "-n", "--limit", "--count"), "--top"),
+        **dict.fromkeys(("--threshold", "--min-score", "--cutoff"), "--min"),
+        **dict.fromkeys(("--after", "--from", "--begin"), "--since"),
+        **dict.fromkeys(("--before", "--to", "--end"), "--until"),
+        **dict.fromkeys(("--folder", "--path", "--dir"), "--in"),
+        **dict.fromkeys(("--type", "--media", "--modality"), "--kind"),
+        **dict.fromkeys(("--gps", "--place", "--location", "--around"), "--near"),
+        **dict.fromkeys(("--order", "--order-by", "--sort-by"), "--sort"),
+        **dict.fromkeys(("--print0", "--filepath-only", "-f"), "--null"),
+        **dict.fromkeys(("--label", "--tags"), "--tag"),
+        **dict.fromkeys(("--preview", "-p", "--show", "--view"), "--open"),
+        **dict.fromkeys(("--contact-sheet", "--out", "-o"), "--sheet"),
+    },
+    "dups": {
+        **dict.fromkeys(("--db", "--database", "--store"), "--index"),
+        **dict.fromkeys(("--min", "--cutoff", "--similarity"), "--threshold"),
+        **dict.fromkeys(("--delete", "--remove", "-d"), _NO_DELETE),
+        **dict.fromkeys(("--ignore", "--not-duplicates"), "--keep-apart"),
+        "--print0": "--null",
+    },
+    "tag": {
+        **dict.fromkeys(("--classes", "--class-names", "--candidate-labels", "--tags", "--text"), "--labels"),
+        **dict.fromkeys(("--threshold", "--min-score", "--cutoff"), "--min"),
+        **dict.fromkeys(("--db", "--database", "--store"), "--index"),
+    },
+    "export": {
+        **dict.fromkeys(("--output", "--path", "--file"), "--out"),
+        **dict.fromkeys(("--db", "--database", "--store"), "--index"),
     },
     "demo": {
         **dict.fromkeys(("--output", "-o", "--save"), "--out"),

@@ -49,12 +49,17 @@ def say_json(value: object, *, indent: int | None = 2) -> None:
 
 def put_json(text: str) -> None:
     """What `json_text` made, and the end of its line, on stdout."""
+    put_bytes(text.encode() + b"\n")
+
+
+def put_bytes(data: bytes) -> None:
+    """Bytes as they are, on stdout, such as names of files, which may be any."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         flush()  # what is waiting there comes first
         with _failing():
-            sys.stdout.buffer.write(text.encode() + b"\n")
+            sys.stdout.buffer.write(data)
     else:
-        put(text + "\n")
+        put(data.decode("utf-8", "backslashreplace"))
 
 
 def say_beside(text: str) -> None:

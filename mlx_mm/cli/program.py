@@ -6,16 +6,38 @@ from collections.abc import Callable
 
 from mlx_mm import __version__
 from mlx_mm.checkpoint import undisturbed
-from mlx_mm.cli import INTERRUPTED, bench, chat, classify, completion, convert, demo, embed, generate, info, models
+from mlx_mm.cli import (
+    INTERRUPTED,
+    bench,
+    chat,
+    classify,
+    completion,
+    convert,
+    demo,
+    dups,
+    embed,
+    export,
+    generate,
+    index,
+    info,
+    models,
+    search,
+    tag,
+)
 from mlx_mm.cli.notes import note, warnings_as_notes
 from mlx_mm.cli.option_names import naming_options
 from mlx_mm.cli.output import abandon, flush, prepare_streams, say
-from mlx_mm.cli.signals import Terminated, as_itself, unwinding
+from mlx_mm.cli.signals import Raised, Terminated, as_itself, unwinding
 from mlx_mm.cli.usage import Parser
 from mlx_mm.errors import ConfigError, MlxMmError, WeightsError
 
 COMMANDS = {
     "demo": demo.COMMAND,
+    "index": index.COMMAND,
+    "search": search.COMMAND,
+    "dups": dups.COMMAND,
+    "tag": tag.COMMAND,
+    "export": export.COMMAND,
     "convert": convert.COMMAND,
     "info": info.COMMAND,
     "embed": embed.COMMAND,
@@ -44,11 +66,11 @@ def main(argv: list[str] | None = None) -> None:
             undisturbed.Section.held = True
         except KeyboardInterrupt:
             undisturbed.Section.held = True
-            note("interrupted; nothing half-written was kept")
+            note(f"interrupted; {Raised.outcome}")
             status = INTERRUPTED
         except Terminated as ended:
             undisturbed.Section.held = True
-            note("terminated; nothing half-written was kept")
+            note(f"terminated; {Raised.outcome}")
             status = ended.status
     sys.exit(status)
 
@@ -79,7 +101,7 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="mlx_mm",
         description="Search pictures and sounds by words, tag them, convert models. All on this machine.",
-        examples=("mlx_mm demo", "mlx_mm classify photos/ --labels 'cat, pizza, rocket'", "mlx_mm embed --help"),
+        examples=("mlx_mm demo", "mlx_mm index ~/Pictures", 'mlx_mm search "dog on a beach"', "mlx_mm search --help"),
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)

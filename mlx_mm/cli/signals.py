@@ -13,10 +13,14 @@ from mlx_mm.checkpoint.undisturbed import Section, disturb
 ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
+KEPT = "nothing half-written was kept"
+
+
 class Raised:
-    """number: of the signal that was raised last."""
+    """number: of the signal that was raised last. outcome: what is said then of the results."""
 
     number: int | None = None
+    outcome = KEPT
 
 
 class Terminated(BaseException):
@@ -39,7 +43,7 @@ def unwinding(*, last: bool) -> Iterator[None]:
         yield
         return
     before, hook = {number: signal.getsignal(number) for number in ENDING}, sys.unraisablehook
-    Section.held = True
+    Section.held, Raised.outcome = True, KEPT
     # A signal in the middle of an object's making leaves one that cannot be unmade, which is no news then.
     sys.unraisablehook = lambda what: hook(what) if Raised.number is None else None
     for number, handler in before.items():

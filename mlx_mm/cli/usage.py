@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -39,10 +40,21 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """As argparse does; a command refuses what it does not know itself, so that its own usage is shown."""
         self._given = list(sys.argv[1:] if args is None else args)
-        found, unknown = super().parse_known_args(args, namespace)
+        found, unknown = super().parse_known_args(self._with_negatives(self._given), namespace)
         if unknown and self.command:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return found, unknown
+
+    def _with_negatives(self, words: Sequence[str]) -> list[str]:
+        """The words, where "--min -1" is "--min=-1": argparse takes what begins with - for an option."""
+        valued = {name for action in self.options if action.nargs is None for name in action.option_strings}
+        joined: list[str] = []
+        for word in words:
+            if joined and joined[-1] in valued and joined[-1][:2] == "--" and re.match(r"-\.?\d", word):
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return joined
 
     def print_help(self, file: object = None) -> None:
         """On stdout."""

@@ -136,12 +136,17 @@ class Checked(Protocol):
 
 
 class EncoderProcessor(Protocol):
-    """Prepares what an encoder or a classifier takes. It has `text`, `images`, `audio` for each of its modalities."""
+    """Prepares what an encoder or a classifier takes. It has `text`, `images`, `audio` for each of its modalities.
+
+    settings: those of the checkpoint that touch pixels or samples, a dataclass.
+    """
 
     kind: Literal["encoder"]
 
     @property
     def modalities(self) -> tuple[Modality, ...]: ...
+    @property
+    def settings(self) -> object: ...
     def collate(self, items: Sequence[Batch]) -> Batch: ...
 
 
@@ -182,8 +187,11 @@ class ImageProcessor(Protocol):
 
 @runtime_checkable
 class AudioProcessor(Protocol):
-    """A processor with the modality "audio". windows: batches of one, each with its weight in a mean. check_audio: as
-    `check_images` of an ImageProcessor."""
+    """A processor with the modality "audio". windows: batches of one, each with its weight in a mean, of window_seconds
+    each. check_audio: as `check_images` of an ImageProcessor."""
+
+    @property
+    def window_seconds(self) -> float: ...
 
     def audio(
         self, audio: AudioSource | Iterable[AudioSource], *, seed: int = 0, truncation: str | None = None

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError, _imaging
 
 from mlx_mm.errors import MediaError, foreign
 from mlx_mm.processing.fetching import is_page
+from mlx_mm.processing.heif import can_read_heif, is_heif
 from mlx_mm.processing.mending import ended_jpeg, without_long_texts
 from mlx_mm.processing.shrinking import Shrink
 from mlx_mm.processing.sources import PICTURE, Source
@@ -37,8 +38,13 @@ def decode(source: Source, do_convert_rgb: bool = True, shrink: Shrink | None = 
             raise MediaError(f"{source.name} is empty; expected an image. Replace the file.")
         file.seek(0)
         try:
-            return _first_frame(file, source.name, do_convert_rgb, shrink)
+            return _first_frame(file, source, do_convert_rgb, shrink)
         except UnidentifiedImageError:
+            if is_heif(start):
+                if not can_read_heif():
+                    raise ValueError("it is HEIC, which needs an extra: pip install 'mlx_mm[heic]'") from None
+                file.seek(0)
+                return _first_frame(file, source, do_convert_rgb, shrink)
             page = "it is a web page, which was saved in place of the file"
             raise ValueError(page if is_page(start) else "not an image format that Pillow knows") from None
         except (OSError, ValueError) as error:
@@ -46,7 +52,7 @@ def decode(source: Source, do_convert_rgb: bool = True, shrink: Shrink | None = 
             mended = without_long_texts(file) if isinstance(error, ValueError) else ended_jpeg(file)
             if mended is None:
                 raise found from None
-            return _first_frame(mended, source.name, do_convert_rgb, shrink)
+            return _first_frame(mended, source, do_convert_rgb, shrink)
 
 
 def decoding(name: str) -> contextlib.AbstractContextManager[None]:
@@ -118,16 +124,20 @@ def floats_to_bytes(values: npt.NDArray[np.floating], name: str) -> npt.NDArray[
     return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
 
 
-def _first_frame(file: BinaryIO, name: str, do_convert_rgb: bool, shrink: Shrink | None) -> Image.Image:
+def _first_frame(file: BinaryIO, source: Source, do_convert_rgb: bool, shrink: Shrink | None) -> Image.Image:
+    name, glance = source.name, source.glance
     try:
         with Image.open(file) as image:
             check_pixel_count(image, name)
             if image.format == "TIFF":
                 _silence_libtiff()
-            drafted = None if shrink is None else shrink.draft(image)
+            whole = image.size
+            drafted = None if shrink is None else shrink.draft(image, 0 if glance is None else glance.least)
             image.load()
             turn = orientation(image)
             result = to_rgb(image, name, do_convert_rgb, copy=False)
+            if glance is not None:
+                glance.take(result, whole, turn, image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_large(name, str(error)) from error
     del image  # what was decoded is not needed any more

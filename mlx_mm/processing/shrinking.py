@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
-from PIL import Image, JpegImagePlugin
+from PIL import Image
 
 from mlx_mm.processing.upright import TURNED, orientation
 
 Size: TypeAlias = tuple[int, int]
 Box: TypeAlias = tuple[float, float, float, float]
 
+JPEG = ("JPEG", "MPO")  # the second holds several, of which the first is read
 # A JPEG is decoded at an eighth, a quarter or a half of its size, so long as that is so many times the wanted one. With
 # 2 pixels differ by 0.16 of 255 on average, with 1 by 0.3 (photos of 12 megapixels to 224).
 LEAST_SCALE = 2
@@ -25,13 +26,18 @@ class Shrink:
     size: Callable[[int, int], Size]
     resample: int
 
-    def draft(self, image: Image.Image) -> tuple[Size, Box] | None:
-        """Has a JPEG decoded smaller than it is; before it is loaded. What it was, and what it fills of the image."""
-        if not isinstance(image, JpegImagePlugin.JpegImageFile):
+    def draft(self, image: Image.Image, least: int = 0) -> tuple[Size, Box] | None:
+        """Has a JPEG decoded smaller than it is; before it is loaded. What it was, and what it fills of the image.
+
+        least: pixels that its longer side keeps.
+        """
+        if image.format not in JPEG:
             return None
         whole = image.size
         width, height = self._stored(whole, orientation(image))
-        drafted = image.draft(None, (LEAST_SCALE * width, LEAST_SCALE * height))
+        scale = least / max(whole)
+        wanted = (max(LEAST_SCALE * width, int(whole[0] * scale)), max(LEAST_SCALE * height, int(whole[1] * scale)))
+        drafted = image.draft(None, wanted)
         return None if drafted is None else (whole, cast(Box, drafted[1]))
 
     def resized(self, image: Image.Image, drafted: tuple[Size, Box] | None = None, turn: int = 1) -> Image.Image:

@@ -10,11 +10,14 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple, Protocol, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TypeAlias, TypeGuard, cast
 
 from mlx_mm.errors import MediaError, foreign, reason
 from mlx_mm.processing.fetching import MOST_BYTES, fetch, short_name
 from mlx_mm.processing.files import open_regular
+
+if TYPE_CHECKING:
+    from mlx_mm.processing.glance import Glance
 
 MOST_URI_CHARACTERS = MOST_BYTES // 3 * 4 + 1000  # the same in base64, and what stands before it
 BUFFER = 1 << 16
@@ -47,12 +50,14 @@ class Source:
     """An encoded picture, sound or video.
 
     name: what messages call it. open: gives a file at its start that can be read and seeked, as often as it is called;
-    OSError or ValueError where that fails. path: of a regular file, None for everything else.
+    OSError or ValueError where that fails. path: of a regular file, None for everything else. glance: what is to learn
+    of a picture when it is decoded.
     """
 
     name: str
     open: Callable[[], BinaryIO]
     path: str | None = None
+    glance: "Glance | None" = None
 
     def opened(self, kind: Kind) -> BinaryIO:
         """What `open` gives; MediaError where it fails."""

@@ -19,11 +19,11 @@ class Index:
 
     path: of that folder; the default is one for each user. model: the checkpoint that makes vectors, where the index
     is new; an existing one knows its own, and refuses another with OtherModelError. Any number of processes and threads
-    may search, one at a time refreshes.
+    may search, one at a time refreshes. `refresh` makes it where there is none; anything else raises StoreError then.
     """
 
     def __init__(self, path: str | Path | None = None, model: str | None = None):
-        self._store = Store(Path(path) if path is not None else default_index(), create=True)
+        self._store = Store(path if path is not None else default_index())
         self._spaces = Spaces(self._store, model)
         self._searcher = Searcher(self._store, self._spaces)
 

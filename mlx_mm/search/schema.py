@@ -1,26 +1,33 @@
 """The tables of an index, and how older ones become these."""
 
+import secrets
 import sqlite3
 
 VERSION = 1  # of the tables, in SQLite's user_version
 APPLICATION = 0x6D6C786D  # "mlxm": SQLite's application_id, by which an index is told from other files of SQLite
+PAGE = 8192  # bytes: five vectors of 768 float16 in one, where two would fill only 77 % of 4,096
+
+# Version of the tables -> what makes them those of the next one.
+MIGRATIONS: dict[int, str] = {}
 
 # A content is what a file's bytes hold, told by their digest: it has the vectors, the tags and whatever the bytes say.
 # A copy, a move or a new name of a file changes no content. live: how many files that are there hold it.
 #
-# digest: BLAKE2b of 16 bytes. taken_at: seconds since 1970 of the camera's clock, taken as UTC. files.path: relative
-# to its root, the bytes that the file system has; name: the same as text in NFC. state: "here", "missing", "error".
-# vectors.vector: little-endian float16, of length 1. part: 0 of a picture, else of a window or a key frame, which
-# lasts from start to stop, in seconds. Ids of contents and vectors only grow, so that what is derived from vectors is
-# extended by the newer ones. spaces.generation counts how often vectors were taken away.
+# meta.id: of this index, by which its derived files are told from those of others. digest: BLAKE2b of 16 bytes.
+# taken_at: seconds since 1970 of the camera's clock, taken as UTC. files.path: relative to its root, the bytes that
+# the file system has; name: the same as text in NFC. state: "here", "missing", "error". vectors.vector: little-endian
+# float16, of length 1. part: 0 of a picture, else of a window or a key frame, which lasts from start to stop, in
+# seconds. Ids of contents, spaces and vectors only grow, so that what is derived from vectors is extended by the newer
+# ones. spaces.generation counts how often vectors were taken away.
 _TABLES = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE roots(
   id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, device INTEGER, options TEXT NOT NULL DEFAULT '{}', scanned_at REAL
 );
 CREATE TABLE spaces(
-  id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, model TEXT NOT NULL, revision TEXT, dim INTEGER NOT NULL,
-  kinds TEXT NOT NULL, about TEXT NOT NULL, canary BLOB NOT NULL, generation INTEGER NOT NULL DEFAULT 0
+  id INTEGER PRIMARY KEY AUTOINCREMENT, fingerprint TEXT NOT NULL UNIQUE, model TEXT NOT NULL, revision TEXT,
+  dim INTEGER NOT NULL, kinds TEXT NOT NULL, about TEXT NOT NULL, canary BLOB NOT NULL,
+  generation INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE contents(
   id INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL UNIQUE, kind TEXT NOT NULL, size INTEGER NOT NULL,
@@ -58,11 +65,25 @@ CREATE TRIGGER file_changed AFTER UPDATE OF state, content ON files BEGIN
   UPDATE contents SET live = live - 1 WHERE id = old.content AND old.state = 'here';
   UPDATE contents SET live = live + 1 WHERE id = new.content AND new.state = 'here';
 END;
+CREATE TRIGGER vector_removed AFTER DELETE ON vectors BEGIN
+  UPDATE spaces SET generation = generation + 1 WHERE id = old.space;
+END;
+CREATE TRIGGER vector_changed AFTER UPDATE OF content, space, vector ON vectors BEGIN
+  UPDATE spaces SET generation = generation + 1 WHERE id IN (old.space, new.space);
+END;
 """
 
 
 def create(connection: sqlite3.Connection) -> None:
     """The tables, in an empty file; the caller has begun no transaction."""
     connection.executescript(
-        f"BEGIN; {_TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT;"
+        f"BEGIN IMMEDIATE; {_TABLES} INSERT INTO meta VALUES ('id', '{secrets.token_hex(8)}');"
+        f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT;"
     )
+
+
+def migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Tables of an older version become those of this one, each step whole or not at all; the caller is the writer and
+    has begun no transaction."""
+    for step in range(version, VERSION):
+        connection.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[step]}; PRAGMA user_version = {step + 1}; COMMIT;")

@@ -1,29 +1,98 @@
 """The vector spaces of an index: each belongs to one model with one setting of it."""
 
 import json
-from dataclasses import dataclass
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
 
-from mlx_mm.errors import StoreError
-from mlx_mm.load import load
-from mlx_mm.models.contracts import Model, Processor
+import numpy as np
+
+from mlx_mm.embed import encode_audio, encode_image, encode_text
+from mlx_mm.errors import OtherModelError, StoreError
+from mlx_mm.load import OpenCheckpoint, open_checkpoint
+from mlx_mm.models.contracts import Modality, Model, Processor
+from mlx_mm.processing.audio import AudioSource
+from mlx_mm.processing.image import ImageSource
+from mlx_mm.processing.vectors import Vectors
+from mlx_mm.search.canary import HEARD, canary, check_canary
+from mlx_mm.search.fingerprint import Fingerprint, fingerprint, in_words
 from mlx_mm.search.records import MediaKind
 from mlx_mm.search.store import Store
 
 DEFAULT_MODEL = "emoji-siglip2"
+TIMED = 8  # pictures by which the time of making all vectors anew is estimated
 
 
-@dataclass(frozen=True)
+@dataclass
 class Space:
-    """A row of `spaces` with its model. kinds: what files it holds vectors of. about: the settings of its processor
-    that are not the checkpoint's, such as max_num_patches, and those with which queries are made."""
+    """A row of `spaces`, and its model once it is needed.
+
+    kinds: what files it holds vectors of. about: see `Fingerprint`. canaries: by what they are. `opened` may be called
+    from any thread; weights that a modality does not need are not read.
+    """
 
     id: int
     name: str
+    revision: str | None
     dim: int
     kinds: tuple[MediaKind, ...]
     about: dict[str, object]
-    model: Model
-    processor: Processor
+    digest: str
+    canaries: dict[Modality, Vectors]
+    store_name: str
+    _loaded: tuple[Model, Processor] | None = None
+    _proven: set[Modality] = field(default_factory=set)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def patches(self) -> int | None:
+        """The budget of patches that was asked for."""
+        return cast("int | None", self.about.get("max_num_patches"))
+
+    @property
+    def model(self) -> Model:
+        """As `opened` gives it, not yet held against a canary."""
+        return self.opened()[0]
+
+    @property
+    def processor(self) -> Processor:
+        """See `model`."""
+        return self.opened()[1]
+
+    def opened(self, *modalities: Modality) -> tuple[Model, Processor]:
+        """The model and its processor, held against the canaries of these modalities.
+
+        Raises OtherModelError where another model has its name now, DamagedError where it gives other vectors.
+        """
+        with self._lock:
+            if self._loaded is None:
+                checkpoint = open_checkpoint(self.name, revision=self.revision)
+                found = fingerprint(checkpoint, self.patches, self.about)
+                if found.digest != self.digest:
+                    raise _other(self.store_name, [self], in_words(self.name, found.about), None)
+                self._loaded = checkpoint.load(lazy=True)
+            for modality in modalities:
+                if modality not in self._proven and modality in self.canaries:
+                    now = canary(*self._loaded, modality, self.patches)
+                    check_canary(self.name, modality, self.canaries[modality], now)
+                    self._proven.add(modality)
+            return self._loaded
+
+    def vectors_of_text(self, texts: Sequence[str], *, task: str | None = None) -> Vectors:
+        """(N, dim) of length 1."""
+        return encode_text(*self.opened("text"), list(texts), task=task)
+
+    def vectors_of_audio(self, sounds: Sequence[AudioSource]) -> Vectors:
+        """(N, dim) of length 1, of each sound the mean of its windows."""
+        return encode_audio(*self.opened("audio"), list(sounds))
+
+    def vectors_of_images(self, images: Sequence[ImageSource]) -> Vectors:
+        """(N, dim) of length 1, as a refresh makes them."""
+        return encode_image(*self.opened("image"), list(images), max_num_patches=self.patches, fast_decode=True)
 
 
 class Spaces:
@@ -31,17 +100,22 @@ class Spaces:
 
     def __init__(self, store: Store, model: str | None = None):
         self.store = store
-        self.name = model
-        self._open: dict[int, Space] = {}
+        self.name = None if model is None else _as_given(model)
+        self._known: dict[int, Space] = {}
+        self._lock = threading.RLock()
 
     def all(self) -> list[Space]:
-        """Those that the named model, or else the index itself, has."""
-        with self.store.reading() as rows:
-            found = rows.execute("SELECT id, model, dim, kinds, about FROM spaces").fetchall()
-        for number, name, dim, kinds, about in found:
-            if number not in self._open:
-                self._open[number] = Space(number, name, dim, tuple(json.loads(kinds)), json.loads(about), *load(name))
-        return list(self._open.values())
+        """Those that the named model has, or else the index itself; their models are not opened.
+
+        Raises OtherModelError where the index has none of the named model.
+        """
+        spaces = self._rows()
+        if self.name is None or not spaces:
+            return spaces
+        checkpoint, found = self._candidate(spaces, None)
+        if fitting := [space for space in spaces if space.digest == found.digest]:
+            return fitting
+        raise _other(self.store.path.name, spaces, in_words(checkpoint.name, found.about), None)
 
     def of(self, kind: MediaKind) -> Space:
         """That of a kind of file; StoreError where there is none."""
@@ -49,3 +123,113 @@ class Spaces:
             if kind in space.kinds:
                 return space
         raise StoreError(f"{self.store.path} has no vectors of kind {kind}; expected some. Refresh it with such files.")
+
+    def prepared(self, patches: int | None, *, add: bool, anew: bool) -> list[Space]:
+        """All of the index, with that of the named model, which is made where it may be; the caller is the writer.
+
+        patches: see `fingerprint`. add, anew: a model of a kind that the index has already becomes another space, or
+        takes the place of those. Raises OtherModelError without them.
+        """
+        spaces = self._rows()
+        if spaces and self.name is None and patches is None:
+            return spaces
+        checkpoint, found = self._candidate(spaces, patches)
+        if any(space.digest == found.digest for space in spaces):
+            return spaces
+        rivals = [space for space in spaces if set(space.kinds) & set(found.kinds)]
+        if rivals and not (add or anew):
+            raise _other(
+                self.store.path.name, rivals, in_words(checkpoint.name, found.about), self._minutes(checkpoint)
+            )
+        self._create(checkpoint, found, rivals if anew else [])
+        return self._rows()
+
+    def _candidate(self, spaces: Sequence[Space], patches: int | None) -> tuple[OpenCheckpoint, Fingerprint]:
+        """The named model, or else that of the first space of pictures; with the settings that the index has of it."""
+        pictures = [space for space in spaces if "image" in space.kinds]
+        name = self.name or (pictures[0].name if pictures else DEFAULT_MODEL)
+        same = next((space for space in spaces if space.name == name), None)
+        checkpoint = open_checkpoint(name, revision=same.revision if same else None)
+        patches = same.patches if same is not None and patches is None else patches
+        return checkpoint, fingerprint(checkpoint, patches, same.about if same else None)
+
+    def _create(self, checkpoint: OpenCheckpoint, found: Fingerprint, replaced: Sequence[Space]) -> None:
+        loaded = checkpoint.load(lazy=True)
+        patches = cast("int | None", found.about["max_num_patches"])
+        about = found.about | {"canaries": [what for what in HEARD if what in checkpoint.modalities]}
+        vectors = np.stack([canary(*loaded, what, patches) for what in cast("list[Modality]", about["canaries"])])
+        revision = (
+            checkpoint.folder.name if checkpoint.folder.parent.name == "snapshots" else None
+        )  # of the hub's cache
+        with self.store.writing() as rows:
+            for space in replaced:
+                rows.execute("DELETE FROM spaces WHERE id = ?", (space.id,))
+            rows.execute(
+                "INSERT INTO spaces(fingerprint, model, revision, dim, kinds, about, canary)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    found.digest,
+                    checkpoint.name,
+                    revision,
+                    vectors.shape[1],
+                    json.dumps(found.kinds),
+                    json.dumps(about),
+                    vectors.astype("<f4").tobytes(),
+                ),
+            )
+
+    def _minutes(self, checkpoint: OpenCheckpoint) -> float:
+        """How long it would take to make all vectors of pictures anew."""
+        with self.store.reading() as rows:
+            count = rows.execute("SELECT count(*) FROM contents WHERE kind = 'image' AND live > 0").fetchone()[0]
+        if "image" not in checkpoint.modalities:
+            return 0.0
+        loaded = checkpoint.load(lazy=True)
+        canary(*loaded, "image", None)  # which reads the weights
+        start = time.monotonic()
+        for _ in range(TIMED):
+            canary(*loaded, "image", None)
+        return float((time.monotonic() - start) / TIMED * count / 60)
+
+    def _rows(self) -> list[Space]:
+        with self.store.reading() as rows:
+            found = rows.execute(
+                "SELECT id, model, revision, dim, kinds, about, fingerprint, canary FROM spaces ORDER BY id"
+            ).fetchall()
+        with self._lock:
+            for number, name, revision, dim, kinds, about, digest, blob in found:
+                if number not in self._known or self._known[number].digest != digest:
+                    said = json.loads(about)
+                    vectors = np.frombuffer(blob, "<f4").reshape(-1, dim).astype(np.float32)
+                    canaries = dict(zip(said["canaries"], vectors, strict=True))
+                    self._known[number] = Space(
+                        number,
+                        name,
+                        revision,
+                        dim,
+                        tuple(json.loads(kinds)),
+                        said,
+                        digest,
+                        canaries,
+                        self.store.path.name,
+                    )
+            return [self._known[row[0]] for row in found]
+
+
+def _other(index: str, rivals: Sequence[Space], found: str, minutes: float | None) -> OtherModelError:
+    held = " and ".join(in_words(space.name, space.about) for space in rivals)
+    about = "" if minutes is None else f", about {_duration(minutes)}"
+    return OtherModelError(
+        f"{index} holds vectors of {held}; this is {found}. Search with that model (leave --model out), add a second "
+        f"space (--add-space), or make all vectors anew (--reembed{about})."
+    )
+
+
+def _duration(minutes: float) -> str:
+    return f"{max(1, round(minutes * 60))} s" if minutes < 1 else f"{round(minutes)} min"
+
+
+def _as_given(name: str) -> str:
+    """A folder by its whole path, since others may refresh from elsewhere."""
+    path = Path(name).expanduser()
+    return os.path.abspath(path) if path.is_dir() else str(name)

@@ -13,7 +13,7 @@ from mlx_mm.classify import check_labels, encode_labels
 from mlx_mm.errors import InputError, is_number, shown
 from mlx_mm.models.contracts import Encoder
 from mlx_mm.processing.arguments import strings
-from mlx_mm.processing.vectors import Vectors, unit_length
+from mlx_mm.processing.vectors import Vectors
 from mlx_mm.progress import Progress, progressing
 from mlx_mm.search import words
 from mlx_mm.search.records import MediaKind
@@ -43,11 +43,11 @@ def tag(
     if kind not in get_args(MediaKind):
         raise InputError(f"kind is {shown(kind)}; expected one of {', '.join(get_args(MediaKind))}. Choose one.")
     space = spaces.of(kind)
-    model = space.model
+    model, processor = space.opened("text")
     check_labels(model, labels)
     if model.kind != "encoder":
         raise InputError(f"{space.name} gives no vectors of texts; expected a model that does. Choose another.")
-    targets = unit_length(encode_labels(model, space.processor, labels)[:, : space.dim])
+    targets = encode_labels(model, processor, labels)
     given: dict[tuple[int, str], float] = {}
     with store.writer(), store.writing() as rows:
         total = rows.execute(f"SELECT COUNT(*) {OF_KIND}", (space.id, kind)).fetchone()[0]

@@ -173,9 +173,18 @@ def test_not_finite(dtype: mx.Dtype, value: float) -> None:
 
 
 def test_large_numbers_and_integers_are_finite() -> None:
-    check_finite("x", mx.full((1000,), 3e38), Path("folder"))
-    check_finite("x", mx.full((1000,), 65504.0, mx.float16), Path("folder"))
-    check_finite("x", mx.array([0xFFFFFFFF], mx.uint32), Path("folder"))
+    assert check_finite("x", mx.full((1000,), 3e38), Path("folder")) == np.float32(3e38)
+    assert check_finite("x", mx.full((1000,), -65504.0, mx.float16), Path("folder")) == 65504
+    assert check_finite("x", mx.array([0xFFFFFFFF], mx.uint32), Path("folder")) == 0
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32])
+@pytest.mark.parametrize("place", [0, 1 << 16, 70_000, 99_999])
+def test_largest_magnitude(dtype: mx.Dtype, place: int) -> None:
+    """Wherever it stands, whatever its sign, and however the rows of an array lie in memory."""
+    rows = mx.zeros((100_000,)).at[place].add(-3.0).astype(dtype).reshape(100, 1000)
+    for array in (rows, rows.T, rows[:, ::-1], rows[place // 1000 :, place % 1000 :]):
+        assert check_finite("x", array, Path("folder")) == 3
 
 
 # --- writing ----------------------------------------------------------------------------------------------------

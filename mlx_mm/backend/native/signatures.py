@@ -6,7 +6,7 @@ VERSION = 1
 
 FLOAT32, FLOAT16, BFLOAT16 = range(3)
 NONE, GELU_ERF, GELU_TANH, QUICK_GELU, SILU, RELU = range(6)
-PACKED, ROWS, AFFINE, MXFP4, MXFP8, NVFP4 = range(6)
+PACKED, ROWS, AFFINE, MXFP4, MXFP8, NVFP4, AFFINE_PACKED = range(7)
 INPUTS_EXACT, INPUTS_FAST, INPUTS_FINE = range(3)
 PEAK_FLOATS, PEAK_BYTES, PEAK_MEMORY = range(3)
 OK, NO_MEMORY, UNSUPPORTED = range(3)
@@ -101,6 +101,7 @@ FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "mm_peak": (ctypes.c_double, [_int]),
     "mm_mel": (_int, [ctypes.POINTER(MelCall)]),
     "mm_patches": (_int, [_pointer, _long, _long, _long, _long, _long, _pointer]),
+    "mm_scan": (_int, [_pointer, _long, _long, _pointer, _pointer, _long, _pointer]),
     "mm_take_rows": (_int, [_pointer, _long, _long, _long, _pointer, _long, _pointer]),
 }
 

@@ -1,4 +1,5 @@
-"""The weights of layers as the kernels read them: quantised and 16-bit ones in place, float32 packed once.
+"""The weights of layers as the kernels read them: float32 and, where inputs are rounded, 4 and 8 bits packed once, the
+others in place.
 
 Packed weights take the place of the layer's own: `layer.weight` is then a lazy array that unpacks them, for whoever
 asks. What was prepared belongs to arrays, not to layers: with other weights a layer is prepared anew.
@@ -17,7 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_mm.backend.memory import use_huge_pages
+from mlx_mm.backend.memory import in_huge_pages, use_huge_pages
 from mlx_mm.backend.native import calls, signatures
 from mlx_mm.backend.native.calls import Floats
 from mlx_mm.backend.native.views import Numbers, UnsettledError, floats, is_settled, view
@@ -29,6 +30,7 @@ KINDS = {
     "mxfp8": signatures.MXFP8,
     "nvfp4": signatures.NVFP4,
 }
+CACHE_LINE = 64
 LEAST_BYTES = 4 << 20  # of a weight that is worth a copy
 _LOCK = threading.Lock()
 
@@ -72,14 +74,22 @@ class PreparedNorm(Prepared):
 Kind = TypeVar("Kind", PreparedLinear, PreparedNorm)
 
 
-def prepared_linear(library: ctypes.CDLL, layer: nn.Module) -> PreparedLinear:
-    """Of nn.Linear and nn.QuantizedLinear. Raises UnsettledError while the layer is transformed."""
+def prepared_linear(library: ctypes.CDLL, layer: nn.Module, inputs: int) -> PreparedLinear:
+    """Of nn.Linear and nn.QuantizedLinear, for such inputs. Raises UnsettledError while the layer is transformed."""
+    quantised = "scales" in layer
+    packs = quantised and inputs == signatures.INPUTS_FAST and layer.mode == "affine" and layer.bits in (4, 8)
 
     def prepare() -> PreparedLinear:
-        weight, owner = _quantised(layer) if "scales" in layer else _plain(library, layer)
+        if packs:
+            weight, owner = _packed_words(library, layer)
+        else:
+            weight, owner = _quantised(layer) if quantised else _plain(library, layer)
         return PreparedLinear(_arrays(layer), weight, floats(layer.bias) if "bias" in layer else None, owner)
 
-    return _kept(layer, PreparedLinear, prepare)
+    def fits(kept: PreparedLinear) -> bool:
+        return packs == (kept.weight.kind == signatures.AFFINE_PACKED)
+
+    return _kept(layer, PreparedLinear, prepare, fits)
 
 
 def prepared_norm(layer: nn.Module) -> PreparedNorm:
@@ -120,15 +130,17 @@ def _modules(tree: object) -> list[nn.Module]:
     return [module for part in tree for module in _modules(part)] if isinstance(tree, list | tuple) else []
 
 
-def _kept(layer: nn.Module, kind: type[Kind], prepare: Callable[[], Kind]) -> Kind:
-    """What was prepared of the layer's arrays, now or before."""
+def _kept(
+    layer: nn.Module, kind: type[Kind], prepare: Callable[[], Kind], fits: Callable[[Kind], bool] = lambda kept: True
+) -> Kind:
+    """What was prepared of the layer's arrays, now or before, so that it fits."""
     kept = layer.__dict__.get("_prepared")
-    if isinstance(kept, kind) and kept.belongs_to(_arrays(layer)):
+    if isinstance(kept, kind) and kept.belongs_to(_arrays(layer)) and fits(kept):
         return kept
     with _LOCK:
         arrays = _arrays(layer)
         kept = layer.__dict__.get("_prepared")  # by another thread meanwhile
-        if not (isinstance(kept, kind) and kept.belongs_to(arrays)):
+        if not (isinstance(kept, kind) and kept.belongs_to(arrays) and fits(kept)):
             if not all(array is None or is_settled(array) for array in arrays):
                 raise UnsettledError
             kept = prepare()
@@ -140,9 +152,11 @@ def _arrays(layer: nn.Module) -> tuple[mx.array | None, ...]:
     return layer.get("weight"), layer.get("scales"), layer.get("biases"), layer.get("bias")
 
 
-def _quantised(layer: nn.Module) -> tuple[signatures.Weight, object]:
-    """MLX's packed words, read where they are."""
-    layer.weight = _in_huge_pages(layer.weight)
+def _quantised(layer: nn.Module, copies: bool = True) -> tuple[signatures.Weight, list[Numbers | None]]:
+    """MLX's packed words, read where they are. copies: large ones are copied once, so that they are read faster."""
+    for name in ("weight", "scales", "biases") if copies else ():
+        if layer.get(name) is not None:
+            layer[name] = _in_huge_pages(layer[name])
     parts = [array if array is None else np.ascontiguousarray(view(array)) for array in _arrays(layer)[:3]]
     affine = layer.mode == "affine"
     rows, words = layer.weight.shape[-2:]
@@ -171,21 +185,36 @@ def _plain(library: ctypes.CDLL, layer: nn.Module) -> tuple[signatures.Weight, o
     if layer.weight.dtype != mx.float32:
         layer.weight = _in_huge_pages(layer.weight)
         return _rows(layer.weight)
-    weight, numbers = _rows(layer.weight)
-    panel = int(library.mm_panel())
-    panels = math.ceil(weight.rows / panel)
-    packed = _new_array((panels, weight.cols, panel), mx.float32)
-    calls.check(library.mm_pack(ctypes.byref(weight), calls.address(view(packed))))
-    del numbers  # which the layer has no more use for
-    with mx.stream(_stream()):
-        layer.weight = packed.swapaxes(1, 2).reshape(panels * panel, weight.cols)[: weight.rows]
+    weight, _kept = _rows(layer.weight)  # as long as its address is used
+    packed = _pack(library, layer, weight)
     weight.kind, weight.data = signatures.PACKED, calls.address(view(packed))
     return weight, packed
 
 
+def _packed_words(library: ctypes.CDLL, layer: nn.Module) -> tuple[signatures.Weight, object]:
+    """A quantised weight with its words packed as if they were float32."""
+    weight, parts = _quantised(layer, copies=False)
+    words = weight.cols * weight.bits // 32
+    rows = signatures.Weight(signatures.ROWS, signatures.FLOAT32, 0, 0, weight.rows, words, weight.data)
+    packed = _pack(library, layer, rows)
+    weight.kind, weight.data = signatures.AFFINE_PACKED, calls.address(view(packed))
+    return weight, [packed, *parts[1:]]
+
+
+def _pack(library: ctypes.CDLL, layer: nn.Module, rows: signatures.Weight) -> mx.array:
+    """The layer's weight in panels, of which its own array then is a view."""
+    panel = int(library.mm_panel())
+    panels = math.ceil(rows.rows / panel)
+    packed = _new_array((panels, rows.cols, panel), layer.weight.dtype)
+    calls.check(library.mm_pack(ctypes.byref(rows), calls.address(view(packed))))
+    with mx.stream(_stream()):
+        layer.weight = packed.swapaxes(1, 2).reshape(panels * panel, rows.cols)[: rows.rows]
+    return packed
+
+
 def _in_huge_pages(array: mx.array) -> mx.array:
     """A copy of a large array that is faster to read, the array itself where it is small."""
-    if array.nbytes < LEAST_BYTES:
+    if array.nbytes < LEAST_BYTES or in_huge_pages(calls.address(view(array)) or 0, array.nbytes):
         return array
     copy = _new_array(array.shape, array.dtype)
     view(copy)[...] = view(array)
@@ -193,10 +222,16 @@ def _in_huge_pages(array: mx.array) -> mx.array:
 
 
 def _new_array(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
-    """An array whose numbers are still to be written."""
-    array = mx.empty(shape, dtype)
+    """An array whose numbers are still to be written, from the beginning of a cache line on: a vector of 64 bytes that
+    crosses two takes twice as long to load."""
+    count = math.prod(shape)
+    array = mx.empty((count + CACHE_LINE // dtype.size,), dtype)
     numbers = view(array)
-    use_huge_pages(calls.address(numbers) or 0, numbers.nbytes)
+    address = calls.address(numbers) or 0
+    use_huge_pages(address, numbers.nbytes)
+    first = -address % CACHE_LINE // dtype.size
+    array = array[first : first + count].reshape(shape)
+    mx.eval(array)
     return array
 
 

@@ -1,0 +1,202 @@
+"""`mlx_mm index`: bring an index up to date with its folders, watch them, look after it."""
+
+import argparse
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_mm.cli.command import Command
+from mlx_mm.cli.hits import counted
+from mlx_mm.cli.indexes import (
+    add_index,
+    duration,
+    open_index,
+    path_of,
+    refuse_together,
+    shown_path,
+    shown_seconds,
+)
+from mlx_mm.cli.notes import note
+from mlx_mm.cli.opening import DEFAULT_MODEL, PHOTO_MODEL
+from mlx_mm.cli.output import say, say_json, terminal_width, visible
+from mlx_mm.cli.signals import Raised
+from mlx_mm.cli.tables import key_values
+from mlx_mm.errors import InputError
+
+if TYPE_CHECKING:
+    from mlx_mm.search.index import Index
+    from mlx_mm.search.records import CheckReport, RefreshReport
+
+LISTED = 5  # files that cannot be read are named; --json has all
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `index`."""
+    parser.add_argument(
+        "folders", nargs="*", help="folders to add (default: those of the index are brought up to date)"
+    )
+    parser.add_argument("-m", "--model", help=f"what makes vectors of a new index, such as {PHOTO_MODEL}")
+    add_index(parser)
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="PAT", help="leave such names out; repeatable"
+    )
+    parser.add_argument("--videos", action="store_true", help="take videos too, by their key frames")
+    parser.add_argument("--max-num-patches", type=int, metavar="N", help="of a new index: budget of NaFlex models")
+    parser.add_argument("--retry", action="store_true", help="try files again that could not be read")
+    parser.add_argument("--accept-missing", action="store_true", help="a folder that is gone or emptied is meant so")
+    parser.add_argument("--add-space", action="store_true", help="make vectors of a second model as well")
+    parser.add_argument("--reembed", action="store_true", help="make all vectors anew, by this model")
+    parser.add_argument(
+        "--wait",
+        nargs="?",
+        type=duration,
+        const=math.inf,
+        default=0.0,
+        metavar="TIME",
+        help="let another process finish first; --wait=60s gives up then",
+    )
+    parser.add_argument("--moved", nargs=2, metavar=("OLD", "NEW"), help="a folder of the index lies elsewhere now")
+    parser.add_argument("--check", action="store_true", help="hold the index against itself")
+    parser.add_argument("--repair", action="store_true", help="with --check: make right what is wrong")
+    parser.add_argument("--compact", action="store_true", help="give back the room of what was taken away")
+    parser.add_argument("--stats", action="store_true", help="how much is in it, and how large it is")
+    parser.add_argument("--forget", action="store_true", help="take away files that are gone, or the named folders")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the one task that was asked for; without one, bring the index up to date."""
+    tasks = {
+        "--moved": args.moved is not None,
+        "--check": args.check,
+        "--compact": args.compact,
+        "--stats": args.stats,
+        "--forget": args.forget,
+    }
+    refuse_together(*tasks.items())
+    task = next((name for name, given in tasks.items() if given), "")
+    if args.repair and not args.check:
+        raise InputError("--repair stands without --check; expected both. Run: mlx_mm index --check --repair")
+    if args.folders and task not in ("", "--forget"):
+        raise InputError(f"{task} is about the whole index, and folders are named. Leave them out.")
+    if not task:
+        return _refresh(args)
+    with open_index(args) as index:
+        if args.check:
+            return _check(index, args)
+        if args.stats:
+            return _say(args, index.stats())
+        if args.compact:
+            index.compact()
+            return _say(args, {"compacted": str(path_of(args))})
+        if args.forget:
+            count = index.forget(missing=not args.folders, folders=args.folders)
+            return _say(args, {"forgotten": count})
+        return _say(args, {"moved": index.moved(*args.moved)})
+
+
+def _say(args: argparse.Namespace, values: dict[str, object]) -> int:
+    if args.json:
+        say_json(values)
+    else:
+        say(key_values(values, terminal_width()))
+    return 0
+
+
+def _refresh(args: argparse.Namespace) -> int:
+    path, given = path_of(args), [Path(name).expanduser() for name in args.folders]
+    if args.model is None and not path.exists():
+        note(f"using the bundled {DEFAULT_MODEL}, made for emoji-like drawings; for photographs: --model {PHOTO_MODEL}")
+    kept = 0
+
+    def count(event: str, path: str) -> None:
+        nonlocal kept
+        kept += event not in ("missing", "failed")
+        Raised.outcome = (
+            f"{counted(kept, 'file')} of this run {'is' if kept == 1 else 'are'} kept, run it again to go on"
+        )
+
+    count("missing", "")
+    with open_index(args) as index:
+        report = index.refresh(
+            given,
+            exclude=args.exclude,
+            videos=args.videos,
+            max_num_patches=args.max_num_patches,
+            retry=args.retry,
+            accept_missing=args.accept_missing,
+            add_space=args.add_space,
+            reembed=args.reembed,
+            wait=args.wait,
+            on_event=count,
+            progress=True,
+        )
+    if args.json:
+        say_json({"index": str(path), **asdict(report)})
+        return 0
+    for name, why in list(report.failed.items())[:LISTED]:
+        note(f"not indexed: {why if name in why else f'{shown_path(name)}: {why}'}")
+    if len(report.failed) > LISTED:
+        note(f"… and {counted(len(report.failed) - LISTED, 'other')}; --json names all")
+    say(summary(report))
+    return 0
+
+
+def summary(report: "RefreshReport") -> str:
+    """A refresh in one line."""
+    changes = {
+        "new": report.new,
+        "changed": report.changed,
+        "moved": report.moved,
+        "copied": report.copied,
+        "missing": report.missing,
+        "unreadable": len(report.failed),
+    }
+    parts = [
+        counted(report.files, "file"),
+        ", ".join(f"{count:,} {what}" for what, count in changes.items() if count) or "nothing new",
+    ]
+    if report.skipped:
+        parts.append("left out: " + "; ".join(f"{count:,} {what}" for what, count in sorted(report.skipped.items())))
+    took = shown_seconds(report.seconds)
+    if report.encoded:
+        rate = f" ({report.encoded / report.seconds:,.1f}/s)" if report.seconds > 0 else ""
+        parts.append(f"{report.encoded:,} through the model in {took}{rate}")
+    else:
+        parts.append(took)
+    return " | ".join(parts)
+
+
+def _check(index: "Index", args: argparse.Namespace) -> int:
+    report = index.check(repair=args.repair)
+    if args.json:
+        say_json(asdict(report))
+    else:
+        say(check_lines(report, args.repair))
+    return 1 if report.problems else 0
+
+
+def check_lines(report: "CheckReport", repair: bool) -> str:
+    """What is the matter with an index, a line for each thing."""
+    lines = [f"repaired: {visible(line)}" for line in report.repaired]
+    lines += [f"problem: {visible(line)}" for line in report.problems]
+    counts = ", ".join(f"{count:,} {what}" for what, count in report.counts.items())
+    if report.problems:
+        lines.append("mlx_mm index --check --repair mends what can be mended" if not repair else "not all is mended")
+    else:
+        lines.append(f"all is well{f': {counts}' if counts else ''}")
+    return "\n".join(lines)
+
+
+COMMAND = Command(
+    "bring an index of your pictures and sounds up to date",
+    add_arguments,
+    run,
+    (
+        f"mlx_mm index ~/Pictures -m {PHOTO_MODEL}",
+        "mlx_mm index",
+        "mlx_mm index ~/Pictures --exclude '*.tmp' --videos",
+        "mlx_mm index --moved ~/Pictures /Volumes/Disk/Pictures",
+        "mlx_mm index --check --repair",
+    ),
+)

@@ -1,0 +1,38 @@
+"""Showing a file by the program that the desktop has for it."""
+
+import os
+import subprocess
+import sys
+
+from mlx_mm.errors import InputError, OutputError, reason
+
+WAIT = 5.0  # seconds for the desktop to say that it cannot
+
+
+def check_display() -> None:
+    """InputError where there is no desktop to show anything."""
+    if sys.platform != "darwin" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise InputError("--open needs a desktop, and neither DISPLAY nor WAYLAND_DISPLAY is set. Leave it out.")
+
+
+def show_file(path: str) -> None:
+    """Open a file as a double click does. Raises OutputError."""
+    program = "open" if sys.platform == "darwin" else "xdg-open"
+    try:
+        opened = subprocess.Popen(
+            [program, os.path.abspath(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise OutputError(
+            f"{program} cannot be run ({reason(error)}); expected the desktop's own. Open {path} by hand."
+        ) from error
+    try:
+        status = opened.wait(WAIT)
+    except subprocess.TimeoutExpired:  # it is the viewer itself, which stays
+        return
+    if status:
+        raise OutputError(f"{program} ended with {status}; expected a program that shows {path}. Open it by hand.")
