@@ -103,9 +103,14 @@ class Index:
         """Give each file the labels that fit it; how many files each label has."""
         return tags.tag(self._store, self._spaces, tuple(labels), least, kind, progress)
 
-    def export(self, out: str | Path) -> int:
-        """Write all files with their vectors to .npz, .jsonl or .parquet; how many."""
-        return exporting.export(self._store, Path(out))
+    def export(self, out: str | Path, *, kind: MediaKind | None = None) -> int:
+        """Write all files with their vectors to .npz, .jsonl or .parquet, by the ending; how many rows.
+
+        A row is a picture, or a part of a sound or a video, with its path, date, place, size, camera, tags and vector:
+        see `exporting.export`. kind: write only these files, where others have vectors of another length.
+        Raises OutputError for what cannot be written, InputError for vectors of several lengths.
+        """
+        return exporting.export(self._store, Path(out), kind)
 
     def check(self, *, repair: bool = False) -> CheckReport:
         """Whether the store and what is derived from it are whole."""
