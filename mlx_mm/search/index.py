@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mlx_mm.progress import Progress
-from mlx_mm.search import duplicates, exporting, inspection, refresh, tags
+from mlx_mm.search import duplicates, exporting, inspection, refresh, tags, tending
 from mlx_mm.search.asking import Example, Query
 from mlx_mm.search.place import default_index
 from mlx_mm.search.query import Limits, Searcher
@@ -118,15 +118,15 @@ class Index:
 
     def compact(self) -> None:
         """Give back the room of what was taken away."""
-        inspection.compact(self._store)
+        tending.compact(self._store)
 
     def stats(self) -> dict[str, object]:
         """How much is in it, and how large it is."""
-        return inspection.stats(self._store)
+        return tending.stats(self._store)
 
     def forget(self, *, missing: bool = True, folders: Sequence[str | Path] = ()) -> int:
         """Take away files that are gone, and folders; how many files."""
-        return inspection.forget(self._store, missing=missing, folders=[Path(name) for name in folders])
+        return tending.forget(self._store, missing=missing, folders=[Path(name) for name in folders])
 
     def moved(self, old: str | Path, new: str | Path) -> int:
         """A folder that was added has another place now; how many files."""
