@@ -10,6 +10,7 @@ from mlx_mm.checkpoint.atomic import new_file
 from mlx_mm.cli.hits import file_cell
 from mlx_mm.cli.output import visible
 from mlx_mm.errors import MediaError
+from mlx_mm.search.thumbnail_files import thumbnail_path
 
 if TYPE_CHECKING:
     from mlx_mm.search.records import Hit, Hits
@@ -59,7 +60,7 @@ def thumbnail_of(hit: "Hit", index: Path) -> Image.Image | None:
 
 
 def _pictures(hit: "Hit", index: Path) -> Iterator[Path]:
-    yield index / "thumbs" / hit.content[:2] / f"{hit.content}.jpg"
+    yield thumbnail_path(index, bytes.fromhex(hit.content))
     if hit.kind == "image":
         yield from map(Path, (hit.path, *hit.copies))
 

@@ -46,7 +46,8 @@ def file_cell(hit: "Hit") -> str:
 def summary(hits: "Hits", asked: str, *, show_all: bool) -> str:
     """How many fit, how many do not so well, and how to see those."""
     if hits and all(hit.score is None for hit in hits):
-        return counted(hits.strong, "file")
+        more = f", {len(hits):,} shown (--top)" if len(hits) < hits.strong else ""
+        return counted(hits.strong, "file") + more
     weaker = counted(hits.weaker, "weaker one")
     if hits.strong:
         shown = sum(hit.strong for hit in hits)

@@ -107,7 +107,16 @@ def _refresh(args: argparse.Namespace) -> int:
     path, given = path_of(args), [Path(name).expanduser() for name in args.folders]
     if args.model is None and not path.exists():
         note(f"using the bundled {DEFAULT_MODEL}, made for emoji-like drawings; for photographs: --model {PHOTO_MODEL}")
-    Raised.outcome = "what was indexed until then is kept, run it again to go on"
+    kept = 0
+
+    def count(event: str, path: str) -> None:
+        nonlocal kept
+        kept += event not in ("missing", "failed")
+        Raised.outcome = (
+            f"{counted(kept, 'file')} of this run {'is' if kept == 1 else 'are'} kept, run it again to go on"
+        )
+
+    count("missing", "")
     with open_index(args) as index:
         report = index.refresh(
             given,
@@ -119,13 +128,14 @@ def _refresh(args: argparse.Namespace) -> int:
             add_space=args.add_space,
             reembed=args.reembed,
             wait=args.wait,
+            on_event=count,
             progress=True,
         )
     if args.json:
         say_json({"index": str(path), **asdict(report)})
         return 0
     for name, why in list(report.failed.items())[:LISTED]:
-        note(f"cannot be read: {why if name in why else f'{shown_path(name)}: {why}'}")
+        note(f"not indexed: {why if name in why else f'{shown_path(name)}: {why}'}")
     if len(report.failed) > LISTED:
         note(f"… and {counted(len(report.failed) - LISTED, 'other')}; --json names all")
     say(summary(report))
@@ -147,7 +157,7 @@ def summary(report: "RefreshReport") -> str:
         ", ".join(f"{count:,} {what}" for what, count in changes.items() if count) or "nothing new",
     ]
     if report.skipped:
-        parts.append("left out: " + ", ".join(f"{count:,} {what}" for what, count in sorted(report.skipped.items())))
+        parts.append("left out: " + "; ".join(f"{count:,} {what}" for what, count in sorted(report.skipped.items())))
     took = shown_seconds(report.seconds)
     if report.encoded:
         rate = f" ({report.encoded / report.seconds:,.1f}/s)" if report.seconds > 0 else ""

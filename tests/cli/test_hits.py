@@ -58,6 +58,7 @@ def test_dots_keep_strong_and_weak_apart() -> None:
         (Hits([hit("/a", 0.0, strong=False)], strong=0, weaker=3), True, 'nothing fits "x"; 3 weaker ones above'),
         (Hits(), False, 'nothing fits "x"'),
         (Hits([hit("/a", None)], strong=1), False, "1 file"),
+        (Hits([hit("/a", None)], strong=1_200), False, "1,200 files, 1 shown (--top)"),
     ],
 )
 def test_the_line_below(found: Hits, shown_all: bool, line: str) -> None:
