@@ -10,6 +10,7 @@
 #include "product.h"
 #include "rotary.h"
 #include "rows.h"
+#include "scan.h"
 
 #define MM_JOIN(a, b) a##b
 #define MM_NAME(set) MM_JOIN(kernels_, set)
@@ -17,5 +18,6 @@
 namespace mm {
 extern const Kernels MM_NAME(MM_SET);
 const Kernels MM_NAME(MM_SET) = {kPanel,     pack,  product, experts, attention, layer_norm, rms_norm,
-                                 activation, gated, rotate,  patches, peak,      take_rows,  mel};
+                                 activation, gated, rotate,  patches, peak,      take_rows,  mel,
+                                 scan};
 }  // namespace mm

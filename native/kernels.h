@@ -19,6 +19,7 @@ struct Kernels {
   decltype(&mm_peak) peak;
   decltype(&mm_take_rows) take_rows;
   decltype(&mm_mel) mel;
+  decltype(&mm_scan) scan;
 };
 
 }  // namespace mm

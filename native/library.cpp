@@ -127,3 +127,7 @@ MM_EXPORT int32_t mm_take_rows(const float* x, int64_t batch, int64_t rows, int6
   return now().take_rows(x, batch, rows, cols, order, count, y);
 }
 MM_EXPORT int32_t mm_mel(const mm_mel_call* call) { return now().mel(call); }
+MM_EXPORT int32_t mm_scan(const int8_t* codes, int64_t rows, int64_t width, const int8_t* high, const int8_t* low,
+                          int64_t queries, float* y) {
+  return now().scan(codes, rows, width, high, low, queries, y);
+}

@@ -122,6 +122,10 @@ double mm_peak(int32_t kind);
 int32_t mm_take_rows(const float* x, int64_t batch, int64_t rows, int64_t cols, const int32_t* order, int64_t count,
                      float* y);
 int32_t mm_mel(const mm_mel_call* call);
+// y[q * rows + r] = row r of codes (rows, width) times 128 high + low of query q, (queries, width) each: exactly but for
+// the rounding to float32. width: a multiple of 64, 65536 at most; inputs are of -127 to 127, codes any bytes.
+int32_t mm_scan(const int8_t* codes, int64_t rows, int64_t width, const int8_t* high, const int8_t* low, int64_t queries,
+                float* y);
 
 #ifdef __cplusplus
 }

@@ -46,8 +46,9 @@ PACKAGES = {
     "scipy_openblas32": ("backend",),
     "PIL": ("processing", "models", "cli"),
     "pyarrow": ("cli",),
+    "watchfiles": ("search",),
     "typing_extensions": ORDER,  # for the type checker alone; it is no dependency
-    **dict.fromkeys(("tokenizers", "sentencepiece", "jinja2", "soundfile", "soxr", "av"), ("processing",)),
+    **dict.fromkeys(("tokenizers", "sentencepiece", "jinja2", "soundfile", "soxr", "av", "pi_heif"), ("processing",)),
 }
 
 

@@ -187,8 +187,11 @@ class ImageProcessor(Protocol):
 
 @runtime_checkable
 class AudioProcessor(Protocol):
-    """A processor with the modality "audio". windows: batches of one, each with its weight in a mean. check_audio: as
-    `check_images` of an ImageProcessor."""
+    """A processor with the modality "audio". windows: batches of one, each with its weight in a mean, of window_seconds
+    each. check_audio: as `check_images` of an ImageProcessor."""
+
+    @property
+    def window_seconds(self) -> float: ...
 
     def audio(
         self, audio: AudioSource | Iterable[AudioSource], *, seed: int = 0, truncation: str | None = None

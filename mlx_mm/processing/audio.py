@@ -102,6 +102,12 @@ def count_samples(source: AudioSource, sampling_rate: int) -> int:
     return math.ceil(count * sampling_rate / sound.rate)
 
 
+def seconds_of(source: AudioSource) -> float:
+    """How long a sound is, by its header; one whose header does not tell is decoded for it."""
+    sound = _open(source)
+    return (sound.count or sum(len(block) for block in sound.read(SAMPLES_PER_READ))) / sound.rate
+
+
 def _resampled(source: AudioSource, sampling_rate: int, size: int) -> Iterator[Floats]:
     """Pieces of one channel at `sampling_rate`, of about `size` samples before they are resampled."""
     sound = _open(source)

@@ -25,12 +25,13 @@ def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def windows(items: Iterable[tuple[int, Batch]], size: int, batch_size: int) -> Iterator[list[tuple[int, Batch]]]:
-    """The same, or `batch_size` at a time where those are all of one size: they need not wait for others like them, and
-    run while the next are prepared."""
+    """The same, or `batch_size` pictures at a time that are all of one size: these need not wait for others like them,
+    and run while the next are decoded."""
     window: list[tuple[int, Batch]] = []
     for item in items:
         window.append(item)
-        if len(window) == size or (len(window) == batch_size and len({numbers(batch) for _, batch in window}) == 1):
+        alike = len(window) == batch_size and len({numbers(batch) for _, batch in window}) == 1
+        if len(window) == size or (alike and "input_ids" not in item[1]):
             yield window
             window = []
     if window:

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError, _imaging
 
 from mlx_mm.errors import MediaError, foreign
 from mlx_mm.processing.fetching import is_page
+from mlx_mm.processing.heif import can_read_heif, is_heif
 from mlx_mm.processing.mending import ended_jpeg, without_long_texts
 from mlx_mm.processing.shrinking import Shrink
 from mlx_mm.processing.sources import PICTURE, Source
@@ -39,6 +40,11 @@ def decode(source: Source, do_convert_rgb: bool = True, shrink: Shrink | None = 
         try:
             return _first_frame(file, source, do_convert_rgb, shrink)
         except UnidentifiedImageError:
+            if is_heif(start):
+                if not can_read_heif():
+                    raise ValueError("it is HEIC, which needs an extra: pip install 'mlx_mm[heic]'") from None
+                file.seek(0)
+                return _first_frame(file, source, do_convert_rgb, shrink)
             page = "it is a web page, which was saved in place of the file"
             raise ValueError(page if is_page(start) else "not an image format that Pillow knows") from None
         except (OSError, ValueError) as error:

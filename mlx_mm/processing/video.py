@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -167,21 +167,26 @@ def _from_images(sources: Sequence[ImageSource], name: str) -> Video:
 
 
 def _from_file(source: Source) -> Video:
-    with source.opened(VIDEO) as file, _reading(source.name):
-        start = file.read(2048)
-        if not start:
-            raise MediaError(f"{source.name} is empty; expected a video. Replace the file.")
-        if is_page(start):
-            raise _unreadable(source.name, "it is a web page, which was saved in place of the file")
-        if _PLAYLIST.match(start):
-            raise _unreadable(source.name, "it is a text")
-        file.seek(0)
+    with source.opened(VIDEO) as file, reading_video(source.name):
+        check_start(file, source.name)
         with contextlib.suppress(UnidentifiedImageError):
             return _animation(file, source)
     return _from_container(source)
 
 
-def _reading(name: str) -> contextlib.AbstractContextManager[None]:
+def check_start(file: BinaryIO, name: str) -> None:
+    """Raise MediaError for what is no video by its first bytes; the file is at its start then."""
+    start = file.read(2048)
+    if not start:
+        raise MediaError(f"{name} is empty; expected a video. Replace the file.")
+    if is_page(start):
+        raise unreadable_video(name, "it is a web page, which was saved in place of the file")
+    if _PLAYLIST.match(start):
+        raise unreadable_video(name, "it is a text")
+    file.seek(0)
+
+
+def reading_video(name: str) -> contextlib.AbstractContextManager[None]:
     """The net around everything that a library does with an encoded video."""
     return foreign(
         MediaError,
@@ -205,7 +210,7 @@ def _animation(file: Any, source: Source) -> Video:
         raise too_large(name, str(error)) from error
 
     def read(indices: Sequence[int]) -> Frames:
-        with _reading(name), source.open() as file, Image.open(file, formats=_ANIMATIONS) as image:
+        with reading_video(name), source.open() as file, Image.open(file, formats=_ANIMATIONS) as image:
             for index in indices:
                 image.seek(index)
                 yield to_rgb(image, name)
@@ -232,42 +237,42 @@ def _from_container(source: Source) -> Video:
             "expected it. pip install 'mlx_mm[video]', or give the frames as a list or folder, with fps."
         ) from error
 
-    with _reading(name):
+    with reading_video(name):
         with source.open() as file, av.open(file) as container:
             if not container.streams.video or re.search("image2|_pipe", container.format.name):
-                raise _unreadable(name, "it has no video track")
+                raise unreadable_video(name, "it has no video track")
             stream = container.streams.video[0]
             rate = stream.average_rate or stream.guessed_rate
             first = next(container.decode(stream), None)
             if first is None:
-                raise _unreadable(name, "it has no frames")
-            width, height = _upright(first).size
+                raise unreadable_video(name, "it has no frames")
+            width, height = upright_frame(first).size
         with source.open() as file, av.open(file) as container:
             # The header's count is 0 in webm, and in mp4 it counts what an edit list hides.
             total = sum(not packet.is_discard and packet.size > 0 for packet in container.demux(video=0))
 
     def read(indices: Sequence[int]) -> Frames:
         place, count, frame = 0, 0, None
-        with _reading(name), source.open() as file, av.open(file) as container:
+        with reading_video(name), source.open() as file, av.open(file) as container:
             container.streams.video[0].thread_type = "AUTO"
             for frame in container.decode(video=0):
                 while place < len(indices) and indices[place] == count:
-                    yield _upright(frame)
+                    yield upright_frame(frame)
                     place += 1
                 if place == len(indices):
                     return
                 count += 1
         if frame is None or count < _COMPLETE * total:
-            raise _unreadable(name, f"{count} of its {total} frames can be decoded")
+            raise unreadable_video(name, f"{count} of its {total} frames can be decoded")
         for _ in indices[place:]:
-            yield _upright(frame)
+            yield upright_frame(frame)
 
     fps = float(rate) if rate else None
     duration = total / fps if fps else None
     return Video(name=name, total=total, fps=fps, duration=duration, height=height, width=width, read=read)
 
 
-def _upright(frame: Any) -> Image.Image:
+def upright_frame(frame: Any) -> Image.Image:
     """A frame of PyAV as RGB, turned as its display matrix says."""
     image: Image.Image = frame.to_image()
     turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, -180: Image.Transpose.ROTATE_180}
@@ -275,7 +280,8 @@ def _upright(frame: Any) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _unreadable(name: str, found: str) -> MediaError:
+def unreadable_video(name: str, found: str) -> MediaError:
+    """The error for a file that is no video, or not a whole one."""
     return MediaError(
         f"{name} cannot be read as a video ({found.strip().rstrip('.')}); expected {_EXPECTED}. Play it to see whether "
         "it is damaged, and download or convert it again."

@@ -2,8 +2,8 @@
 
 How alike a text and a picture must be differs from model to model and from picture to picture: some are a little like
 every text. So each vector is compared with neutral texts once, and a query fits it where it lies DEVIATIONS standard
-deviations above what those reach. That needs neither a model's scale nor its bias, and no other vectors, so it holds
-for models that were trained with sigmoids and with softmax, and for an index of a single picture.
+deviations above what those reach. That needs neither a model's scale nor its bias, so it holds for models that were
+trained with sigmoids and with softmax, and for an index of a single picture.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from mlx_mm.search.store import Store
 
 # Measured by benchmarks/search_quality.py on the bundled model, 42 pictures and names in 13 languages: docs/index.md,
 # "When nothing fits".
-DEVIATIONS = 3.3
+DEVIATIONS = 3.4
 # Of the way from what pictures of an index have in common to the same picture; measured the same way.
 EXAMPLE_SHARE = 0.6
 # What is common to few pictures is not known: of the 42, a quarter of all pairs is less alike than this.
@@ -46,16 +46,22 @@ BLOCK = 8192  # vectors that are compared at a time
 
 @dataclass(frozen=True)
 class Cutoffs:
-    """The cosine from which on a text fits a vector. ids: of the vectors, (N,) int64, ascending. least: (N,) float32.
-    neutral: vectors (64, dim) of the texts."""
+    """What neutral texts reach. ids: of the vectors, (N,) int64, ascending. reached: mean and spread of the
+    cosines of each with those texts, (2, N) float32. neutral: vectors (64, dim) of the texts."""
 
     ids: npt.NDArray[np.int64]
-    least: npt.NDArray[np.float32]
+    reached: npt.NDArray[np.float32]
     neutral: Vectors
 
     def of(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Those of vectors that are all known."""
-        return self.least[np.searchsorted(self.ids, ids)]
+        """The cosines (N,) from which on a text fits the vectors of these ids, which are all known.
+
+        The spread is that of all of them: of one vector, 64 texts give it too vaguely (measured: half as many queries
+        for absent things find something).
+        """
+        places = np.searchsorted(self.ids, ids)
+        means, spreads = self.reached[:, places]
+        return np.asarray(means + DEVIATIONS * (spreads.mean(dtype=np.float64) if len(ids) else 0.0), np.float32)
 
 
 def cutoffs_of(store: Store, space: Space, ids: npt.NDArray[np.int64], known: Cutoffs | None = None) -> Cutoffs:
@@ -65,26 +71,22 @@ def cutoffs_of(store: Store, space: Space, ids: npt.NDArray[np.int64], known: Cu
     missing = np.setdiff1d(ids, known.ids, assume_unique=True)
     if not len(missing):
         return known
-    parts = [known.least]
+    parts = [known.reached]
     for start in range(0, len(missing), BLOCK):
         some = missing[start : start + BLOCK]
         with store.reading() as rows:
             present, vectors = read_present(rows, some)
-        least = np.full(len(some), np.inf, np.float32)  # of what was taken away meanwhile
-        least[present] = least_of(vectors, known.neutral)
-        parts.append(least)
-    found, least = np.concatenate([known.ids, missing]), np.concatenate(parts)
+        reached = np.ones((2, len(some)), np.float32)  # nothing fits what was taken away meanwhile
+        if present.any():
+            cosines = vectors @ known.neutral.T
+            reached[:, present] = cosines.mean(axis=1), cosines.std(axis=1)
+        parts.append(reached)
+    found = np.concatenate([known.ids, missing])
     order = np.argsort(found)
-    new = Cutoffs(found[order], least[order], known.neutral)
+    new = Cutoffs(found[order], np.concatenate(parts, axis=1)[:, order], known.neutral)
     with contextlib.suppress(OutputError):  # of an index that is only read
         _write(path, key, new)
     return new
-
-
-def least_of(vectors: Vectors, neutral: Vectors) -> npt.NDArray[np.float32]:
-    """The cutoffs (N,) of unit vectors (N, dim), given those of the neutral texts."""
-    cosines = vectors @ neutral.T
-    return np.asarray(cosines.mean(axis=1) + DEVIATIONS * cosines.std(axis=1), np.float32)
 
 
 def least_of_example(cosines: npt.NDArray[np.float32]) -> float:
@@ -94,7 +96,7 @@ def least_of_example(cosines: npt.NDArray[np.float32]) -> float:
 
 
 def _none(space: Space) -> Cutoffs:
-    return Cutoffs(np.zeros(0, np.int64), np.zeros(0, np.float32), vectors_of_texts(space, NEUTRAL))
+    return Cutoffs(np.zeros(0, np.int64), np.zeros((2, 0), np.float32), vectors_of_texts(space, NEUTRAL))
 
 
 def _path(store: Store, space: Space) -> Path:
@@ -106,7 +108,7 @@ def _key(store: Store, space: Space) -> str:
     with store.reading() as rows:
         index = rows.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()
         fingerprint = rows.execute("SELECT fingerprint FROM spaces WHERE id = ?", (space.id,)).fetchone()
-    return hashlib.sha256(repr((index, fingerprint, NEUTRAL, DEVIATIONS)).encode()).hexdigest()
+    return hashlib.sha256(repr((index, fingerprint, NEUTRAL)).encode()).hexdigest()
 
 
 def _read(path: Path, key: str) -> Cutoffs | None:
@@ -115,11 +117,11 @@ def _read(path: Path, key: str) -> Cutoffs | None:
         return None
     net = foreign(DamagedError, f"{path} cannot be read", "expected cutoffs. Delete it.")
     with contextlib.suppress(DamagedError), net, np.load(path) as arrays:
-        if str(arrays["key"]) == key and len(arrays["ids"]) == len(arrays["least"]):
-            return Cutoffs(arrays["ids"], arrays["least"], arrays["neutral"])
+        if str(arrays["key"]) == key and arrays["reached"].shape == (2, len(arrays["ids"])):
+            return Cutoffs(arrays["ids"], arrays["reached"], arrays["neutral"])
     return None
 
 
 def _write(path: Path, key: str, cutoffs: Cutoffs) -> None:
     with new_file(path) as new, new.open("wb") as file:
-        np.savez(file, key=np.array(key), ids=cutoffs.ids, least=cutoffs.least, neutral=cutoffs.neutral)
+        np.savez(file, key=np.array(key), ids=cutoffs.ids, reached=cutoffs.reached, neutral=cutoffs.neutral)

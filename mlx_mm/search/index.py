@@ -77,7 +77,7 @@ class Index:
         not wanted. weights: of `words` and then of `like`, 1 each. Parts are summed as standard scores over the whole
         index. where: which files count; without words and examples, all that pass, the newest first. top: how many.
         min_score: the least cosine, in addition to the rest. strong_only: leave out what is not held to fit: of words,
-        what lies less than 3.3 standard deviations above neutral texts, see docs/index.md. sort: "date" and "name"
+        what lies less than 3.4 standard deviations above neutral texts, see docs/index.md. sort: "date" and "name"
         order what fits; without strong_only, the `top` best of it.
         Raises InputError, MediaError and ModalityError for what cannot be asked.
         """

@@ -13,10 +13,14 @@ from typing import BinaryIO, TypeAlias
 from mlx_mm.errors import MediaError, foreign
 from mlx_mm.models.contracts import AudioProcessor, ImageProcessor, Processor
 from mlx_mm.models.modalities import unfit
+from mlx_mm.processing.audio import seconds_of
 from mlx_mm.processing.batch import Batch
+from mlx_mm.processing.exif import Taken
 from mlx_mm.processing.fetching import short_name
 from mlx_mm.processing.files import open_regular
 from mlx_mm.processing.glance import Glance
+from mlx_mm.processing.image import ImageSource
+from mlx_mm.processing.key_frames import About, key_frames
 from mlx_mm.processing.sources import Source
 from mlx_mm.search.planning import Job
 from mlx_mm.search.records import MediaKind
@@ -125,11 +129,11 @@ class Reader:
         if facts.kind == "audio":
             yield from self._of_sound(facts, source)
         elif facts.kind == "image":
-            yield Part(self._of_picture(source))
+            yield Part(self._picture(source))
         else:
-            raise MediaError("videos")
+            yield from self._of_video(facts, source)
 
-    def _of_picture(self, source: Source) -> Batch:
+    def _picture(self, source: ImageSource) -> Batch:
         processor = self.processor
         if processor.kind != "encoder" or not isinstance(processor, ImageProcessor):
             raise unfit("pictures")
@@ -140,8 +144,25 @@ class Reader:
         processor = self.processor
         if processor.kind != "encoder" or not isinstance(processor, AudioProcessor):
             raise unfit("sounds")
-        for batch, _ in processor.windows(source):
-            yield Part(batch)
+        length, seconds, before = processor.window_seconds, seconds_of(source), None
+        for number, (batch, _) in enumerate(processor.windows(source)):
+            if before is not None:
+                yield Part(before, ((number - 1) * length, number * length))
+            before, last = batch, number * length
+        if before is not None:
+            # Some headers tell a length that is not quite that of the sound.
+            facts.seconds = min(max(seconds, last), last + length)
+            yield Part(before, (max(0.0, facts.seconds - length), facts.seconds))
+
+    def _of_video(self, facts: Facts, source: Source) -> Iterator[Part]:
+        about = About()
+        for frame in key_frames(source, about):
+            glance = facts.glance
+            if glance.small is None:
+                glance.take(frame.image, frame.image.size, 1, frame.image)
+                glance.dhash = None  # which tells whether two pictures are the same, not two videos
+            yield Part(self._picture(frame.image), (frame.start, frame.stop))
+        facts.seconds, facts.glance.taken = about.seconds, Taken(about.taken_at)
 
 
 def _wait_until_settled(job: Job) -> None:

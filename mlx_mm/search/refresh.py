@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_mm.errors import InputError
+from mlx_mm.processing import heif
+from mlx_mm.processing.key_frames import can_read_videos
 from mlx_mm.progress import Progress, check_progress, progressing
 from mlx_mm.search import roots as folders_of
 from mlx_mm.search import words
@@ -18,7 +21,7 @@ from mlx_mm.search.planning import Changes, Job, Root, Row, compare, find_moves,
 from mlx_mm.search.reading import SETTLED, Claims
 from mlx_mm.search.records import MediaKind, RefreshReport
 from mlx_mm.search.roots import moved
-from mlx_mm.search.scanning import Entry, scan
+from mlx_mm.search.scanning import Entry, ending_of, scan
 from mlx_mm.search.spaces import Space, Spaces
 from mlx_mm.search.store import Store
 from mlx_mm.search.thumbnail_files import remove_thumbnail
@@ -68,6 +71,10 @@ def refresh(
     begun, report = time.monotonic(), RefreshReport()
     tell: Tell = on_event or (lambda event, path: None)
     with store.writer(options.wait):
+        if options.videos and not can_read_videos():
+            raise InputError(
+                "videos is on, and PyAV, which decodes them, is not there; expected it. pip install 'mlx_mm[video]'."
+            )
         roots = folders_of.with_folders(store, folders, options.exclude, options.videos)
         used = spaces.prepared(options.max_num_patches, add=options.add_space, anew=options.reembed)
         roots = folders_of.absorb(store, folders_of.write_roots(store, roots))
@@ -175,14 +182,24 @@ def _remove_empty_roots(rows: sqlite3.Connection, changes: Sequence[Changes]) ->
 
 def _readable(jobs: list[Job], spaces: Sequence[Space], report: RefreshReport) -> list[Job]:
     """Those files that a model of the index takes; the ones that were changed just now come last."""
-    kinds = {kind for space in spaces for kind in space.kinds}
+    kept = []
     for job in jobs:
-        if job.entry.kind not in kinds:
-            why = _NO_MODEL[job.entry.kind]
+        why = _unfit(job, {kind for space in spaces for kind in space.kinds})
+        if why is None:
+            kept.append(job)
+        else:
             report.skipped[why] = report.skipped.get(why, 0) + 1
     now = time.time_ns()
-    kept = [job for job in jobs if job.entry.kind in kinds]
     return sorted(kept, key=lambda job: 0 <= now - job.entry.mtime_ns < SETTLED * 1e9)
+
+
+def _unfit(job: Job, kinds: set[MediaKind]) -> str | None:
+    """Why a file cannot be read by what is there, which is no fault of its own."""
+    if job.entry.kind not in kinds:
+        return _NO_MODEL[job.entry.kind]
+    if os.fsdecode(ending_of(job.path)) in heif.ENDINGS and not heif.can_read_heif():
+        return "HEIC pictures (pip install 'mlx_mm[heic]')"
+    return None
 
 
 _NO_MODEL: dict[MediaKind, str] = {

@@ -11,10 +11,11 @@ from typing import cast
 
 import numpy as np
 
-from mlx_mm.embed import encode_image, encode_text
+from mlx_mm.embed import encode_audio, encode_image, encode_text
 from mlx_mm.errors import OtherModelError, StoreError
 from mlx_mm.load import OpenCheckpoint, open_checkpoint
 from mlx_mm.models.contracts import Modality, Model, Processor
+from mlx_mm.processing.audio import AudioSource
 from mlx_mm.processing.image import ImageSource
 from mlx_mm.processing.vectors import Vectors
 from mlx_mm.search.canary import HEARD, canary, check_canary
@@ -84,6 +85,10 @@ class Space:
     def vectors_of_text(self, texts: Sequence[str], *, task: str | None = None) -> Vectors:
         """(N, dim) of length 1."""
         return encode_text(*self.opened("text"), list(texts), task=task)
+
+    def vectors_of_audio(self, sounds: Sequence[AudioSource]) -> Vectors:
+        """(N, dim) of length 1, of each sound the mean of its windows."""
+        return encode_audio(*self.opened("audio"), list(sounds))
 
     def vectors_of_images(self, images: Sequence[ImageSource]) -> Vectors:
         """(N, dim) of length 1, as a refresh makes them."""

@@ -119,6 +119,24 @@ void test_patches(int64_t channels, int64_t size, int64_t more, Random& random) 
             }
 }
 
+void test_scan(int64_t rows, int64_t width, int64_t queries, bool extreme, Random& random) {
+  begin("mm_scan, (%d, %d), %d queries, extreme %d", int(rows), int(width), int(queries), extreme);
+  Buffer<int8_t> codes(rows * width), high(queries * width), low(queries * width);
+  Buffer<float> y(queries * rows);
+  for (int64_t i = 0; i < codes.size(); i++) codes[i] = extreme ? int8_t(-128) : int8_t(random.below(256) - 128);
+  for (Buffer<int8_t>* part : {&high, &low})
+    for (int64_t i = 0; i < part->size(); i++) (*part)[i] = extreme ? int8_t(-127) : int8_t(random.below(255) - 127);
+  if (!expect(mm_scan(codes.get(), rows, width, high.get(), low.get(), queries, y.get()) == MM_OK, "status")) return;
+  for (int64_t q = 0; q < queries; q++)
+    for (int64_t r = 0; r < rows; r++) {
+      int64_t sum = 0;
+      for (int64_t k = 0; k < width; k++)
+        sum += codes[r * width + k] * int64_t(128 * high[q * width + k] + low[q * width + k]);
+      if (!expect(y[q * rows + r] == float(sum), "a sum is wrong")) return;
+    }
+  expect(mm_scan(codes.get(), rows, width - 1, high.get(), low.get(), queries, y.get()) == MM_UNSUPPORTED, "width");
+}
+
 }  // namespace
 
 void test_rows(bool few, Random& random) {
@@ -138,6 +156,10 @@ void test_rows(bool few, Random& random) {
     const int64_t dims = 2 * (1 + random.below(40)), width = dims + (turn & 8 ? random.below(40) : 0);
     test_rotate(turn & 1, width, dims, turn & 2, turn & 4, random);
   }
+  for (int64_t width : few ? Sizes{64, 768} : Sizes{64, 128, 448, 768, 4096, 65536})
+    for (int64_t rows : {1, 3, 4, 5, 700})
+      if (rows * width < 1 << 20)
+        for (int64_t queries : {1, 3}) test_scan(rows, width, queries, rows == 5, random);
   for (int64_t size : {1, 2, 14, 16})
     for (int64_t channels : {1, 3, 4})
       for (int64_t more : {0, 1}) test_patches(channels, size, size > 1 ? more : 0, random);

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mlx_mm.backend.native import signatures
 
 Floats: TypeAlias = npt.NDArray[np.float32]
+Bytes: TypeAlias = npt.NDArray[np.int8]
 Mask: TypeAlias = npt.NDArray[np.bool_] | npt.NDArray[np.float32] | None
 
 
@@ -174,6 +175,15 @@ def take_rows(library: ctypes.CDLL, x: Floats, order: npt.NDArray[np.int32]) -> 
     return y
 
 
+def scan(library: ctypes.CDLL, codes: Bytes, high: Bytes, low: Bytes) -> Floats:
+    """codes (N, D) times 128 high + low of queries (Q, D) each -> (Q, N). D: a multiple of 64, 65536 at most; numbers
+    of queries are of -127 to 127."""
+    codes, high, low = np.ascontiguousarray(codes), np.ascontiguousarray(high), np.ascontiguousarray(low)
+    y = np.empty((len(high), len(codes)), np.float32)
+    check(library.mm_scan(address(codes), *codes.shape, address(high), address(low), len(high), address(y)))
+    return y
+
+
 def in_rows(x: Floats) -> Floats:
     """x, or a copy of it, whose numbers lie together in each row."""
     return x if x.strides[-1] == x.itemsize or x.shape[-1] == 1 else np.ascontiguousarray(x)
@@ -181,6 +191,8 @@ def in_rows(x: Floats) -> Floats:
 
 def evenly(x: Floats) -> Floats:
     """x (…, D), or a copy of it, whose rows are evenly apart, each of numbers that lie together."""
+    if x.flags.c_contiguous:
+        return x
     rows, strides = x.shape[:-1], x.strides
     even = all(strides[i] == strides[i + 1] * rows[i + 1] for i in range(len(rows) - 1) if rows[i] > 1)
     return x if even and strides[-1] == x.itemsize else np.ascontiguousarray(x)

@@ -101,6 +101,7 @@ FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "mm_peak": (ctypes.c_double, [_int]),
     "mm_mel": (_int, [ctypes.POINTER(MelCall)]),
     "mm_patches": (_int, [_pointer, _long, _long, _long, _long, _long, _pointer]),
+    "mm_scan": (_int, [_pointer, _long, _long, _pointer, _pointer, _long, _pointer]),
     "mm_take_rows": (_int, [_pointer, _long, _long, _long, _pointer, _long, _pointer]),
 }
 

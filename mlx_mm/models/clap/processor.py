@@ -275,6 +275,11 @@ class Processor:
         sound = reusable(audio)
         return _windows(sound, settings, count_samples(sound, settings.sampling_rate))
 
+    @property
+    def window_seconds(self) -> float:
+        """How long each of the `windows` is."""
+        return self._settings({})[0].max_length_s
+
     def collate(self, items: Sequence[Batch]) -> Batch:
         """One batch from the results of several calls, in order; texts are padded to the longest.
 
