@@ -3,8 +3,9 @@
     python benchmarks/index_kills.py [--kills 100] [--files 300] [--seed 0] [--folder FOLDER] [--full SMALL_DISK]
 
 Each refresh is a process that indexes small pictures with the bundled model and gets SIGKILL at a random moment of the
-time that it takes undisturbed. After each, the index is checked; every vector that was there before must be there, and
-every one must be, byte for byte, that of the undisturbed run. An index that is complete is followed by a new one.
+time that it takes undisturbed, or seems to. After each, the index is checked; every vector that was there before must
+be there, and every one must be, byte for byte, that of the undisturbed run. An index that is complete is followed by a
+new one.
 Meanwhile one process reads (the nearest of random queries, whose vectors must be right, and the counts of one view) and
 one counts in the same index as its writer, whenever it can be. --full: a small file system, by default a bound on the
 size of files, under which a refresh must fail in one line and leave what it committed. Exit status 1 where anything is
@@ -91,12 +92,14 @@ def killed(folder: Path, options: argparse.Namespace, expected: dict[str, str], 
         process = start(partial(refresh, index, photos))
         time.sleep(draw.uniform(0.1, 1.1) * seconds)
         os.kill(process, signal.SIGKILL)
-        landed += os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+        in_time = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+        landed += in_time
         report = told(partial(look, index, expected))
         wrong += [f"kill {number}: {line}" for line in report["wrong"]]
         if report["vectors"] < kept:
             wrong.append(f"kill {number}: {kept - report['vectors']} vectors were lost")
         kept = report["vectors"]
+        seconds *= 0.9 if not in_time else 1.0 if kept else 1.2  # other work on the machine comes and goes
         if number % 10 == 9 or kept == len(expected):
             print(f"{number + 1} kills, {landed} of them before the end; index {rounds} has {kept} vectors", flush=True)
         if kept == len(expected):
