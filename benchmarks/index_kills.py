@@ -17,6 +17,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -206,18 +207,26 @@ def count(folder: Path) -> None:
 
 
 def full(folder: Path, small: Path | None, expected: dict[str, str]) -> list[str]:
-    index = (small or folder) / "full.mmindex"
-    said = told(lambda: refused(index, folder / "photos", bound=small is None))
-    print(f"full disk ({small or 'by a bound on the size of files'}): {said}")
-    report = told(lambda: look(index, expected))
-    wrong = [f"full disk: {line}" for line in report["wrong"]]
-    print(f"full disk: {report['vectors']} vectors were committed")
-    if not said or "\n" in said:
-        wrong.append(f"full disk: it said {said!r}")
-    if small is None:  # there is room again
-        wait_for(start(lambda: refresh(index, folder / "photos")))
-        if told(lambda: look(index, expected)) != {"wrong": [], "vectors": len(expected)}:
-            wrong.append("full disk: the next refresh did not end with the same vectors")
+    """Refreshes with less and less room, each of which is refused at another place."""
+    wrong, photos = list[str](), folder / "photos"
+    for room in (20, 40, 80, 120, 160, 200, 250, 300, 400, 500) if small else (FULL_BYTES // 1024,):
+        index = (small or folder) / f"{room}.mmindex"
+        filler = index.with_suffix(".filler")
+        if small:
+            filler.write_bytes(bytes(max(0, shutil.disk_usage(small).free - room * 1024)))
+        said = told(partial(refused, index, photos, bound=small is None))
+        filler.unlink(missing_ok=True)  # there is room again
+        report = told(partial(look, index, expected))
+        print(f"room of {room} KB: {report['vectors']} vectors committed; {said}", flush=True)
+        wrong += [f"room of {room} KB: {line}" for line in report["wrong"]]
+        if not said or "\n" in said:
+            wrong.append(f"room of {room} KB: it said {said!r}")
+        if small:
+            shutil.rmtree(index, ignore_errors=True)
+            continue
+        wait_for(start(partial(refresh, index, photos)))
+        if told(partial(look, index, expected)) != {"wrong": [], "vectors": len(expected)}:
+            wrong.append("after a full disk the next refresh did not end with the same vectors")
     return wrong
 
 
