@@ -5,7 +5,7 @@
 Each refresh is a process that indexes small pictures with the bundled model and gets SIGKILL at a random moment of the
 time that it takes undisturbed, or seems to. After each, the index is checked; every vector that was there before must
 be there, and every one must be, byte for byte, that of the undisturbed run. An index that is complete is followed by a
-new one.
+new one, and kills that come too late do not count.
 Meanwhile one process reads (the nearest of random queries, whose vectors must be right, and the counts of one view) and
 one counts in the same index as its writer, whenever it can be. --full: a small file system, by default a bound on the
 size of files, under which a refresh must fail in one line and leave what it committed. Exit status 1 where anything is
@@ -89,9 +89,11 @@ def killed(folder: Path, options: argparse.Namespace, expected: dict[str, str], 
     index = folder / "1.mmindex"
     current.write_text(str(index))
     others = [start(lambda: read(folder, expected)), start(lambda: count(folder))]
-    for number in range(options.kills):
+    number = 0
+    while landed < options.kills:
+        number += 1
         process = start(partial(refresh, index, photos))
-        time.sleep(draw.uniform(0.1, 1.1) * seconds)
+        time.sleep(draw.uniform(0.1, 1.0) * seconds)
         os.kill(process, signal.SIGKILL)
         in_time = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
         landed += in_time
@@ -101,8 +103,8 @@ def killed(folder: Path, options: argparse.Namespace, expected: dict[str, str], 
             wrong.append(f"kill {number}: {kept - report['vectors']} vectors were lost")
         kept = report["vectors"]
         seconds *= 0.9 if not in_time else 1.0 if kept else 1.2  # other work on the machine comes and goes
-        if number % 10 == 9 or kept == len(expected):
-            print(f"{number + 1} kills, {landed} of them before the end; index {rounds} has {kept} vectors", flush=True)
+        if number % 10 == 0 or kept == len(expected):
+            print(f"{landed} kills before the end, of {number}; index {rounds} has {kept} vectors", flush=True)
         if kept == len(expected):
             rounds, kept = rounds + 1, 0
             index = folder / f"{rounds}.mmindex"
