@@ -226,7 +226,9 @@ struct MatrixProduct {
     });
     scales_of_panel(g.weight, panel_number, reinterpret_cast<float*>(memory + cols * kColumns), &panel);
     const int64_t tiles = ceil_div(g.count, kRowsOfTile);
-    alignas(64) float result[kRowsOfTile * kColumns];
+    alignas(64) float result[kRowsOfTile * kColumns], no_bias[kColumns] = {};
+    const bool whole = rows - first >= kColumns;
+    const float* bias = call->bias ? call->bias + first : no_bias;
     for (int64_t t = tiles * part / parts; t < tiles * (part + 1) / parts; t++) {
       const int count = rows_in(g, t);
       const Inputs in = inputs(first_tile[group] + t);
@@ -236,7 +238,8 @@ struct MatrixProduct {
       else
         multiply_rows<kRowsOfTile, false>(count, in, panel, steps, words_in_step, result);
       for (int i = 0; i < count; i++)
-        finish(*call, g.rows[t * kRowsOfTile + i], first, least(kColumns, rows - first), result + i * kColumns);
+        if (whole) finish_whole<kColumns>(*call, g.rows[t * kRowsOfTile + i], first, bias, result + i * kColumns);
+        else finish(*call, g.rows[t * kRowsOfTile + i], first, rows - first, result + i * kColumns);
     }
   }
 };

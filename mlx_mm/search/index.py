@@ -7,7 +7,7 @@ from types import TracebackType
 
 from mlx_mm.errors import MlxMmError
 from mlx_mm.progress import Progress
-from mlx_mm.search import duplicates, exporting, inspection, refresh, tags, watching
+from mlx_mm.search import duplicates, exporting, inspection, refresh, tags, tending, watching
 from mlx_mm.search.asking import Example, Query
 from mlx_mm.search.place import default_index
 from mlx_mm.search.query import Limits, Searcher
@@ -138,9 +138,14 @@ class Index:
         """Give each file the labels that fit it; how many files each label has."""
         return tags.tag(self._store, self._spaces, tuple(labels), least, kind, progress)
 
-    def export(self, out: str | Path) -> int:
-        """Write all files with their vectors to .npz, .jsonl or .parquet; how many."""
-        return exporting.export(self._store, Path(out))
+    def export(self, out: str | Path, *, kind: MediaKind | None = None) -> int:
+        """Write all files with their vectors to .npz, .jsonl or .parquet, by the ending; how many rows.
+
+        A row is a picture, or a part of a sound or a video, with its path, date, place, size, camera, tags and vector:
+        see `exporting.export`. kind: write only these files, where others have vectors of another length.
+        Raises OutputError for what cannot be written, InputError for vectors of several lengths.
+        """
+        return exporting.export(self._store, Path(out), kind)
 
     def check(self, *, repair: bool = False) -> CheckReport:
         """Whether the store and what is derived from it are whole."""
@@ -148,15 +153,15 @@ class Index:
 
     def compact(self) -> None:
         """Give back the room of what was taken away."""
-        inspection.compact(self._store)
+        tending.compact(self._store)
 
     def stats(self) -> dict[str, object]:
         """How much is in it, and how large it is."""
-        return inspection.stats(self._store)
+        return tending.stats(self._store)
 
     def forget(self, *, missing: bool = True, folders: Sequence[str | Path] = ()) -> int:
         """Take away files that are gone, and folders; how many files."""
-        return inspection.forget(self._store, missing=missing, folders=[Path(name) for name in folders])
+        return tending.forget(self._store, missing=missing, folders=[Path(name) for name in folders])
 
     def moved(self, old: str | Path, new: str | Path) -> int:
         """A folder that was added has another place now; how many files."""
