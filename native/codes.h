@@ -194,7 +194,8 @@ static void scales_of_row(const mm_weight& w, int64_t row, float* scales, float*
   }
   if (steps > groups)
     for (int64_t i = steps - 1; i >= 0; i--) scales[i] = scales[i / 2], biases[i] = biases[i / 2];
-  for (int64_t i = steps; i % W; i++) scales[i] = biases[i] = 0;
+  if (steps > groups || w.kind != MM_AFFINE)  // else it is done
+    for (int64_t i = steps; i % W; i++) scales[i] = biases[i] = 0;
 }
 
 }  // namespace

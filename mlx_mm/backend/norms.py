@@ -10,12 +10,14 @@ from mlx_mm.backend.native.library import kernels
 from mlx_mm.backend.native.views import is_view, run, serves, view
 from mlx_mm.backend.native.weights import prepared_norm
 
+_KINDS = nn.LayerNorm | nn.RMSNorm
+
 
 def norm(layer: nn.LayerNorm | nn.RMSNorm, x: mx.array, *, residual: mx.array | None = None) -> mx.array:
     """layer(x) + residual, (…, D) -> (…, D)."""
-    if is_view(x) and isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+    if is_view(x) and isinstance(layer, _KINDS):
         return _native(layer, view(x), residual)
-    if serves(x) and isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+    if serves(x) and isinstance(layer, _KINDS):
         return run(lambda x: norm(layer, x, residual=residual), x)
     result: mx.array = layer(x)
     return result if residual is None else result + residual

@@ -10,17 +10,18 @@ from weakref import WeakKeyDictionary
 
 import mlx.core as mx
 
-from mlx_mm.backend.native.views import is_view, view
+from mlx_mm.backend.native.views import Numbers, is_view, view
 from mlx_mm.generation.request import LayerCache
 
 STEP = 256  # tokens for which there is room at a time, as in mlx_lm
 
 
 class _Owned(NamedTuple):
-    """What we made for a cache, and how many tokens were ever written to it."""
+    """What we made for a cache, its numbers, and for how many tokens they were ever written."""
 
     keys: mx.array
     values: mx.array
+    numbers: tuple[Numbers, Numbers]
     written: int
 
 
@@ -52,11 +53,14 @@ def append(cache: LayerCache, keys: mx.array, values: mx.array) -> tuple[mx.arra
         or start < owned.written
         or end > owned.keys.shape[2]
     ):
-        owned = _Owned(_room(plain.keys, keys, start, end), _room(plain.values, values, start, end), start)
-        plain.keys, plain.values = owned.keys, owned.values
+        rooms = _room(plain.keys, keys, start, end), _room(plain.values, values, start, end)
+        owned = _Owned(*rooms, (view(rooms[0]), view(rooms[1])), start)
+        plain.keys, plain.values = rooms
     _OWNED[cache] = owned._replace(written=end)
     plain.offset = end
-    return _written(owned.keys, keys, start, end), _written(owned.values, values, start, end)
+    for numbers, new in zip(owned.numbers, (keys, values), strict=True):
+        numbers[:, :, start:end] = new
+    return cast(mx.array, owned.numbers[0][:, :, :end]), cast(mx.array, owned.numbers[1][:, :, :end])
 
 
 def _room(old: mx.array | None, new: mx.array, start: int, end: int) -> mx.array:
@@ -67,9 +71,3 @@ def _room(old: mx.array | None, new: mx.array, start: int, end: int) -> mx.array
     if old is not None:
         view(room)[:, :, :start] = view(old)[:, :, :start]
     return room
-
-
-def _written(room: mx.array, new: mx.array, start: int, end: int) -> mx.array:
-    numbers = view(room)
-    numbers[:, :, start:end] = new
-    return cast(mx.array, numbers[:, :, :end])

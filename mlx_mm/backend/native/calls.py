@@ -191,6 +191,8 @@ def in_rows(x: Floats) -> Floats:
 
 def evenly(x: Floats) -> Floats:
     """x (…, D), or a copy of it, whose rows are evenly apart, each of numbers that lie together."""
+    if x.flags.c_contiguous:
+        return x
     rows, strides = x.shape[:-1], x.strides
     even = all(strides[i] == strides[i + 1] * rows[i + 1] for i in range(len(rows) - 1) if rows[i] > 1)
     return x if even and strides[-1] == x.itemsize else np.ascontiguousarray(x)

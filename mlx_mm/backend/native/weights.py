@@ -12,13 +12,13 @@ import functools
 import math
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_mm.backend.memory import in_huge_pages, use_huge_pages
+from mlx_mm.backend.memory import HUGE_PAGE, in_huge_pages, use_huge_pages
 from mlx_mm.backend.native import calls, signatures
 from mlx_mm.backend.native.calls import Floats
 from mlx_mm.backend.native.views import Numbers, UnsettledError, floats, is_settled, view
@@ -31,20 +31,22 @@ KINDS = {
     "nvfp4": signatures.NVFP4,
 }
 CACHE_LINE = 64
-LEAST_BYTES = 4 << 20  # of a weight that is worth a copy
+LEAST_BYTES = HUGE_PAGE  # of a weight that is worth a copy
 _LOCK = threading.Lock()
+Arrays: TypeAlias = tuple[mx.array | None, mx.array | None, mx.array | None, mx.array | None]  # of a layer
 
 
 class Prepared:
     """What a layer's arrays are to the kernels. It is neither copied nor pickled with the layer, which prepares it
     again."""
 
-    def __init__(self, of: tuple[mx.array | None, ...]) -> None:
+    def __init__(self, of: Arrays) -> None:
         self.of = of
 
-    def belongs_to(self, of: tuple[mx.array | None, ...]) -> bool:
+    def belongs_to(self, of: Arrays) -> bool:
         """Whether it was prepared of these very arrays."""
-        return all(mine is its for mine, its in zip(self.of, of, strict=True))
+        mine = self.of
+        return mine[0] is of[0] and mine[1] is of[1] and mine[2] is of[2] and mine[3] is of[3]
 
     def __deepcopy__(self, memo: object) -> None:
         return None
@@ -56,9 +58,7 @@ class Prepared:
 class PreparedLinear(Prepared):
     """weight: what the kernels read. bias: (N,) or None. owner: keeps the memory."""
 
-    def __init__(
-        self, of: tuple[mx.array | None, ...], weight: signatures.Weight, bias: Floats | None, owner: object
-    ) -> None:
+    def __init__(self, of: Arrays, weight: signatures.Weight, bias: Floats | None, owner: object) -> None:
         super().__init__(of)
         self.weight, self.bias, self.owner = weight, bias, owner
 
@@ -66,7 +66,7 @@ class PreparedLinear(Prepared):
 class PreparedNorm(Prepared):
     """weight and bias: (D,) or None."""
 
-    def __init__(self, of: tuple[mx.array | None, ...], weight: Floats | None, bias: Floats | None) -> None:
+    def __init__(self, of: Arrays, weight: Floats | None, bias: Floats | None) -> None:
         super().__init__(of)
         self.weight, self.bias = weight, bias
 
@@ -148,11 +148,11 @@ def _kept(
     return kept
 
 
-def _arrays(layer: nn.Module) -> tuple[mx.array | None, ...]:
+def _arrays(layer: nn.Module) -> Arrays:
     return layer.get("weight"), layer.get("scales"), layer.get("biases"), layer.get("bias")
 
 
-def _quantised(layer: nn.Module, copies: bool = True) -> tuple[signatures.Weight, list[Numbers | None]]:
+def _quantised(layer: nn.Module, copies: bool = True) -> tuple[signatures.Weight, object]:
     """MLX's packed words, read where they are. copies: large ones are copied once, so that they are read faster."""
     for name in ("weight", "scales", "biases") if copies else ():
         if layer.get(name) is not None:
@@ -185,30 +185,33 @@ def _plain(library: ctypes.CDLL, layer: nn.Module) -> tuple[signatures.Weight, o
     if layer.weight.dtype != mx.float32:
         layer.weight = _in_huge_pages(layer.weight)
         return _rows(layer.weight)
-    weight, _kept = _rows(layer.weight)  # as long as its address is used
-    packed = _pack(library, layer, weight)
+    weight, _ = _rows(layer.weight)
+    packed = _pack(library, layer, "weight")
     weight.kind, weight.data = signatures.PACKED, calls.address(view(packed))
     return weight, packed
 
 
 def _packed_words(library: ctypes.CDLL, layer: nn.Module) -> tuple[signatures.Weight, object]:
-    """A quantised weight with its words packed as if they were float32."""
-    weight, parts = _quantised(layer, copies=False)
-    words = weight.cols * weight.bits // 32
-    rows = signatures.Weight(signatures.ROWS, signatures.FLOAT32, 0, 0, weight.rows, words, weight.data)
-    packed = _pack(library, layer, rows)
-    weight.kind, weight.data = signatures.AFFINE_PACKED, calls.address(view(packed))
-    return weight, [packed, *parts[1:]]
+    """A quantised weight with its words packed as if they were float32, and float32 scales and biases with them."""
+    weight, _ = _quantised(layer, copies=False)
+    names = ("weight", "scales", "biases") if weight.type == signatures.FLOAT32 else ("weight",)
+    packed = {name: _pack(library, layer, name) for name in names}
+    parts = [view(packed.get(name, layer[name])) for name in ("weight", "scales", "biases")]
+    weight.kind = signatures.AFFINE_PACKED
+    weight.data, weight.scales, weight.biases = map(calls.address, parts)
+    return weight, parts
 
 
-def _pack(library: ctypes.CDLL, layer: nn.Module, rows: signatures.Weight) -> mx.array:
-    """The layer's weight in panels, of which its own array then is a view."""
-    panel = int(library.mm_panel())
-    panels = math.ceil(rows.rows / panel)
-    packed = _new_array((panels, rows.cols, panel), layer.weight.dtype)
+def _pack(library: ctypes.CDLL, layer: nn.Module, name: str) -> mx.array:
+    """An array (N, K) of a layer, of 32 bits each, in panels, of which the layer's own array then is a view."""
+    numbers = np.ascontiguousarray(view(layer[name]))
+    (count, cols), panel = numbers.shape, int(library.mm_panel())
+    rows = signatures.Weight(signatures.ROWS, signatures.FLOAT32, 0, 0, count, cols, calls.address(numbers))
+    panels = math.ceil(count / panel)
+    packed = _new_array((panels, cols, panel), layer[name].dtype)
     calls.check(library.mm_pack(ctypes.byref(rows), calls.address(view(packed))))
     with mx.stream(_stream()):
-        layer.weight = packed.swapaxes(1, 2).reshape(panels * panel, rows.cols)[: rows.rows]
+        layer[name] = packed.swapaxes(1, 2).reshape(panels * panel, cols)[:count]
     return packed
 
 
@@ -222,16 +225,15 @@ def _in_huge_pages(array: mx.array) -> mx.array:
 
 
 def _new_array(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
-    """An array whose numbers are still to be written, from the beginning of a cache line on: a vector of 64 bytes that
-    crosses two takes twice as long to load."""
+    """An array whose numbers are still to be written, from the beginning of a large page on, or else of a cache line: a
+    vector of 64 bytes that crosses two takes twice as long to load."""
     count = math.prod(shape)
-    array = mx.empty((count + CACHE_LINE // dtype.size,), dtype)
-    numbers = view(array)
-    address = calls.address(numbers) or 0
-    use_huge_pages(address, numbers.nbytes)
-    first = -address % CACHE_LINE // dtype.size
-    array = array[first : first + count].reshape(shape)
+    begin = HUGE_PAGE if count * dtype.size >= HUGE_PAGE else CACHE_LINE
+    room = mx.empty((count + begin // dtype.size,), dtype)
+    first = -(calls.address(view(room)) or 0) % begin // dtype.size
+    array = room[first : first + count].reshape(shape)  # the same memory
     mx.eval(array)
+    use_huge_pages(calls.address(view(array)) or 0, array.nbytes)
     return array
 
 
