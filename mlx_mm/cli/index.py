@@ -19,10 +19,10 @@ from mlx_mm.cli.indexes import (
 )
 from mlx_mm.cli.notes import note
 from mlx_mm.cli.opening import DEFAULT_MODEL, PHOTO_MODEL
-from mlx_mm.cli.output import say, say_json, terminal_width, visible
+from mlx_mm.cli.output import flush, say, say_json, terminal_width, visible
 from mlx_mm.cli.signals import Raised
 from mlx_mm.cli.tables import key_values
-from mlx_mm.errors import InputError
+from mlx_mm.errors import InputError, MlxMmError
 
 if TYPE_CHECKING:
     from mlx_mm.search.index import Index
@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="let another process finish first; --wait=60s gives up then",
     )
+    parser.add_argument("--watch", action="store_true", help="stay, and follow what changes in the folders")
+    parser.add_argument("--every", type=duration, metavar="TIME", help="with --watch: look at all of it then (15m)")
+    parser.add_argument(
+        "--poll", type=duration, metavar="TIME", help="with --watch: look so often, as on network disks"
+    )
     parser.add_argument("--moved", nargs=2, metavar=("OLD", "NEW"), help="a folder of the index lies elsewhere now")
     parser.add_argument("--check", action="store_true", help="hold the index against itself")
     parser.add_argument("--repair", action="store_true", help="with --check: make right what is wrong")
@@ -67,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do the one task that was asked for; without one, bring the index up to date."""
     tasks = {
+        "--watch": args.watch,
         "--moved": args.moved is not None,
         "--check": args.check,
         "--compact": args.compact,
@@ -77,11 +83,17 @@ def run(args: argparse.Namespace) -> int:
     task = next((name for name, given in tasks.items() if given), "")
     if args.repair and not args.check:
         raise InputError("--repair stands without --check; expected both. Run: mlx_mm index --check --repair")
-    if args.folders and task not in ("", "--forget"):
+    if args.folders and task not in ("", "--watch", "--forget"):
         raise InputError(f"{task} is about the whole index, and folders are named. Leave them out.")
+    for name, given in (("--every", args.every), ("--poll", args.poll)):
+        if given is not None and not args.watch:
+            raise InputError(f"{name} stands without --watch; expected both. Add it, or leave {name} out.")
     if not task:
         return _refresh(args)
+    _refuse_for(args, task)
     with open_index(args) as index:
+        if args.watch:
+            return _watch(index, args)
         if args.check:
             return _check(index, args)
         if args.stats:
@@ -93,6 +105,56 @@ def run(args: argparse.Namespace) -> int:
             count = index.forget(missing=not args.folders, folders=args.folders)
             return _say(args, {"forgotten": count})
         return _say(args, {"moved": index.moved(*args.moved)})
+
+
+def _refuse_for(args: argparse.Namespace, task: str) -> None:
+    """InputError for options of a refresh beside another task, where they would do nothing."""
+    given = {
+        "--exclude": bool(args.exclude) and task != "--watch",
+        "--videos": args.videos and task != "--watch",
+        "--max-num-patches": args.max_num_patches is not None,
+        "--retry": args.retry,
+        "--accept-missing": args.accept_missing,
+        "--add-space": args.add_space,
+        "--reembed": args.reembed,
+        "--wait": args.wait != 0,
+    }
+    for name in (name for name, is_given in given.items() if is_given):
+        raise InputError(f"{name} says nothing about {task}. Leave it out, or run mlx_mm index with it first.")
+
+
+def _watch(index: "Index", args: argparse.Namespace) -> int:
+    """Follow the folders until a signal comes."""
+    reports = 0
+
+    def on_report(report: "RefreshReport") -> None:
+        nonlocal reports
+        reports += 1
+        if reports > 1 and not (report.new or report.changed or report.moved or report.copied or report.missing):
+            return
+        if args.json:
+            say_json(asdict(report), indent=None)
+        else:
+            say(summary(report))
+        flush()
+
+    def on_error(error: MlxMmError) -> None:
+        if not reports:
+            raise error
+        note(f"error: {error}")
+
+    every = {} if args.every is None else {"every": args.every}
+    Raised.outcome = "the index is as the last line says"
+    index.watch(
+        args.folders,
+        exclude=args.exclude,
+        videos=args.videos,
+        poll=args.poll,
+        on_report=on_report,
+        on_error=on_error,
+        **every,
+    )
+    return 0
 
 
 def _say(args: argparse.Namespace, values: dict[str, object]) -> int:
@@ -196,6 +258,7 @@ COMMAND = Command(
         f"mlx_mm index ~/Pictures -m {PHOTO_MODEL}",
         "mlx_mm index",
         "mlx_mm index ~/Pictures --exclude '*.tmp' --videos",
+        "mlx_mm index --watch",
         "mlx_mm index --moved ~/Pictures /Volumes/Disk/Pictures",
         "mlx_mm index --check --repair",
     ),
