@@ -89,6 +89,22 @@ MM_INLINE vf silu(vf x) {
 }
 MM_INLINE vf relu(vf x) { return max(all(0.0f), x); }
 
+// Of several vectors, which do not wait for each other.
+template <int kCount>
+MM_INLINE void activate_all(int kind, vf* x) {
+#define MM_ALL(function) \
+  MM_UNROLL              \
+  for (int i = 0; i < kCount; i++) x[i] = function(x[i])
+  switch (kind) {
+    case MM_GELU_ERF: MM_ALL(gelu_erf); break;
+    case MM_GELU_TANH: MM_ALL(gelu_tanh); break;
+    case MM_QUICK_GELU: MM_ALL(quick_gelu); break;
+    case MM_SILU: MM_ALL(silu); break;
+    case MM_RELU: MM_ALL(relu); break;
+  }
+#undef MM_ALL
+}
+
 MM_INLINE vf activate(int kind, vf x) {
   switch (kind) {
     case MM_GELU_ERF: return gelu_erf(x);

@@ -165,6 +165,18 @@ MM_INLINE void store_bytes(int8_t* p, vi v) {
 #endif
 }
 
+// The same of four vectors, one after the other, whose lanes are of -128 to 127.
+MM_INLINE void store_bytes(int8_t* p, vi a, vi b, vi c, vi d) {
+#if defined(__AVX512F__)
+  const __m512i ab = _mm512_packs_epi32(MM_M(a), MM_M(b)), cd = _mm512_packs_epi32(MM_M(c), MM_M(d));
+  const vi order = (lane_numbers() & 3) * 4 + (lane_numbers() >> 2);  // 128 bits have four lanes of each
+  const vi bytes = reinterpret_cast<vi>(_mm512_permutexvar_epi32(MM_M(order), _mm512_packs_epi16(ab, cd)));
+  memcpy(p, &bytes, sizeof bytes);
+#else
+  store_bytes(p, a), store_bytes(p + W, b), store_bytes(p + 2 * W, c), store_bytes(p + 3 * W, d);
+#endif
+}
+
 MM_INLINE int32_t greatest_word(vi v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_epi32(MM_M(v));

@@ -20,6 +20,7 @@ constexpr int kRowsOfTile = 3;
 #endif
 constexpr int kColumns = int(kPanel), kColumnVectors = kColumns / W;
 constexpr int64_t kLeastRows = 48;  // that are worth unpacking a panel again for another thread
+constexpr int64_t kInputBytes = 256 << 10;  // that stay in a cache of a processor's own while panels pass
 
 // kRowsOfTile rows: bytes (steps, kRowsOfTile, step), scales and sums (steps, kRowsOfTile).
 struct Inputs {
@@ -30,7 +31,7 @@ struct Inputs {
 // Columns of a weight: codes (cols / 4, kColumns, 4), scales and biases (steps, kColumns).
 struct Panel {
   const uint8_t* codes;
-  float *scales, *biases;
+  const float *scales, *biases;
 };
 
 static void quantise_tile(const mm_product_call& c, const mm_weight& w, const int32_t* rows, int count,
@@ -92,7 +93,7 @@ MM_INLINE const uint8_t* codes_of_panel(const mm_weight& w, int64_t number, uint
 }
 
 // The same of scales and biases, by way of `rows`: 2 W rows of whole vectors.
-static void unpack_scales(const mm_weight& w, int64_t first, int j, const Panel& panel, float* rows) {
+static void unpack_scales(const mm_weight& w, int64_t first, int j, float* scales, float* biases, float* rows) {
   const int64_t steps = w.cols / step_of(w), room = ceil_div(steps, W) * W;
   for (int i = 0; i < W; i++) scales_of_row(w, least(first + i, w.rows - 1), rows + i * room, rows + (W + i) * room);
   for (int which = 0; which < 2; which++)
@@ -101,9 +102,38 @@ static void unpack_scales(const mm_weight& w, int64_t first, int j, const Panel&
 #pragma GCC unroll 16
       for (int i = 0; i < W; i++) r[i] = bits_of(load(rows + (which * W + i) * room + s));
       transpose(r);
-      float* y = (which ? panel.biases : panel.scales) + s * kColumns + j * W;
+      float* y = (which ? biases : scales) + s * kColumns + j * W;
       for (int i = 0; i < W && s + i < steps; i++) store(y + i * kColumns, bits_as_floats(r[i]));
     }
+}
+
+// Scales and biases of a panel of groups, for each step.
+static void repeat_scales(const mm_weight& w, const Panel& packed, float* scales, float* biases) {
+  const int64_t steps = w.cols / step_of(w), of_group = w.group_size / step_of(w);
+  for (int64_t s = 0; s < steps; s++)
+    for (int64_t i = 0; i < kColumns; i += W) {
+      const int64_t at = s / of_group * kColumns + i;
+      const vf scale = load(packed.scales + at), bias = load(packed.biases + at);
+      store(scales + s * kColumns + i, scale);
+      store(biases + s * kColumns + i, kSignedCodes && w.bits == 8 ? bias + 128 * scale : bias);
+    }
+}
+
+// Fills in scales and biases, as codes_of_panel does codes; memory: 2 W rows of whole vectors behind both.
+static void scales_of_panel(const mm_weight& w, int64_t number, float* memory, Panel* panel) {
+  const int64_t steps = w.cols / step_of(w), groups = w.cols / w.group_size;
+  float *scales = memory, *biases = memory + steps * kColumns;
+  *panel = {panel->codes, scales, biases};
+  if (w.kind == MM_AFFINE_PACKED && w.type == MM_FLOAT32) {
+    const int64_t before = number * kColumns * groups;
+    const Panel packed = {panel->codes, static_cast<const float*>(w.scales) + before,
+                          static_cast<const float*>(w.biases) + before};
+    if (steps == groups && !(kSignedCodes && w.bits == 8)) *panel = packed;
+    else repeat_scales(w, packed, scales, biases);
+  } else {
+    for (int j = 0; j < kColumnVectors; j++)
+      unpack_scales(w, number * kColumns + j * W, j, scales, biases, biases + steps * kColumns);
+  }
 }
 
 // sums (R, kColumns) of R rows and a panel.
@@ -190,15 +220,15 @@ struct MatrixProduct {
   void columns(char* memory, int64_t group, int64_t panel_number, int64_t part, int64_t parts) const {
     const Group& g = groups[group];
     const int64_t first = panel_number * kColumns;
-    float* scales = reinterpret_cast<float*>(memory + cols * kColumns);
-    Panel panel = {nullptr, scales, scales + steps * kColumns};
+    Panel panel;
     with_codes(g.weight, [&](auto kind) {
       panel.codes = codes_of_panel<decltype(kind)>(g.weight, panel_number, reinterpret_cast<uint8_t*>(memory));
     });
-    for (int j = 0; j < kColumnVectors; j++)
-      unpack_scales(g.weight, first + j * W, j, panel, panel.biases + steps * kColumns);
+    scales_of_panel(g.weight, panel_number, reinterpret_cast<float*>(memory + cols * kColumns), &panel);
     const int64_t tiles = ceil_div(g.count, kRowsOfTile);
-    alignas(64) float result[kRowsOfTile * kColumns];
+    alignas(64) float result[kRowsOfTile * kColumns], no_bias[kColumns] = {};
+    const bool whole = rows - first >= kColumns;
+    const float* bias = call->bias ? call->bias + first : no_bias;
     for (int64_t t = tiles * part / parts; t < tiles * (part + 1) / parts; t++) {
       const int count = rows_in(g, t);
       const Inputs in = inputs(first_tile[group] + t);
@@ -208,10 +238,18 @@ struct MatrixProduct {
       else
         multiply_rows<kRowsOfTile, false>(count, in, panel, steps, words_in_step, result);
       for (int i = 0; i < count; i++)
-        finish(*call, g.rows[t * kRowsOfTile + i], first, least(kColumns, rows - first), result + i * kColumns);
+        if (whole) finish_whole<kColumns>(*call, g.rows[t * kRowsOfTile + i], first, bias, result + i * kColumns);
+        else finish(*call, g.rows[t * kRowsOfTile + i], first, rows - first, result + i * kColumns);
     }
   }
 };
+
+// How many parts rows are divided into, each of which goes through all columns before the next.
+static int64_t parts_of_rows(const mm_weight& w, int64_t rows, int64_t jobs) {
+  if (w.kind == MM_AFFINE_PACKED) return ceil_div(rows * w.cols, kInputBytes);
+  const bool few = mm::threads() > 1 && jobs < 2 * mm::threads();
+  return few ? least(ceil_div(rows, kLeastRows), mm::threads()) : 1;
+}
 
 static int32_t multiply_many_rows(const Group* groups, int64_t count, const mm_product_call* c) {
   if (!count) return MM_OK;
@@ -237,11 +275,9 @@ static int32_t multiply_many_rows(const Group* groups, int64_t count, const mm_p
     for (int64_t t = count == 1 ? job : 0; t < (count == 1 ? job + 1 : ceil_div(g.count, kRowsOfTile)); t++)
       quantise_tile(*c, w, g.rows + t * kRowsOfTile, p.rows_in(g, t), p.inputs(first_tile.get()[group] + t));
   });
-  const int64_t jobs = count * panels;
-  const bool split = mm::threads() > 1 && jobs < 2 * mm::threads();
-  const int64_t parts = split ? least(ceil_div(most, kLeastRows), mm::threads()) : 1;
+  const int64_t jobs = count * panels, parts = parts_of_rows(w, most, jobs);
   const bool done = jobs_with_memory(jobs * parts, p.memory(), [&](char* memory, int64_t job) {
-    p.columns(memory, job / parts / panels, job / parts % panels, job % parts, parts);
+    p.columns(memory, job % jobs / panels, job % panels, job / jobs, parts);
   });
   return done ? MM_OK : MM_NO_MEMORY;
 }

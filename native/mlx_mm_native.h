@@ -26,8 +26,8 @@ enum {
   MM_MXFP4 = 3,    // e2m1, groups of 32 with e8m0 scales (bytes), no biases
   MM_MXFP8 = 4,    // e4m3, groups of 32 with e8m0 scales
   MM_NVFP4 = 5,    // e2m1, groups of 16 with e4m3 scales
-  MM_AFFINE_PACKED = 6,  // MM_AFFINE of 4 or 8 bits whose words went through mm_pack as if they were float32; scales and
-                         // biases as there. Not with MM_EXACT, and MM_FINE is MM_FAST
+  MM_AFFINE_PACKED = 6,  // MM_AFFINE of 4 or 8 bits whose words, and scales and biases that are float32, went through
+                         // mm_pack, all as if they were float32. Not with MM_EXACT, and MM_FINE is MM_FAST
 };
 
 typedef struct {

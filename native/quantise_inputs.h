@@ -29,7 +29,14 @@ MM_INLINE vi round(vf x, float inverse) { return bits_of(multiply_add(x, all(inv
 MM_INLINE void quantise_step8(const float* x, int64_t step, int8_t* bytes, float* scale, float* sum) {
   const float greatest = greatest_magnitude(x, step), inverse = greatest > kNothing ? kMost8 / greatest : 0;
   vi total{};
-  for (int64_t i = 0; i < step; i += W) {
+  int64_t i = 0;
+  for (; i + 4 * W <= step; i += 4 * W) {
+    const vi a = round(load(x + i), inverse), b = round(load(x + i + W), inverse);
+    const vi c = round(load(x + i + 2 * W), inverse), d = round(load(x + i + 3 * W), inverse);
+    total += (a + b) + (c + d);
+    store_bytes(bytes + i, a, b, c, d);
+  }
+  for (; i < step; i += W) {
     const vi whole = round(load(x + i), inverse);
     total += whole;
     store_bytes(bytes + i, whole);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from mlx_mm.processing.vectors import Vectors
 from mlx_mm.search import words
+from mlx_mm.search.spaces import Spaces
 from mlx_mm.search.store import Store
 from mlx_mm.search.stored_vectors import add_vectors
 
@@ -39,39 +41,42 @@ class Item:
     state: str = "here"
 
 
-def write_index(path: Path, root: str, items: Sequence[Item], *, dim: int, model: str = MODEL) -> None:
-    """Write an index with one root and one space."""
+def write_index(path: Path, root: str, items: Sequence[Item]) -> None:
+    """Write an index with one root, and the space of the bundled model, whose vectors have 128 numbers."""
     store = Store(path, create=True)
-    with store.writer(), store.writing() as rows:
-        rows.execute("INSERT INTO roots(id, path) VALUES (1, ?)", (os.fsencode(root),))
-        rows.execute(
-            "INSERT INTO spaces(id, fingerprint, model, dim, kinds, about, canary) VALUES (1, ?, ?, ?, ?, '{}', x'')",
-            (f"test {dim}", model, dim, json.dumps(["image", "audio"])),
-        )
-        for number, item in enumerate(items):
-            north, east = item.place or (None, None)
-            width, height = item.pixels or (None, None)
-            digest = hashlib.blake2b(repr((number, item.paths)).encode(), digest_size=16).digest()
-            content = rows.execute(
-                "INSERT INTO contents(digest, kind, size, width, height, dhash, taken_at, latitude, longitude, camera) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (digest, item.kind, item.size, width, height, item.dhash, item.taken_at, north, east, item.camera),
-            ).lastrowid
-            assert content is not None
-            for name in item.paths:
-                raw = os.fsencode(name)
-                file = rows.execute(
-                    "INSERT INTO files(root, path, name, size, mtime_ns, device, inode, content, state) "
-                    "VALUES (1, ?, ?, ?, ?, 1, ?, ?, ?)",
-                    (
-                        *(raw, raw.decode("utf-8", "replace"), item.size, int(item.changed * 1e9)),
-                        *(1000 + number, content, item.state),
-                    ),
-                ).lastrowid
-                assert file is not None
-                words.put(rows, file, raw.decode("utf-8", "replace"), item.tags)
-            for label in item.tags:
-                rows.execute("INSERT INTO tags(content, label, score) VALUES (?, ?, 0.9)", (content, label))
-            if item.vectors is not None:
-                add_vectors(rows, content, 1, np.atleast_2d(item.vectors), item.spans)
+    with store.writer():
+        Spaces(store, MODEL).prepared(None, add=False, anew=False)
+        with store.writing() as rows:
+            _write(rows, root, items)
     store.close()
+
+
+def _write(rows: sqlite3.Connection, root: str, items: Sequence[Item]) -> None:
+    rows.execute("INSERT INTO roots(id, path) VALUES (1, ?)", (os.fsencode(root),))
+    rows.execute("UPDATE spaces SET kinds = ?", (json.dumps(["image", "audio", "video"]),))
+    for number, item in enumerate(items):
+        north, east = item.place or (None, None)
+        width, height = item.pixels or (None, None)
+        digest = hashlib.blake2b(repr((number, item.paths)).encode(), digest_size=16).digest()
+        content = rows.execute(
+            "INSERT INTO contents(digest, kind, size, width, height, dhash, taken_at, latitude, longitude, camera) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (digest, item.kind, item.size, width, height, item.dhash, item.taken_at, north, east, item.camera),
+        ).lastrowid
+        assert content is not None
+        for name in item.paths:
+            raw = os.fsencode(name)
+            file = rows.execute(
+                "INSERT INTO files(root, path, name, size, mtime_ns, device, inode, content, state) "
+                "VALUES (1, ?, ?, ?, ?, 1, ?, ?, ?)",
+                (
+                    *(raw, raw.decode("utf-8", "replace"), item.size, int(item.changed * 1e9)),
+                    *(1000 + number, content, item.state),
+                ),
+            ).lastrowid
+            assert file is not None
+            words.put(rows, file, raw.decode("utf-8", "replace"), item.tags)
+        for label in item.tags:
+            rows.execute("INSERT INTO tags(content, label, score) VALUES (?, ?, 0.9)", (content, label))
+        if item.vectors is not None:
+            add_vectors(rows, content, 1, np.atleast_2d(item.vectors), item.spans)

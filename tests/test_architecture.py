@@ -45,7 +45,7 @@ PACKAGES = {
     "safetensors": ("checkpoint",),
     "scipy_openblas32": ("backend",),
     "PIL": ("processing", "models", "cli"),
-    "pyarrow": ("cli",),
+    "pyarrow": ("checkpoint", "cli"),
     "watchfiles": ("search",),
     "typing_extensions": ORDER,  # for the type checker alone; it is no dependency
     **dict.fromkeys(("tokenizers", "sentencepiece", "jinja2", "soundfile", "soxr", "av", "pi_heif"), ("processing",)),

@@ -36,6 +36,12 @@ def deviations(queries: Floats) -> Floats:
     return found.astype(np.float32)
 
 
+def greatest_deviation(width: int) -> float:
+    """The most that `deviations` are of queries of length 1."""
+    lost: float = np.sqrt(width) / (2 * MOST)  # of a query with one number that sticks out
+    return max(lost + 8 * SINGLE, SINGLE * (width + 1)) * (1 + 1e-5)
+
+
 def rounded(queries: Floats) -> tuple[Bytes, Bytes, Floats]:
     """(Q, width) as (128 high + low) scale: two times (Q, width) of -127 to 127, and (Q,)."""
     greatest = np.abs(queries).max(axis=1, initial=0)

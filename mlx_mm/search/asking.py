@@ -9,7 +9,6 @@ from typing import Literal, TypeAlias, cast
 
 import numpy as np
 
-from mlx_mm.embed import encode_audio, encode_image, encode_text
 from mlx_mm.errors import InputError, MediaError, ModalityError, is_number, shown
 from mlx_mm.processing.arguments import listed, strings
 from mlx_mm.processing.audio import AudioSource
@@ -79,11 +78,6 @@ class Query:
         )
 
 
-def vectors_of_texts(space: Space, texts: Iterable[str]) -> Vectors:
-    """Unit vectors (N, dim) of texts as a space compares them."""
-    return encode_text(space.model, space.processor, list(texts), dim=space.dim)
-
-
 def vectors_of(store: Store, spaces: Sequence[Space], part: Part) -> list[Vectors | None]:
     """The unit vector (dim,) of a part in each space, None in those whose models cannot take it.
 
@@ -92,7 +86,7 @@ def vectors_of(store: Store, spaces: Sequence[Space], part: Part) -> list[Vector
     """
     if part.kind == "words":
         takers = [space if "text" in space.model.modalities else None for space in spaces]
-        found = [None if space is None else vectors_of_texts(space, [str(part.value)])[0] for space in takers]
+        found = [None if space is None else space.vectors_of_text([str(part.value)])[0] for space in takers]
     else:
         found = _vectors_of_example(store, spaces, part.value)
     if spaces and all(vector is None for vector in found):
@@ -121,10 +115,10 @@ def _vectors_of_example(store: Store, spaces: Sequence[Space], example: object) 
 
 def _encoded(space: Space, example: object) -> Vectors | None:
     """By the model; None for samples where it takes pictures, and for an array where it takes sounds."""
-    if "image" in space.model.modalities and not isinstance(example, tuple):
-        return encode_image(space.model, space.processor, cast(ImageSource, example), dim=space.dim)
-    if "audio" in space.model.modalities and not isinstance(example, np.ndarray):
-        return encode_audio(space.model, space.processor, cast(AudioSource, example), dim=space.dim)
+    if "image" in space.kinds and not isinstance(example, tuple):
+        return space.vectors_of_images([cast(ImageSource, example)])[0]
+    if "audio" in space.kinds and not isinstance(example, np.ndarray):
+        return space.vectors_of_audio([cast(AudioSource, example)])[0]
     return None
 
 

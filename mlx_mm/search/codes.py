@@ -70,13 +70,20 @@ class Codes:
         """(N,) how far vectors are from their rows: no score with a query of length 1 is wrong by more."""
         return np.ascontiguousarray(self.slots["error"])
 
-    def first(self, count: int) -> "Codes":
-        """Those of the first vectors."""
-        blocks, left = list[Bytes](), count
+    @functools.cached_property
+    def error(self) -> float:
+        """No score with any query of length 1 is wrong by more."""
+        rounding = scan.greatest_deviation(width_of(self.dim))
+        greatest = float(self.errors.max(initial=0))
+        return greatest * (1 + rounding) + LONGEST * rounding
+
+    def part(self, start: int, count: int) -> "Codes":
+        """Those of `count` vectors from one on, or fewer."""
+        blocks, before = list[Bytes](), 0
         for block in self.blocks:
-            blocks.append(block[:left])
-            left -= len(blocks[-1])
-        return Codes(self.space, self.dim, self.generation, self.slots[:count], tuple(blocks))
+            blocks.append(block[max(0, start - before) : max(0, start + count - before)])
+            before += len(block)
+        return Codes(self.space, self.dim, self.generation, self.slots[start : start + count], tuple(blocks))
 
     def scores(self, queries: Vectors) -> Vectors:
         """Products (Q, N) of queries (Q, dim) with all vectors, as exact as `bounds` says."""
@@ -113,7 +120,7 @@ def open_codes(store: Store, space: int) -> Codes:
         newest: int = rows.execute("SELECT coalesce(max(id), 0) FROM vectors").fetchone()[0]
         if base is not None and newest <= _last(base):  # less where another thread has seen more than this view
             count = int(np.searchsorted(base.ids, newest, "right"))
-            return base if count == len(base) else base.first(count)
+            return base if count == len(base) else base.part(0, count)
         files = Files.of(store, rows, space, dim, generation)
         mapped = files.read(rows)
         if base is None or len(base) < len(mapped):
@@ -143,6 +150,14 @@ def extend_codes(store: Store, space: int) -> None:
             raise (kind or StoreError)(f"{files.codes}: {says}") from error
 
 
+def extend_all(store: Store) -> None:
+    """The same for all spaces."""
+    with store.reading() as rows:
+        spaces = [row[0] for row in rows.execute("SELECT id FROM spaces")]
+    for space in spaces:
+        extend_codes(store, space)
+
+
 @dataclass(frozen=True)
 class Files:
     """The derived files of one generation of a space."""
@@ -162,6 +177,11 @@ class Files:
 
     def read(self, rows: sqlite3.Connection) -> Codes:
         """What of them is valid, mapped into memory."""
+        found = self.mapped()
+        return found.part(0, self._confirmed(rows, found.slots, found.blocks[0]))
+
+    def mapped(self) -> Codes:
+        """What both of them have."""
         width = width_of(self.dim)
         slots, codes = np.empty(0, SLOT), np.empty((0, width), np.int8)
         with contextlib.suppress(OSError, ValueError):  # such as of files that are missing, or too short
@@ -169,8 +189,7 @@ class Files:
             if count:
                 codes = np.memmap(self.codes, np.int8, "r", shape=(count, width))
                 slots = np.fromfile(self.slots, SLOT, count)
-        count = self._confirmed(rows, slots, codes)
-        return Codes(self.space, self.dim, self.generation, slots[:count], (codes[:count],))
+        return Codes(self.space, self.dim, self.generation, slots, (codes[: len(slots)],))
 
     def extend(self, rows: sqlite3.Connection) -> None:
         """Write what is missing; the caller is the writer. Raises OSError."""

@@ -24,7 +24,7 @@ class Compared:
     """What is known of N vectors and P parts.
 
     codes: of the vectors. queries: (P, dim) of the parts. weights: (P,), below 0 where a part is not wanted. cosines:
-    (P, N), each within `codes.error` until it is settled. means, spreads: of the cosines of each part over the whole
+    (P, N), near the exact ones until they are settled. means, spreads: of the cosines of each part over the whole
     index, (P,). least: the cosines from which on a part fits, (P, N) or (P, 1). spread: of the weighted sum.
     """
 
@@ -57,15 +57,28 @@ class Compared:
         factors = self.weights / self.spreads
         return np.asarray((factors @ self.cosines - factors @ self.means) / self.spread, np.float32)
 
-    @property
-    def error(self) -> float:
-        """By how much a standard score may be wrong before it is settled."""
-        return float(np.abs(self.weights / self.spreads).sum() * self.codes.error / self.spread)
+    def standard_error(self) -> Floats:
+        """By how much standard scores (N,) may be wrong before they are settled."""
+        return self.codes.bounds(self.queries, self.weights / self.spreads) / np.float32(self.spread)
 
     def score(self) -> Floats | None:
         """The mean cosine (N,) of what is wanted, by its weights; None where nothing is."""
+        shares = self._shares()
+        return None if shares is None else np.asarray(shares @ self.cosines, np.float32)
+
+    def doubtful(self, min_score: float | None) -> Flags:
+        """Which vectors (N,) lie so near to a cutoff that only their exact cosines tell on which side."""
+        found = np.zeros(len(self.codes.ids), bool)
+        for query, cosines, least in zip(self.queries, self.cosines, self.least, strict=True):
+            found |= np.abs(cosines - least) <= self.codes.bounds(query[None], np.ones(1, np.float32))
+        if min_score is not None and (shares := self._shares()) is not None:
+            found |= np.abs(shares @ self.cosines - min_score) <= self.codes.bounds(self.queries, shares)
+        return found
+
+    def _shares(self) -> Floats | None:
+        """Of the parts in the score, (P,)."""
         wanted = np.maximum(self.weights, 0)
-        return np.asarray(wanted @ self.cosines / wanted.sum(), np.float32) if wanted.any() else None
+        return np.asarray(wanted / wanted.sum(), np.float32) if wanted.any() else None
 
     def fits(self) -> Flags:
         """Which vectors (N,) fit one of the wanted parts at least; all of them where nothing is wanted."""
@@ -80,7 +93,7 @@ class Compared:
 
     def settle(self, store: Store, places: Places) -> None:
         """Put exact cosines in the place of those of some vectors, by the vectors in the store."""
-        if self.codes.error and len(places):
+        if len(places):
             with store.reading() as rows:
                 present, vectors = read_present(rows, self.codes.ids[places])
             self.cosines[:, places] = GONE

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from mlx_mm.checkpoint.atomic import new_file
 from mlx_mm.errors import DamagedError, OutputError, foreign
 from mlx_mm.processing.vectors import Vectors
-from mlx_mm.search.asking import vectors_of_texts
 from mlx_mm.search.comparing import read_present
 from mlx_mm.search.spaces import Space
 from mlx_mm.search.store import Store
@@ -96,7 +95,7 @@ def least_of_example(cosines: npt.NDArray[np.float32]) -> float:
 
 
 def _none(space: Space) -> Cutoffs:
-    return Cutoffs(np.zeros(0, np.int64), np.zeros((2, 0), np.float32), vectors_of_texts(space, NEUTRAL))
+    return Cutoffs(np.zeros(0, np.int64), np.zeros((2, 0), np.float32), space.vectors_of_text(NEUTRAL))
 
 
 def _path(store: Store, space: Space) -> Path:

@@ -1,15 +1,18 @@
 """`Index`: photos and sounds in folders, found again by words, by example, by date and place."""
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from mlx_mm.errors import MlxMmError
 from mlx_mm.progress import Progress
-from mlx_mm.search import duplicates, exporting, inspection, refresh, tags
+from mlx_mm.search import duplicates, exporting, inspection, refresh, tags, tending, watching
 from mlx_mm.search.asking import Example, Query
 from mlx_mm.search.place import default_index
 from mlx_mm.search.query import Limits, Searcher
 from mlx_mm.search.records import CheckReport, DuplicateKind, Group, Hits, MediaKind, RefreshReport, SortBy, Where
+from mlx_mm.search.roots import known_roots
 from mlx_mm.search.spaces import Spaces
 from mlx_mm.search.store import Store
 
@@ -55,6 +58,38 @@ class Index:
         )
         named = [folders] if isinstance(folders, str | Path) else list(folders)
         return refresh.refresh(self._store, self._spaces, [Path(name) for name in named], options, on_event, progress)
+
+    def watch(
+        self,
+        folders: str | Path | Sequence[str | Path] = (),
+        *,
+        exclude: Sequence[str] = (),
+        videos: bool = False,
+        stop: threading.Event | None = None,
+        poll: float | None = None,
+        every: float = watching.EVERY_SECONDS,
+        on_event: Callable[[str, str], None] | None = None,
+        on_report: Callable[[RefreshReport], None] | None = None,
+        on_error: Callable[[MlxMmError], None] | None = None,
+    ) -> None:
+        """Refresh, and again whenever something changes in the folders of the index, until `stop` is set.
+
+        poll: look every so many seconds instead of being told by the system (which needs the extra `watch`), as on
+        network volumes. every: seconds after which they are looked at in any case. Other arguments as of `refresh` and
+        `watching.watch`.
+        """
+        given = [folders] if isinstance(folders, str | Path) else list(folders)
+        end = stop or threading.Event()
+
+        def once() -> RefreshReport:
+            named, given[:] = list(given), []  # they are folders of the index from then on
+            return self.refresh(named, exclude=exclude, videos=videos, on_event=on_event)
+
+        def roots() -> list[bytes]:
+            return [root.path for root in known_roots(self._store)]
+
+        hints = watching.changes(roots, self._store.path, end) if poll is None else watching.polled(poll, end)
+        watching.watch(once, hints, every=every, on_report=on_report, on_error=on_error)
 
     def search(
         self,
@@ -103,9 +138,14 @@ class Index:
         """Give each file the labels that fit it; how many files each label has."""
         return tags.tag(self._store, self._spaces, tuple(labels), least, kind, progress)
 
-    def export(self, out: str | Path) -> int:
-        """Write all files with their vectors to .npz, .jsonl or .parquet; how many."""
-        return exporting.export(self._store, Path(out))
+    def export(self, out: str | Path, *, kind: MediaKind | None = None) -> int:
+        """Write all files with their vectors to .npz, .jsonl or .parquet, by the ending; how many rows.
+
+        A row is a picture, or a part of a sound or a video, with its path, date, place, size, camera, tags and vector:
+        see `exporting.export`. kind: write only these files, where others have vectors of another length.
+        Raises OutputError for what cannot be written, InputError for vectors of several lengths.
+        """
+        return exporting.export(self._store, Path(out), kind)
 
     def check(self, *, repair: bool = False) -> CheckReport:
         """Whether the store and what is derived from it are whole."""
@@ -113,15 +153,15 @@ class Index:
 
     def compact(self) -> None:
         """Give back the room of what was taken away."""
-        inspection.compact(self._store)
+        tending.compact(self._store)
 
     def stats(self) -> dict[str, object]:
         """How much is in it, and how large it is."""
-        return inspection.stats(self._store)
+        return tending.stats(self._store)
 
     def forget(self, *, missing: bool = True, folders: Sequence[str | Path] = ()) -> int:
         """Take away files that are gone, and folders; how many files."""
-        return inspection.forget(self._store, missing=missing, folders=[Path(name) for name in folders])
+        return tending.forget(self._store, missing=missing, folders=[Path(name) for name in folders])
 
     def moved(self, old: str | Path, new: str | Path) -> int:
         """A folder that was added has another place now; how many files."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mlx_mm.search.comparing import Compared, Flags, Floats, Places
+from mlx_mm.search.comparing import Compared, Flags, Places
 from mlx_mm.search.found import Match
 from mlx_mm.search.store import Store
 
@@ -50,12 +50,9 @@ class Ranked:
         min_score: float | None,
         strong_only: bool,
     ) -> "Ranked":
-        """What lies so near to a cutoff that codes cannot tell is settled by the vectors themselves."""
-        error, contents = compared.codes.error, compared.codes.contents
-        doubtful = (np.abs(compared.cosines - compared.least) <= error).any(axis=0)
-        if min_score is not None and (score := compared.score()) is not None:
-            doubtful |= np.abs(score - min_score) <= error
-        compared.settle(store, np.flatnonzero(doubtful & allowed))
+        """What lies so near to a cutoff that codes cannot tell is settled by the vectors in the store."""
+        contents = compared.codes.contents
+        compared.settle(store, np.flatnonzero(compared.doubtful(min_score) & allowed))
         strong = (compared.fits() | among(contents, named.wanted)) & ~compared.unfit() & allowed
         strong &= ~among(contents, named.unwanted)
         good = strong if strong_only else allowed
@@ -66,7 +63,7 @@ class Ranked:
     def matches(self, store: Store, named: Named, count: int | None) -> dict[int, Match]:
         """The best `count` contents, or all, with those that tie with the last one, and all that are named."""
         compared, contents = self.compared, self.compared.codes.contents
-        places = self._nearest(compared.standard(), count)
+        places = self._nearest(count)
         compared.settle(store, places)
         places = np.union1d(places, np.flatnonzero(self.good & among(contents, named.wanted)))
         z, score = compared.standard()[places], compared.score()
@@ -88,16 +85,17 @@ class Ranked:
         contents = self.compared.codes.contents
         return set(contents[among(contents, named.wanted)].tolist())
 
-    def _nearest(self, values: Floats, count: int | None) -> Places:
+    def _nearest(self, count: int | None) -> Places:
         """Places of vectors, among which are the best of the `count` contents that are best by their exact values."""
         places = np.flatnonzero(self.good)
         if count is None or len(places) <= count:
             return places
-        values, size = values[places], count
+        values, error = self.compared.standard()[places], self.compared.standard_error()[places]
+        least, size = values - error, count
         while True:  # a sound has many vectors
-            top = np.argpartition(values, -size)[-size:]
+            top = np.argpartition(least, -size)[-size:]
             if size == len(places) or len(np.unique(self.compared.codes.contents[places[top]])) >= count:
-                return places[values >= values[top].min() - 2 * self.compared.error]
+                return places[values + error >= least[top].min()]
             size = min(2 * size, len(places))
 
 

@@ -65,6 +65,9 @@ CREATE TRIGGER file_changed AFTER UPDATE OF state, content ON files BEGIN
   UPDATE contents SET live = live - 1 WHERE id = old.content AND old.state = 'here';
   UPDATE contents SET live = live + 1 WHERE id = new.content AND new.state = 'here';
 END;
+CREATE TRIGGER file_without_words AFTER DELETE ON files BEGIN
+  DELETE FROM words WHERE rowid = old.id;
+END;
 CREATE TRIGGER vector_removed AFTER DELETE ON vectors BEGIN
   UPDATE spaces SET generation = generation + 1 WHERE id = old.space;
 END;

@@ -121,6 +121,16 @@ class Store:
         with self._refusals(_SQLITE), self._connection() as connection:
             yield connection
 
+    @contextlib.contextmanager
+    def replacing(self) -> Iterator[None]:
+        """Be the writer while the file itself is replaced, which may be damaged: here nothing of it is open."""
+        with self._refusals(), writer_lock(self.path):
+            with self._lock:
+                self.kept.clear()
+                _close_all(self._idle)
+            yield
+            self._checked = False
+
     def close(self) -> None:
         """Give everything back; a second time does nothing."""
         with self._lock:
@@ -282,7 +292,7 @@ def _close_all(idle: list[sqlite3.Connection]) -> None:
 
 def _check_foreign(folder: Path) -> None:
     """Raise StoreError for a folder that is for something else: an index is not made among other things."""
-    own = (DATABASE, LOCK, THUMBNAILS, "codes-", "slots-")
+    own = (DATABASE, LOCK, THUMBNAILS, "codes-", "slots-", "cutoffs-")
     other = next((name for name in sorted(os.listdir(folder)) if not name.startswith(own)), None)
     if other is not None:
         raise StoreError(

@@ -49,4 +49,5 @@ def find_vectors(connection: sqlite3.Connection, ids: npt.NDArray[np.int64]) -> 
         found.update(connection.execute(f"SELECT id, vector FROM vectors WHERE id IN ({marks})", some))
     present = np.array([number in found for number in ids.tolist()], np.bool_)
     plain = b"".join(found[number] for number in ids[present].tolist())
-    return np.frombuffer(plain, STORED).reshape(int(present.sum()), -1).astype(np.float32), present
+    dim = len(plain) // STORED.itemsize // max(1, int(present.sum()))
+    return np.frombuffer(plain, STORED).reshape(-1, max(1, dim)).astype(np.float32), present

@@ -49,6 +49,7 @@ def test_no_score_is_wrong_by_more_than_the_bound(
     for query, own, exact in zip(queries, found, right, strict=True):
         bounds = codes.bounds(query[None], one)
         assert (np.abs(own - exact) <= bounds).all()
+        assert bounds.max() <= codes.error * np.linalg.norm(query)
         assert bounds.max() < 0.05 * np.linalg.norm(query)
     tight = np.abs(found - right).max(axis=0) / codes.errors
     assert tight.max() > 0.2  # the bound is no more than it must be

@@ -152,7 +152,7 @@ def _arrays(layer: nn.Module) -> Arrays:
     return layer.get("weight"), layer.get("scales"), layer.get("biases"), layer.get("bias")
 
 
-def _quantised(layer: nn.Module, copies: bool = True) -> tuple[signatures.Weight, list[Numbers | None]]:
+def _quantised(layer: nn.Module, copies: bool = True) -> tuple[signatures.Weight, object]:
     """MLX's packed words, read where they are. copies: large ones are copied once, so that they are read faster."""
     for name in ("weight", "scales", "biases") if copies else ():
         if layer.get(name) is not None:
@@ -185,30 +185,33 @@ def _plain(library: ctypes.CDLL, layer: nn.Module) -> tuple[signatures.Weight, o
     if layer.weight.dtype != mx.float32:
         layer.weight = _in_huge_pages(layer.weight)
         return _rows(layer.weight)
-    weight, _kept = _rows(layer.weight)  # as long as its address is used
-    packed = _pack(library, layer, weight)
+    weight, _ = _rows(layer.weight)
+    packed = _pack(library, layer, "weight")
     weight.kind, weight.data = signatures.PACKED, calls.address(view(packed))
     return weight, packed
 
 
 def _packed_words(library: ctypes.CDLL, layer: nn.Module) -> tuple[signatures.Weight, object]:
-    """A quantised weight with its words packed as if they were float32."""
-    weight, parts = _quantised(layer, copies=False)
-    words = weight.cols * weight.bits // 32
-    rows = signatures.Weight(signatures.ROWS, signatures.FLOAT32, 0, 0, weight.rows, words, weight.data)
-    packed = _pack(library, layer, rows)
-    weight.kind, weight.data = signatures.AFFINE_PACKED, calls.address(view(packed))
-    return weight, [packed, *parts[1:]]
+    """A quantised weight with its words packed as if they were float32, and float32 scales and biases with them."""
+    weight, _ = _quantised(layer, copies=False)
+    names = ("weight", "scales", "biases") if weight.type == signatures.FLOAT32 else ("weight",)
+    packed = {name: _pack(library, layer, name) for name in names}
+    parts = [view(packed.get(name, layer[name])) for name in ("weight", "scales", "biases")]
+    weight.kind = signatures.AFFINE_PACKED
+    weight.data, weight.scales, weight.biases = map(calls.address, parts)
+    return weight, parts
 
 
-def _pack(library: ctypes.CDLL, layer: nn.Module, rows: signatures.Weight) -> mx.array:
-    """The layer's weight in panels, of which its own array then is a view."""
-    panel = int(library.mm_panel())
-    panels = math.ceil(rows.rows / panel)
-    packed = _new_array((panels, rows.cols, panel), layer.weight.dtype)
+def _pack(library: ctypes.CDLL, layer: nn.Module, name: str) -> mx.array:
+    """An array (N, K) of a layer, of 32 bits each, in panels, of which the layer's own array then is a view."""
+    numbers = np.ascontiguousarray(view(layer[name]))
+    (count, cols), panel = numbers.shape, int(library.mm_panel())
+    rows = signatures.Weight(signatures.ROWS, signatures.FLOAT32, 0, 0, count, cols, calls.address(numbers))
+    panels = math.ceil(count / panel)
+    packed = _new_array((panels, cols, panel), layer[name].dtype)
     calls.check(library.mm_pack(ctypes.byref(rows), calls.address(view(packed))))
     with mx.stream(_stream()):
-        layer.weight = packed.swapaxes(1, 2).reshape(panels * panel, rows.cols)[: rows.rows]
+        layer[name] = packed.swapaxes(1, 2).reshape(panels * panel, cols)[:count]
     return packed
 
 
