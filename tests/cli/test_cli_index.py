@@ -284,7 +284,9 @@ def test_a_first_and_a_second_run(album: Path, tmp_path: Path, run: Run, monkeyp
     photos.rename(tmp_path / "elsewhere" / "photos")
     gone = run("index")
     assert_one_error(gone, "photos", "--accept-missing")
-    assert run("index", "--moved", photos, tmp_path / "elsewhere" / "photos", "--json").json == {"moved": 2}  # one of them is unreadable
+    assert run("index", "--moved", photos, tmp_path / "elsewhere" / "photos", "--json").json == {
+        "moved": 2
+    }  # one of them is unreadable
     assert run("index", "--json").json["encoded"] == 0
 
 
