@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from mlx_mm.cli.indexes import (
     open_index,
     path_of,
     refuse_together,
+    shown_bytes,
     shown_path,
     shown_seconds,
 )
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from mlx_mm.search.index import Index
     from mlx_mm.search.records import CheckReport, RefreshReport
 
-LISTED = 5  # files that cannot be read are named; --json has all
+LISTED = 5  # files that are found unreadable are named; --json names all, also of earlier runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         if args.check:
             return _check(index, args)
         if args.stats:
-            return _say(args, index.stats())
+            return _stats(index, args)
         if args.compact:
             index.compact()
             return _say(args, {"compacted": str(path_of(args))})
@@ -157,6 +159,14 @@ def _watch(index: "Index", args: argparse.Namespace) -> int:
     return 0
 
 
+def _stats(index: "Index", args: argparse.Namespace) -> int:
+    values = index.stats()
+    sizes = values.get("bytes")
+    if isinstance(sizes, Mapping) and not args.json:
+        values = {**values, "bytes": {name: shown_bytes(size) for name, size in sizes.items()}}
+    return _say(args, values)
+
+
 def _say(args: argparse.Namespace, values: dict[str, object]) -> int:
     if args.json:
         say_json(values)
@@ -169,10 +179,12 @@ def _refresh(args: argparse.Namespace) -> int:
     path, given = path_of(args), [Path(name).expanduser() for name in args.folders]
     if args.model is None and not path.exists():
         note(f"using the bundled {DEFAULT_MODEL}, made for emoji-like drawings; for photographs: --model {PHOTO_MODEL}")
-    kept = 0
+    kept, failed = 0, list[str]()
 
     def count(event: str, path: str) -> None:
         nonlocal kept
+        if event == "failed":
+            failed.append(path)
         kept += event not in ("missing", "failed")
         Raised.outcome = (
             f"{counted(kept, 'file')} of this run {'is' if kept == 1 else 'are'} kept, run it again to go on"
@@ -196,10 +208,11 @@ def _refresh(args: argparse.Namespace) -> int:
     if args.json:
         say_json({"index": str(path), **asdict(report)})
         return 0
-    for name, why in list(report.failed.items())[:LISTED]:
+    for name in failed[:LISTED]:
+        why = report.failed.get(name, "")
         note(f"not indexed: {why if name in why else f'{shown_path(name)}: {why}'}")
-    if len(report.failed) > LISTED:
-        note(f"… and {counted(len(report.failed) - LISTED, 'other')}; --json names all")
+    if len(failed) > LISTED:
+        note(f"… and {counted(len(failed) - LISTED, 'other')}; --json names all")
     say(summary(report))
     return 0
 
@@ -212,11 +225,13 @@ def summary(report: "RefreshReport") -> str:
         "moved": report.moved,
         "copied": report.copied,
         "missing": report.missing,
-        "unreadable": len(report.failed),
     }
+    said = [f"{count:,} {what}" for what, count in changes.items() if count] or ["nothing new"]
+    if report.failed:
+        said.append(f"{len(report.failed):,} unreadable")
     parts = [
         counted(report.files, "file"),
-        ", ".join(f"{count:,} {what}" for what, count in changes.items() if count) or "nothing new",
+        ", ".join(said),
     ]
     if report.skipped:
         parts.append("left out: " + "; ".join(f"{count:,} {what}" for what, count in sorted(report.skipped.items())))
@@ -242,7 +257,7 @@ def check_lines(report: "CheckReport", repair: bool) -> str:
     """What is the matter with an index, a line for each thing."""
     lines = [f"repaired: {visible(line)}" for line in report.repaired]
     lines += [f"problem: {visible(line)}" for line in report.problems]
-    counts = ", ".join(f"{count:,} {what}" for what, count in report.counts.items())
+    counts = ", ".join(f"{what} {count:,}" for what, count in report.counts.items())
     if report.problems:
         lines.append("mlx_mm index --check --repair mends what can be mended" if not repair else "not all is mended")
     else:
