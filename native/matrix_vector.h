@@ -185,10 +185,12 @@ MM_INLINE void dots_of_weight(const mm_weight& w, int64_t first, const Row* rows
   const int64_t bytes = words_per_row(w) * 4, room = room_for_steps(w);
   const WeightRows own = {static_cast<const uint8_t*>(w.data) + first * bytes, bytes};
   prefetch_scales(w, first + kRowsAhead, N);
-  if (reads_stored_scales(w)) {
-    const int64_t steps = w.cols / w.group_size;
-    return dots_of_rows<C, N>(w, own, StoredScales{w.scales, w.biases, w.type, first * steps, steps}, rows, count, y);
-  }
+  if constexpr (N > 1 && !C::kTable)  // not for the few rows at an end: less to compile
+    if (reads_stored_scales(w)) {
+      const int64_t steps = w.cols / w.group_size;
+      const StoredScales stored = {w.scales, w.biases, w.type, first * steps, steps};
+      return dots_of_rows<C, N>(w, own, stored, rows, count, y);
+    }
   for (int i = 0; i < N; i++) scales_of_row(w, first + i, memory + i * room, memory + (N + i) * room);
   dots_of_rows<C, N>(w, own, FloatScales{memory, memory + N * room, room}, rows, count, y);
 }
