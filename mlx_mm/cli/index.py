@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,21 +15,22 @@ from mlx_mm.cli.indexes import (
     open_index,
     path_of,
     refuse_together,
+    shown_bytes,
     shown_path,
     shown_seconds,
 )
 from mlx_mm.cli.notes import note
 from mlx_mm.cli.opening import DEFAULT_MODEL, PHOTO_MODEL
-from mlx_mm.cli.output import say, say_json, terminal_width, visible
+from mlx_mm.cli.output import flush, say, say_json, terminal_width, visible
 from mlx_mm.cli.signals import Raised
 from mlx_mm.cli.tables import key_values
-from mlx_mm.errors import InputError
+from mlx_mm.errors import InputError, MlxMmError
 
 if TYPE_CHECKING:
     from mlx_mm.search.index import Index
     from mlx_mm.search.records import CheckReport, RefreshReport
 
-LISTED = 5  # files that cannot be read are named; --json has all
+LISTED = 5  # files that are found unreadable are named; --json names all, also of earlier runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="let another process finish first; --wait=60s gives up then",
     )
+    parser.add_argument("--watch", action="store_true", help="stay, and follow what changes in the folders")
+    parser.add_argument("--every", type=duration, metavar="TIME", help="with --watch: look at all of it then (15m)")
+    parser.add_argument(
+        "--poll", type=duration, metavar="TIME", help="with --watch: look so often, as on network disks"
+    )
     parser.add_argument("--moved", nargs=2, metavar=("OLD", "NEW"), help="a folder of the index lies elsewhere now")
     parser.add_argument("--check", action="store_true", help="hold the index against itself")
     parser.add_argument("--repair", action="store_true", help="with --check: make right what is wrong")
@@ -67,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do the one task that was asked for; without one, bring the index up to date."""
     tasks = {
+        "--watch": args.watch,
         "--moved": args.moved is not None,
         "--check": args.check,
         "--compact": args.compact,
@@ -77,15 +85,21 @@ def run(args: argparse.Namespace) -> int:
     task = next((name for name, given in tasks.items() if given), "")
     if args.repair and not args.check:
         raise InputError("--repair stands without --check; expected both. Run: mlx_mm index --check --repair")
-    if args.folders and task not in ("", "--forget"):
+    if args.folders and task not in ("", "--watch", "--forget"):
         raise InputError(f"{task} is about the whole index, and folders are named. Leave them out.")
+    for name, given in (("--every", args.every), ("--poll", args.poll)):
+        if given is not None and not args.watch:
+            raise InputError(f"{name} stands without --watch; expected both. Add it, or leave {name} out.")
     if not task:
         return _refresh(args)
+    _refuse_for(args, task)
     with open_index(args) as index:
+        if args.watch:
+            return _watch(index, args)
         if args.check:
             return _check(index, args)
         if args.stats:
-            return _say(args, index.stats())
+            return _stats(index, args)
         if args.compact:
             index.compact()
             return _say(args, {"compacted": str(path_of(args))})
@@ -93,6 +107,64 @@ def run(args: argparse.Namespace) -> int:
             count = index.forget(missing=not args.folders, folders=args.folders)
             return _say(args, {"forgotten": count})
         return _say(args, {"moved": index.moved(*args.moved)})
+
+
+def _refuse_for(args: argparse.Namespace, task: str) -> None:
+    """InputError for options of a refresh beside another task, where they would do nothing."""
+    given = {
+        "--exclude": bool(args.exclude) and task != "--watch",
+        "--videos": args.videos and task != "--watch",
+        "--max-num-patches": args.max_num_patches is not None,
+        "--retry": args.retry,
+        "--accept-missing": args.accept_missing,
+        "--add-space": args.add_space,
+        "--reembed": args.reembed,
+        "--wait": args.wait != 0,
+    }
+    for name in (name for name, is_given in given.items() if is_given):
+        raise InputError(f"{name} says nothing about {task}. Leave it out, or run mlx_mm index with it first.")
+
+
+def _watch(index: "Index", args: argparse.Namespace) -> int:
+    """Follow the folders until a signal comes."""
+    reports = 0
+
+    def on_report(report: "RefreshReport") -> None:
+        nonlocal reports
+        reports += 1
+        if reports > 1 and not (report.new or report.changed or report.moved or report.copied or report.missing):
+            return
+        if args.json:
+            say_json(asdict(report), indent=None)
+        else:
+            say(summary(report))
+        flush()
+
+    def on_error(error: MlxMmError) -> None:
+        if not reports:
+            raise error
+        note(f"error: {error}")
+
+    every = {} if args.every is None else {"every": args.every}
+    Raised.outcome = "the index is as the last line says"
+    index.watch(
+        args.folders,
+        exclude=args.exclude,
+        videos=args.videos,
+        poll=args.poll,
+        on_report=on_report,
+        on_error=on_error,
+        **every,
+    )
+    return 0
+
+
+def _stats(index: "Index", args: argparse.Namespace) -> int:
+    values = index.stats()
+    sizes = values.get("bytes")
+    if isinstance(sizes, Mapping) and not args.json:
+        values = {**values, "bytes": {name: shown_bytes(size) for name, size in sizes.items()}}
+    return _say(args, values)
 
 
 def _say(args: argparse.Namespace, values: dict[str, object]) -> int:
@@ -107,10 +179,12 @@ def _refresh(args: argparse.Namespace) -> int:
     path, given = path_of(args), [Path(name).expanduser() for name in args.folders]
     if args.model is None and not path.exists():
         note(f"using the bundled {DEFAULT_MODEL}, made for emoji-like drawings; for photographs: --model {PHOTO_MODEL}")
-    kept = 0
+    kept, failed = 0, list[str]()
 
     def count(event: str, path: str) -> None:
         nonlocal kept
+        if event == "failed":
+            failed.append(path)
         kept += event not in ("missing", "failed")
         Raised.outcome = (
             f"{counted(kept, 'file')} of this run {'is' if kept == 1 else 'are'} kept, run it again to go on"
@@ -134,10 +208,11 @@ def _refresh(args: argparse.Namespace) -> int:
     if args.json:
         say_json({"index": str(path), **asdict(report)})
         return 0
-    for name, why in list(report.failed.items())[:LISTED]:
+    for name in failed[:LISTED]:
+        why = report.failed.get(name, "")
         note(f"not indexed: {why if name in why else f'{shown_path(name)}: {why}'}")
-    if len(report.failed) > LISTED:
-        note(f"… and {counted(len(report.failed) - LISTED, 'other')}; --json names all")
+    if len(failed) > LISTED:
+        note(f"… and {counted(len(failed) - LISTED, 'other')}; --json names all")
     say(summary(report))
     return 0
 
@@ -150,11 +225,13 @@ def summary(report: "RefreshReport") -> str:
         "moved": report.moved,
         "copied": report.copied,
         "missing": report.missing,
-        "unreadable": len(report.failed),
     }
+    said = [f"{count:,} {what}" for what, count in changes.items() if count] or ["nothing new"]
+    if report.failed:
+        said.append(f"{len(report.failed):,} unreadable")
     parts = [
         counted(report.files, "file"),
-        ", ".join(f"{count:,} {what}" for what, count in changes.items() if count) or "nothing new",
+        ", ".join(said),
     ]
     if report.skipped:
         parts.append("left out: " + "; ".join(f"{count:,} {what}" for what, count in sorted(report.skipped.items())))
@@ -180,7 +257,7 @@ def check_lines(report: "CheckReport", repair: bool) -> str:
     """What is the matter with an index, a line for each thing."""
     lines = [f"repaired: {visible(line)}" for line in report.repaired]
     lines += [f"problem: {visible(line)}" for line in report.problems]
-    counts = ", ".join(f"{count:,} {what}" for what, count in report.counts.items())
+    counts = ", ".join(f"{what} {count:,}" for what, count in report.counts.items())
     if report.problems:
         lines.append("mlx_mm index --check --repair mends what can be mended" if not repair else "not all is mended")
     else:
@@ -196,6 +273,7 @@ COMMAND = Command(
         f"mlx_mm index ~/Pictures -m {PHOTO_MODEL}",
         "mlx_mm index",
         "mlx_mm index ~/Pictures --exclude '*.tmp' --videos",
+        "mlx_mm index --watch",
         "mlx_mm index --moved ~/Pictures /Volumes/Disk/Pictures",
         "mlx_mm index --check --repair",
     ),

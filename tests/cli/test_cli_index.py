@@ -19,7 +19,9 @@ from PIL import Image
 
 from mlx_mm.checkpoint import hub
 from mlx_mm.cli import main
+from mlx_mm.errors import StoreError
 from mlx_mm.search.index import Index
+from mlx_mm.search.records import RefreshReport
 
 PICTURES = hub.BUNDLED / "pictures"
 NAMES = ("cat", "dog", "frog", "mushroom", "owl", "pizza", "rocket")
@@ -282,7 +284,9 @@ def test_a_first_and_a_second_run(album: Path, tmp_path: Path, run: Run, monkeyp
     photos.rename(tmp_path / "elsewhere" / "photos")
     gone = run("index")
     assert_one_error(gone, "photos", "--accept-missing")
-    assert run("index", "--moved", photos, tmp_path / "elsewhere" / "photos", "--json").json == {"moved": 1}
+    assert run("index", "--moved", photos, tmp_path / "elsewhere" / "photos", "--json").json == {
+        "moved": 2
+    }  # one of them is unreadable
     assert run("index", "--json").json["encoded"] == 0
 
 
@@ -292,6 +296,10 @@ def test_a_first_and_a_second_run(album: Path, tmp_path: Path, run: Run, monkeyp
         (["--check", "--stats"], "--check and --stats stand together"),
         (["--repair"], "--repair stands without --check"),
         (["photos", "--compact"], "--compact is about the whole index"),
+        (["--poll", "5s"], "--poll stands without --watch"),
+        (["--every", "5m"], "--every stands without --watch"),
+        (["--watch", "--reembed"], "--reembed says nothing about --watch"),
+        (["--forget", "--exclude", "x"], "--exclude says nothing about --forget"),
         (["missing-folder"], "missing-folder"),
     ],
 )
@@ -360,6 +368,26 @@ def test_a_run_that_is_interrupted_says_what_is_kept(run: Run, tmp_path: Path, m
     ended = run("index", tmp_path, "--index", tmp_path / "a.mmindex", "-m", "emoji-siglip2")
     assert ended.status == 130
     assert ended.err == "interrupted; 2 files of this run are kept, run it again to go on\n"
+
+
+def test_watching_says_what_changed(album: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for the first look, and for each one that found something; errors after it are notes."""
+    reports = (RefreshReport(files=2, new=2), RefreshReport(files=2), RefreshReport(files=3, new=1))
+
+    def watch(*_: object, on_report: Callable[..., None], on_error: Callable[..., None], **options: object) -> None:
+        assert options == {"exclude": ["a"], "videos": False, "poll": 5.0, "every": 60.0}
+        for report in reports:
+            on_report(report)
+        on_error(StoreError("a disk is gone"))
+
+    monkeypatch.setattr(Index, "watch", watch)
+    words = ("index", "--watch", "--poll", "5s", "--every", "1m", "--exclude", "a", "--index", album / "photos.mmindex")
+    done = run(*words)
+    assert done.out.splitlines() == ["2 files | 2 new | 0.0 s", "3 files | 1 new | 0.0 s"]
+    assert done.err == "error: a disk is gone\n"
+    assert [row["new"] for row in run(*words, "--json").rows] == [2, 1]
+    reports = ()
+    assert_one_error(run(*words), "a disk is gone")
 
 
 def test_help_of_every_command_is_short_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:

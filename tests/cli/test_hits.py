@@ -72,10 +72,11 @@ def test_a_refresh_in_a_line() -> None:
         "812 through the model in 1 min 3 s (12.8/s)"
     )
     assert refresh_summary(RefreshReport(files=1, seconds=0.04)) == "1 file | nothing new | 0.0 s"
+    assert refresh_summary(RefreshReport(failed={"/x": ""})) == "0 files | nothing new, 1 unreadable | 0.0 s"
 
 
 def test_a_check_in_lines() -> None:
-    assert check_lines(CheckReport((), (), {"files": 3}), False) == "all is well: 3 files"
+    assert check_lines(CheckReport((), (), {"files": 3}), False) == "all is well: files 3"
     bad = CheckReport(("a\x1bb",), ("c",))
     assert check_lines(bad, False).splitlines()[:2] == ["repaired: c", r"problem: a\x1bb"]
     assert "--repair" in check_lines(bad, False).splitlines()[2]
