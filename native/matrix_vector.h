@@ -48,10 +48,32 @@ static void quantise_row(const mm_weight& w, const float* x, const Row& row) {
 // Rows of a weight, of which N are multiplied at once: N streams of memory, and inputs are loaded once for all.
 struct WeightRows {
   const uint8_t* codes;
-  int64_t bytes;                 // from row to row, and all that a row has
-  const float *scales, *biases;  // of the steps, in whole vectors
-  int64_t room;                  // from row to row of them
+  int64_t bytes;  // from row to row, and all that a row has
 };
+
+// Scales and biases of the rows' steps: as they are stored, one for each step, or as floats in whole vectors.
+struct StoredScales {
+  const void *scales, *biases;
+  int32_t type;
+  int64_t first, steps;  // number of the first row's first one, and how many a row has
+  vf scale(int64_t n, int64_t s) const { return read(scales, n, s); }
+  vf bias(int64_t n, int64_t s) const { return read(biases, n, s); }
+  vf read(const void* data, int64_t n, int64_t s) const {
+    const int64_t at = first + n * steps + s;
+    return type == MM_FLOAT32 ? as_floats(static_cast<const float*>(data) + at, steps - s)
+                              : as_floats(static_cast<const uint16_t*>(data) + at, type, steps - s);
+  }
+};
+struct FloatScales {
+  const float *scales, *biases;
+  int64_t room;  // from row to row
+  vf scale(int64_t n, int64_t s) const { return load(scales + n * room + s); }
+  vf bias(int64_t n, int64_t s) const { return load(biases + n * room + s); }
+};
+
+MM_INLINE bool reads_stored_scales(const mm_weight& w) {
+  return w.kind == MM_AFFINE && w.group_size <= kLongestStep && !(kSignedCodes && w.bits == 8);
+}
 
 // The last bytes of N rows, filled up with zeros to a block each, if they are fewer.
 template <class C, int N>
@@ -74,8 +96,9 @@ MM_INLINE void add_dots(vi (&sum)[N], const vi (&block)[N], const int8_t* inputs
 }
 
 // y[r * apart + n] = the dot product of input row r < R and weight row n < N.
-template <class C, int R, int N>
-MM_KERNEL void dots(int64_t steps, int64_t step, const WeightRows& w, const Row* rows, float* y, int64_t apart) {
+template <class C, int R, int N, class Scales>
+MM_KERNEL void dots(int64_t steps, int64_t step, const WeightRows& w, const Scales& scales, const Row* rows, float* y,
+                    int64_t apart) {
   const int64_t blocks = W * step / C::kCodes;         // for W steps
   const int shift = __builtin_ctzll(blocks * 16) - 4;  // of a lane's number among those of W steps -> step
   int64_t whole = w.bytes / C::kBytes;                 // blocks that are still to come
@@ -92,12 +115,14 @@ MM_KERNEL void dots(int64_t steps, int64_t step, const WeightRows& w, const Row*
   for (int64_t s = 0; s < steps; s += W) {
     vf scale[R][N];
 #pragma GCC unroll 4
-    for (int n = 0; n < N; n++)
+    for (int n = 0; n < N; n++) {
+      const vf of_weight = scales.scale(n, s), bias = scales.bias(n, s);
 #pragma GCC unroll 2
       for (int r = 0; r < R; r++) {
-        scale[r][n] = load(w.scales + n * w.room + s) * load(rows[r].scales + s);
-        acc[r][n] = multiply_add(load(w.biases + n * w.room + s), load(rows[r].sums + s), acc[r][n]);
+        scale[r][n] = of_weight * load(rows[r].scales + s);
+        acc[r][n] = multiply_add(bias, load(rows[r].sums + s), acc[r][n]);
       }
+    }
     vi lane = lane_numbers();
     const int64_t end = least(at + blocks, all_blocks);
     while (at < end) {
@@ -133,12 +158,13 @@ MM_KERNEL void dots(int64_t steps, int64_t step, const WeightRows& w, const Row*
 }
 
 // The same of `count` input rows.
-template <class C, int N>
-MM_INLINE void dots_of_rows(const mm_weight& w, const WeightRows& own, const Row* rows, int64_t count, float* y) {
+template <class C, int N, class Scales>
+MM_INLINE void dots_of_rows(const mm_weight& w, const WeightRows& own, const Scales& scales, const Row* rows,
+                            int64_t count, float* y) {
   const int64_t step = step_of(w), steps = w.cols / step;
   for (; count >= 2; count -= 2, rows += 2, y += 2 * kMostNumbers)
-    dots<C, 2, N>(steps, step, own, rows, y, kMostNumbers);
-  if (count) dots<C, 1, N>(steps, step, own, rows, y, kMostNumbers);
+    dots<C, 2, N>(steps, step, own, scales, rows, y, kMostNumbers);
+  if (count) dots<C, 1, N>(steps, step, own, scales, rows, y, kMostNumbers);
 }
 
 // Ask for the scales and biases of `count` rows.
@@ -152,29 +178,41 @@ MM_INLINE void prefetch_scales(const mm_weight& w, int64_t first, int64_t count)
   }
 }
 
+// The same of N rows of a weight from number `first` on; `memory` for scales.
+template <class C, int N>
+MM_INLINE void dots_of_weight(const mm_weight& w, int64_t first, const Row* rows, int64_t count, float* memory,
+                              float* y) {
+  const int64_t bytes = words_per_row(w) * 4, room = room_for_steps(w);
+  const WeightRows own = {static_cast<const uint8_t*>(w.data) + first * bytes, bytes};
+  prefetch_scales(w, first + kRowsAhead, N);
+  if constexpr (N > 1 && !C::kTable)  // not for the few rows at an end: less to compile
+    if (reads_stored_scales(w)) {
+      const int64_t steps = w.cols / w.group_size;
+      const StoredScales stored = {w.scales, w.biases, w.type, first * steps, steps};
+      return dots_of_rows<C, N>(w, own, stored, rows, count, y);
+    }
+  for (int i = 0; i < N; i++) scales_of_row(w, first + i, memory + i * room, memory + (N + i) * room);
+  dots_of_rows<C, N>(w, own, FloatScales{memory, memory + N * room, room}, rows, count, y);
+}
+
 // Numbers `first` to `first + count` of each row of a group.
 static void multiply_few(const mm_product_call& c, const Group& g, const Row* rows, int64_t first, int64_t count,
                          float* memory) {
   const mm_weight& w = g.weight;
-  const int64_t room = room_for_steps(w), bytes = words_per_row(w) * 4;
-  float *scales = memory, *biases = scales + kAtOnce * room, *y = biases + kAtOnce * room;
+  float* y = memory + 2 * kAtOnce * room_for_steps(w);
   with_codes(w, [&](auto kind) {
-    for (int64_t n = 0, some; n < count; n += some) {
-      some = count - n < kAtOnce ? 1 : kAtOnce;
-      prefetch_scales(w, first + n + kRowsAhead, some);
-      for (int64_t i = 0; i < some; i++) scales_of_row(w, first + n + i, scales + i * room, biases + i * room);
-      const WeightRows own = {static_cast<const uint8_t*>(w.data) + (first + n) * bytes, bytes, scales, biases, room};
-      if (some == kAtOnce)
-        dots_of_rows<decltype(kind), kAtOnce>(w, own, rows, g.count, y + n);
-      else
-        dots_of_rows<decltype(kind), 1>(w, own, rows, g.count, y + n);
-    }
+    using C = decltype(kind);
+    int64_t n = 0;
+    for (; n + kAtOnce <= count; n += kAtOnce)
+      dots_of_weight<C, kAtOnce>(w, first + n, rows, g.count, memory, y + n);
+    for (; n < count; n++) dots_of_weight<C, 1>(w, first + n, rows, g.count, memory, y + n);
   });
   for (int64_t r = 0; r < g.count; r++) finish(c, g.rows[r], first, count, y + r * kMostNumbers);
 }
 
 // Jobs that read memory in their order: each thread takes those of a range, so that what it asks for ahead is its own
-// next job, and then those that others have left. body(memory, job), `size` bytes of memory; false where there is not enough.
+// next job, and then those that others have left. body(memory, job) with `size` bytes of memory, false where there is not
+// enough of it.
 template <class Body>
 MM_INLINE bool jobs_in_ranges(int64_t jobs, int64_t size, const Body& body) {
   const int64_t ranges = least(jobs, mm::threads());

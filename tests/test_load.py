@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from damage import DAMAGE, Damage, edit_config, listing
 from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import SwitchLinear
 from tiny import (
     golden,
     tiny_batch,
@@ -273,15 +274,18 @@ def test_other_dtypes_stay(
     assert set(dtypes_on_a_gpu(folder, monkeypatch).values()) == {stored}
 
 
+@pytest.mark.parametrize("family", ["siglip2", "glm4v_moe"])
 @pytest.mark.parametrize("stored", [mx.float16, mx.bfloat16], ids=str)
 @pytest.mark.parametrize("kernels", [True, False])
 def test_on_a_cpu_everything_is_float32(
-    stored: mx.Dtype, kernels: bool, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    family: str, stored: mx.Dtype, kernels: bool, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for the weights of products, which kernels read as they are stored."""
+    """But for the weights of products, those of experts too, which kernels read as they are stored."""
     monkeypatch.setattr(device, "has_kernels", lambda: kernels)
-    model, _ = mlx_mm.load(stored_as(tiny_checkpoint("siglip2"), stored))
-    layers = {f"{path}.weight" for path, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    model, _ = mlx_mm.load(stored_as(tiny_checkpoint(family), stored))
+    kinds = nn.Linear | SwitchLinear
+    layers = {f"{path}.weight" for path, layer in model.named_modules() if isinstance(layer, kinds)}
+    assert any("switch_mlp" in name for name in layers) == (family == "glm4v_moe")
     for name, array in tree_flatten(model.parameters()):
         assert array.dtype == (stored if kernels and name in layers else mx.float32), name
 

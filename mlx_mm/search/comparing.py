@@ -55,7 +55,7 @@ class Compared:
     def standard(self) -> Floats:
         """How many standard deviations each vector (N,) lies above the mean of the index, all parts weighed."""
         factors = self.weights / self.spreads
-        return np.asarray((factors @ self.cosines - factors @ self.means) / self.spread, np.float32)
+        return _weighed(factors, self.cosines - self.means[:, None]) / np.float32(self.spread)
 
     def standard_error(self) -> Floats:
         """By how much standard scores (N,) may be wrong before they are settled."""
@@ -64,7 +64,7 @@ class Compared:
     def score(self) -> Floats | None:
         """The mean cosine (N,) of what is wanted, by its weights; None where nothing is."""
         shares = self._shares()
-        return None if shares is None else np.asarray(shares @ self.cosines, np.float32)
+        return None if shares is None else _weighed(shares, self.cosines)
 
     def doubtful(self, min_score: float | None) -> Flags:
         """Which vectors (N,) lie so near to a cutoff that only their exact cosines tell on which side."""
@@ -72,7 +72,7 @@ class Compared:
         for query, cosines, least in zip(self.queries, self.cosines, self.least, strict=True):
             found |= np.abs(cosines - least) <= self.codes.bounds(query[None], np.ones(1, np.float32))
         if min_score is not None and (shares := self._shares()) is not None:
-            found |= np.abs(shares @ self.cosines - min_score) <= self.codes.bounds(self.queries, shares)
+            found |= np.abs(_weighed(shares, self.cosines) - min_score) <= self.codes.bounds(self.queries, shares)
         return found
 
     def _shares(self) -> Floats | None:
@@ -97,7 +97,8 @@ class Compared:
             with store.reading() as rows:
                 present, vectors = read_present(rows, self.codes.ids[places])
             self.cosines[:, places] = GONE
-            self.cosines[:, places[present]] = self.queries @ vectors.T
+            # Not a BLAS product, in which a row's last bits depend on the others: what is equal must tie.
+            self.cosines[:, places[present]] = np.einsum("pd,nd->pn", self.queries, vectors)
 
 
 def read_present(rows: sqlite3.Connection, ids: Places) -> tuple[Flags, Vectors]:
@@ -111,6 +112,14 @@ def read_present(rows: sqlite3.Connection, ids: Places) -> tuple[Flags, Vectors]
     blobs = [found[number] for number in ids[present].tolist()]
     vectors = np.frombuffer(b"".join(blobs), STORED).reshape(len(blobs), -1) if blobs else np.zeros((0, 1))
     return present, vectors.astype(np.float32)
+
+
+def _weighed(weights: Floats, rows: Floats) -> Floats:
+    """The weighed sum (N,) of rows (P, N), each number of it computed alike."""
+    total = np.zeros(rows.shape[1], np.float32)
+    for weight, row in zip(weights, rows, strict=True):
+        total += weight * row
+    return total
 
 
 def _not_zero(spreads: Floats) -> Floats:

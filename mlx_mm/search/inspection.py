@@ -149,8 +149,9 @@ def _words(store: Store) -> Found:
 
 
 def _thumbnails(store: Store) -> Found:
-    """Thumbnails that are no whole JPEG; those that are missing are no problem."""
-    broken = [path for path in (store.path / THUMBNAILS).glob("*/*") if not _is_jpeg(path)]
+    """Thumbnails that are no whole JPEG; those that are missing, or were not yet in their place when their
+    writer was killed, are no problem."""
+    broken = [path for path in (store.path / THUMBNAILS).glob("*/*.jpg") if not _is_jpeg(path)]
 
     def mend() -> str:
         for path in broken:

@@ -27,7 +27,7 @@ def compact(store: Store) -> None:
             rows.execute("VACUUM")
             rows.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for path in (store.path / THUMBNAILS).glob("*/*"):
-            if path.stem not in known:
+            if path.suffix != ".jpg" or path.stem not in known:  # or half-written by a process that was killed
                 path.unlink(missing_ok=True)
         extend_all(store)
 

@@ -1,10 +1,11 @@
 """Names and tags of files as words: what is typed is found in them, whatever it holds."""
 
+import re
 import sqlite3
 import unicodedata
 from collections.abc import Iterable
 
-SHORTEST_START = 3  # letters of a Latin word from which on it also finds longer words that begin so
+NAME_LIKE = re.compile(r"[\d_]")
 MOST_WORDS = 32  # of a query: more are a sentence, which no name holds
 
 
@@ -30,28 +31,23 @@ def take_away(connection: sqlite3.Connection, file_id: int) -> None:
 def find(connection: sqlite3.Connection, text: str) -> list[int]:
     """Ids of the files whose names and tags hold all words of a text, those that fit best first.
 
-    Of a word its beginning is enough, from three letters on, or one where it is not Latin. Marks and operators of
-    SQLite's are no syntax, diacritics and case do not matter.
+    Case, diacritics, and what SQLite takes for syntax do not matter. Of what looks like a name ("IMG_20") or is written
+    without blanks between words ("猫"), the beginning is enough; of a word it is not, or "cat" would find catalogues.
     """
-    pattern = _pattern(text)
-    if not pattern:
+    known = [word for word in _plain(text).replace('"', " ").split() if any(map(str.isalnum, word))]
+    if not known or len(known) > MOST_WORDS:
         return []
     # bm25 counts a word in a tag as much as three in a path: tags were given on purpose.
     rows = connection.execute(
-        "SELECT rowid FROM words WHERE words MATCH ? ORDER BY bm25(words, 1.0, 3.0), rowid", (pattern,)
+        "SELECT rowid FROM words WHERE words MATCH ? ORDER BY bm25(words, 1.0, 3.0), rowid",
+        (" ".join(map(_term, known)),),
     )
     return [row[0] for row in rows]
 
 
-def _pattern(text: str) -> str:
-    """What FTS5 is asked: each word in quotes, which it splits as it split the names, all of them to be there."""
-    found = _plain(text).replace('"', " ").split()
-    known = [word for word in found if any(character.isalnum() for character in word)]
-    return " ".join(map(_term, known)) if len(known) <= MOST_WORDS else ""
-
-
 def _term(word: str) -> str:
-    is_start = not word.isascii() or len(word) >= SHORTEST_START
+    """In quotes, inside which FTS5 splits a word as it split the names."""
+    is_start = NAME_LIKE.search(word) or any(unicodedata.category(character) == "Lo" for character in word)
     return f'"{word}"*' if is_start else f'"{word}"'
 
 

@@ -81,6 +81,35 @@ void expect_rows_independent(const Stored& w, const Given& g, Call& c, Random& r
   }
 }
 
+// An array (rows, cols) of 32 bits each, in panels.
+void pack(const void* data, int64_t rows, int64_t cols, Buffer<float>& packed) {
+  const mm_weight w = {MM_ROWS, MM_FLOAT32, 0, 0, rows, cols, data, nullptr, nullptr};
+  spoil(packed);
+  expect(mm_pack(&w, packed.get()) == MM_OK, "mm_pack");
+}
+
+// Packed, a weight of 4 or 8 bits gives the very same numbers.
+void expect_packed_alike(const Stored& w, Call& c) {
+  const bool single = w.kind.type == MM_FLOAT32;
+  const int64_t panel = mm_panel(), rows = (w.rows + panel - 1) / panel * panel;
+  const int64_t words = w.cols * w.kind.bits / 32, groups = w.cols / w.kind.group;
+  Buffer<float> data(rows * words), scales(single ? rows * groups : 0), biases(single ? rows * groups : 0);
+  mm_weight packed = w.weight;
+  pack(packed.data, w.rows, words, data);
+  packed.kind = MM_AFFINE_PACKED, packed.data = data.get();
+  if (single) {
+    pack(packed.scales, w.rows, groups, scales), pack(packed.biases, w.rows, groups, biases);
+    packed.scales = scales.get(), packed.biases = biases.get();
+  }
+  std::vector<float> before(c.y.get(), c.y.get() + c.y.size());
+  spoil(c.y);
+  expect(mm_product(&packed, &c.call) == MM_OK, "status");
+  expect(same_bits(c.y.get(), before.data(), c.y.size()), "a packed weight gives other numbers");
+  mm_product_call exact = c.call;
+  exact.inputs = MM_EXACT;
+  expect(mm_product(&packed, &exact) == MM_UNSUPPORTED, "a packed weight with exact inputs");
+}
+
 void test_product(const Kind& kind, int64_t rows, int64_t cols, const Given& g, Random& random) {
   begin("mm_product, %s (%d, %d), %d rows, %s, activation %d, bias %d, residual %d, apart %d", kind.name, int(rows),
         int(cols), int(g.m), kInputs[g.inputs], g.activation, g.bias, g.residual, g.apart);
@@ -89,6 +118,7 @@ void test_product(const Kind& kind, int64_t rows, int64_t cols, const Given& g, 
   if (!expect(mm_product(&w.weight, &c.call) == MM_OK, "status")) return;
   compare(w, g, c, std::vector<int32_t>(g.m, 0));
   expect_gaps_untouched(w, g, c);
+  if (g.inputs == MM_FAST && g.residual != 2 && kind.kind == MM_AFFINE && kind.bits % 4 == 0) expect_packed_alike(w, c);
   if (g.inputs != MM_FINE && !g.residual) expect_rows_independent(w, g, c, random);
 }
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from folders import Library, Spy
+from indexed import PICTURES
 from recipes import RECIPES
 
-from mlx_mm import batches
+from mlx_mm import Index, batches
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +24,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hearing_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of sounds and texts."""
     return RECIPES["clap"].write(tmp_path_factory.mktemp("models") / "hearing")
+
+
+@pytest.fixture(scope="session")
+def emoji(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    """An index of the 42 bundled pictures, in a folder whose names say nothing of them."""
+    folder = tmp_path_factory.mktemp("emoji")
+    for number, picture in enumerate(PICTURES):
+        shutil.copy(picture, folder / f"{number:02}.png")
+    with Index(folder / "emoji.mmindex", "emoji-siglip2") as index:
+        index.refresh(folder)
+        yield index
 
 
 @pytest.fixture

@@ -158,8 +158,8 @@ def test_a_model_of_sounds_beside_one_of_pictures(library: Library, hearing_mode
 
 def test_models_that_give_no_vectors(library: Library, tiny_checkpoint: Write) -> None:
     pictures(library.photos, 1)
-    with pytest.raises(ModalityError, match="answers in words"):
-        library.refresh(library.photos, model=tiny_checkpoint("glm46v"))
+    with pytest.raises(ModalityError, match="is a classifier and gives no image vectors"):
+        library.refresh(library.photos, model=tiny_checkpoint("siglip2-classifier"))
     with pytest.raises(ModelNotFoundError):
         library.refresh(library.photos, model=library.place / "nothing")
     with pytest.raises(StoreError, match="has no vectors of kind image"):

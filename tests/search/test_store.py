@@ -51,6 +51,13 @@ def test_a_store_is_made_by_its_first_writer(tmp_path: Path) -> None:
     assert keys(Store(path)) == {"one"}
 
 
+def test_a_name_with_all_that_a_name_may_have(tmp_path: Path) -> None:
+    path = tmp_path / "50%20 of? my#photos\n\udce9é" / ("x" * 200 + ".mmindex")
+    put(Store(path, create=True), "one")
+    assert keys(Store(path)) == {"one"}
+    assert os.listdir(os.fsencode(path.parent)) == [os.fsencode(path.name)]
+
+
 def test_two_stores_have_ids_of_their_own(tmp_path: Path) -> None:
     found = set()
     for name in "ab":

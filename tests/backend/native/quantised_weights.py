@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +63,28 @@ def fp4(random: np.random.Generator, shape: tuple[int, ...], kind: int) -> Store
     arrays = [pack(codes, 4), stored]
     native = signatures.Weight(kind, signatures.FLOAT32, 4, group, *shape[-2:], *map(calls.address, arrays))
     return Stored(native, wide * signed, codes, wide, np.zeros_like(wide), arrays)
+
+
+def packed_words(library: ctypes.CDLL, stored: Stored) -> Stored:
+    """An affine weight in panels."""
+    codes, *scales = stored.arrays
+    single = stored.native.type == signatures.FLOAT32
+    arrays = [_panels(library, codes.view(np.uint32)), *(_panels(library, s) if single else s for s in scales)]
+    native = signatures.Weight.from_buffer_copy(stored.native)
+    native.kind = signatures.AFFINE_PACKED
+    native.data, native.scales, native.biases = map(calls.address, arrays)
+    return Stored(native, stored.numbers, stored.codes, stored.scales, stored.biases, arrays)
+
+
+def _panels(library: ctypes.CDLL, numbers: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """Rows of 32 bits each by mm_pack."""
+    (rows, cols), panel = numbers.shape, int(library.mm_panel())
+    packed = np.full((-(-rows // panel), cols, panel), np.nan, np.float32)
+    weight = signatures.Weight(
+        signatures.ROWS, signatures.FLOAT32, 0, 0, rows, cols, calls.address(np.ascontiguousarray(numbers))
+    )
+    calls.check(library.mm_pack(ctypes.byref(weight), calls.address(packed)))
+    return packed
 
 
 def pack(codes: npt.NDArray[np.int64], bits: int) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 import pytest
-from quantised_weights import Stored, affine, fp4
+from quantised_weights import Stored, affine, fp4, packed_words
 
 from mlx_mm.backend.native import calls, signatures
 from mlx_mm.backend.native.library import LIBRARY
@@ -64,6 +64,24 @@ def check(kernels: ctypes.CDLL, weight: Stored, x: calls.Floats) -> None:
         found = calls.product(kernels, weight.native, few, inputs=kind)
         assert error(found, rounded(few, group, MOST[kind]) @ weight.numbers.T, usual) < EXACT_SUMS
     assert error(found, few.astype(np.float64) @ weight.numbers.T, usual) < TWO_BYTES
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("kind", [FLOAT32, BFLOAT16])
+def test_packed_words_give_the_same_bits(
+    kernels: ctypes.CDLL, random: np.random.Generator, bits: int, group: int, kind: int
+) -> None:
+    """Over several parts of rows too, and 16-bit inputs are not for them."""
+    for n, k, rows in ((50, 3 * group, 7), (97, 1024, 300)):
+        weight, x = affine(random, (n, k), bits, group, kind), random.standard_normal((rows, k)).astype(np.float32)
+        packed = packed_words(kernels, weight)
+        expected = calls.product(kernels, weight.native, x, inputs=INPUTS_FAST)
+        assert np.array_equal(calls.product(kernels, packed.native, x, inputs=INPUTS_FAST), expected)
+        one = calls.product(kernels, packed.native, x[-1:], inputs=INPUTS_FINE)
+        assert np.array_equal(one, expected[-1:])
+        with pytest.raises(calls.KernelError):
+            calls.product(kernels, packed.native, x)
 
 
 @pytest.mark.parametrize("kind", [FLOAT32, FLOAT16, BFLOAT16])

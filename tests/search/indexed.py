@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+import mlx_mm
 from mlx_mm.processing.vectors import Vectors
 from mlx_mm.search import words
 from mlx_mm.search.spaces import Spaces
@@ -19,6 +20,9 @@ from mlx_mm.search.store import Store
 from mlx_mm.search.stored_vectors import add_vectors
 
 MODEL = "emoji-siglip2"
+DIM = 128
+BUNDLED = Path(mlx_mm.__file__).parent / "bundled"
+PICTURES = sorted((BUNDLED / "pictures").glob("*.png"))
 
 
 @dataclass
@@ -39,6 +43,12 @@ class Item:
     camera: str | None = None
     tags: tuple[str, ...] = field(default=())
     state: str = "here"
+
+
+def random_vectors(count: int, seed: int = 0) -> Vectors:
+    """(count, DIM) of length 1."""
+    vectors = np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def write_index(path: Path, root: str, items: Sequence[Item]) -> None:
