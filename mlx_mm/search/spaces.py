@@ -71,10 +71,11 @@ class Space:
         with self._lock:
             if self._loaded is None:
                 checkpoint = open_checkpoint(self.name, revision=self.revision)
-                found = fingerprint(checkpoint, self.patches, self.about)
+                loaded = checkpoint.load(lazy=True)  # which reads no weights yet
+                found = fingerprint(checkpoint, self.patches, self.about, loaded[1])
                 if found.digest != self.digest:
                     raise _other(self.store_name, [self], in_words(self.name, found.about), None)
-                self._loaded = checkpoint.load(lazy=True)
+                self._loaded = loaded
             for modality in modalities:
                 if modality not in self._proven and modality in self.canaries:
                     now = canary(*self._loaded, modality, self.patches)
