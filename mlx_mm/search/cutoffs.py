@@ -112,10 +112,8 @@ def _key(store: Store, space: Space) -> str:
 
 def _read(path: Path, key: str) -> Cutoffs | None:
     """What a file has; None where there is none that fits."""
-    if not path.exists():
-        return None
     net = foreign(DamagedError, f"{path} cannot be read", "expected cutoffs. Delete it.")
-    with contextlib.suppress(DamagedError), net, np.load(path) as arrays:
+    with contextlib.suppress(DamagedError, OSError), path.open("rb") as file, net, np.load(file) as arrays:
         if str(arrays["key"]) == key and arrays["reached"].shape == (2, len(arrays["ids"])):
             return Cutoffs(arrays["ids"], arrays["reached"], arrays["neutral"])
     return None
