@@ -36,7 +36,7 @@ def draw_hits(path: Path, title: str, hits: "Hits", index: Path) -> None:
             _write(draw, (left + 10, top + CELL // 2 - 8), hit.kind, 16, FAINT, CELL - 20)
         else:
             sheet.paste(image, (left + (CELL - image.width) // 2, top + (CELL - image.height) // 2))
-        score = "" if hit.score is None else f"   {hit.score:.3f}"
+        score = "" if hit.score is None else f"   {hit.score:.3f}{'' if hit.strong else ' weak'}"
         date = f"   {hit.taken_at[:10]}" if hit.taken_at else ""
         _write(draw, (left, top + CELL + 4), f"{number + 1}{score}{date}", 13, FAINT, CELL)
         _write(draw, (left, top + CELL + 21), Path(file_cell(hit)).name, 14, TEXT, CELL)
