@@ -88,6 +88,8 @@ def test_there_may_be_many_labels(index: Index) -> None:
         (["cat", "  "], {}),
         (["x" * 201], {}),
         ([5], {}),
+        (["a\0b"], {}),
+        (["\udcff"], {}),
         (["cat"], {"least": 0}),
         (["cat"], {"least": 2}),
         (["cat"], {"least": float("nan")}),
