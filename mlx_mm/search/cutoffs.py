@@ -88,6 +88,14 @@ def cutoffs_of(store: Store, space: Space, ids: npt.NDArray[np.int64], known: Cu
     return new
 
 
+def extend_cutoffs(store: Store, space: Space) -> None:
+    """Those of the newest vectors, so that the next search finds them; of a model without texts, none."""
+    if "text" in space.model.modalities:
+        with store.reading() as rows:
+            found = rows.execute("SELECT id FROM vectors WHERE space = ? ORDER BY id", (space.id,)).fetchall()
+        cutoffs_of(store, space, np.array(found, np.int64).reshape(-1))
+
+
 def least_of_example(cosines: npt.NDArray[np.float32]) -> float:
     """The cosine from which on pictures or sounds (N,) are like an example."""
     usual = float(np.quantile(cosines, 0.25)) if len(cosines) >= FEW else USUAL_LIKENESS
@@ -112,10 +120,8 @@ def _key(store: Store, space: Space) -> str:
 
 def _read(path: Path, key: str) -> Cutoffs | None:
     """What a file has; None where there is none that fits."""
-    if not path.exists():
-        return None
     net = foreign(DamagedError, f"{path} cannot be read", "expected cutoffs. Delete it.")
-    with contextlib.suppress(DamagedError), net, np.load(path) as arrays:
+    with contextlib.suppress(DamagedError, OSError), path.open("rb") as file, net, np.load(file) as arrays:
         if str(arrays["key"]) == key and arrays["reached"].shape == (2, len(arrays["ids"])):
             return Cutoffs(arrays["ids"], arrays["reached"], arrays["neutral"])
     return None

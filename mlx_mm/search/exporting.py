@@ -59,7 +59,7 @@ class Table:
     blocks: Callable[[], Iterator[tuple[list[Row], Vectors]]]
 
 
-def export(store: Store, out: Path, kind: MediaKind | None = None) -> int:
+def export(store: Store, out: str | Path, kind: MediaKind | None = None) -> int:
     r"""Write .npz, .jsonl or .parquet, by the ending; how many rows.
 
     A row is a picture, or a part of a sound or a video. Columns: path, content (the digest), kind, taken_at (by the
@@ -71,12 +71,12 @@ def export(store: Store, out: Path, kind: MediaKind | None = None) -> int:
     written. kind: write only these files, where an index has vectors of several lengths.
     Raises OutputError for what cannot be written, InputError for vectors of several lengths.
     """
-    out = as_name(out)
-    check_vector_file(out)
+    path = as_name(out)
+    check_vector_file(path)
     with store.reading() as rows:
         table = _table(rows, kind)
-        with new_file(out) as new:
-            WRITERS[out.suffix.lower()](new, table)
+        with new_file(path) as new:
+            WRITERS[path.suffix.lower()](new, table)
         return table.count
 
 

@@ -18,8 +18,11 @@ from mlx_mm.errors import InputError, is_number, shown
 from mlx_mm.search.records import MediaKind, Where
 
 EARTH_METRES = 6_371_008.8  # mean radius of the WGS 84 ellipsoid
+FARTHEST = 1e9  # metres: no two places lie farther apart than 2e7, and more is a slip
 EPOCH = datetime(1970, 1, 1)
 DATE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d))?)?)?)?)?")
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 # When a file was taken or changed, in seconds since 1970 of the wall clock, counted as if it were UTC's
 MOMENT = "COALESCE(c.taken_at, CAST(strftime('%s', f.mtime_ns / 1000000000, 'unixepoch', 'localtime') AS INTEGER))"
@@ -37,6 +40,8 @@ class Kept:
 
 def check(where: Where) -> None:
     """Raise InputError for filters that nothing can pass: impossible dates and places, an empty name."""
+    if not isinstance(where, Where):
+        raise InputError(f"where is {shown(where)}; expected a Where. Write where=mlx_mm.Where(since='2023').")
     _span(where)
     _place(where)
     if where.kind is not None and where.kind not in get_args(MediaKind):
@@ -73,8 +78,9 @@ def metres_between(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def folded(text: str) -> str:
-    """Text as names, labels and cameras are compared: in NFC, without case."""
-    return unicodedata.normalize("NFC", text).casefold()
+    """Text as names, labels and cameras are compared: in NFC, without case, and with a mark in the place of what is no
+    Unicode, as the index has of names that are no UTF-8."""
+    return unicodedata.normalize("NFC", SURROGATE.sub("\ufffd", text)).casefold()
 
 
 def _conditions(connection: sqlite3.Connection, where: Where) -> Iterator[tuple[str, list[object]]]:
@@ -184,10 +190,10 @@ def _place(where: Where) -> tuple[float, float, float] | None:
         return None
     if not isinstance(near, tuple | list) or len(near) != 3 or not all(map(is_number, near)):
         raise InputError(f"near is {shown(near)}; expected three numbers: degrees north, degrees east, metres.")
-    north, east, metres = map(float, near)
-    if not (abs(north) <= 90 and abs(east) <= 180 and 0 < metres < math.inf):
+    north, east, metres = near
+    if not (abs(north) <= 90 and abs(east) <= 180 and 0 < metres <= FARTHEST):
         raise InputError(
-            f"near is {shown(near)}; expected -90 to 90 degrees north, -180 to 180 degrees east, and more than 0 "
-            "metres. Correct it."
+            f"near is {shown(near)}; expected -90 to 90 degrees north, -180 to 180 degrees east, and metres "
+            f"above 0, up to {FARTHEST:g}. Correct it."
         )
-    return north, east, metres
+    return float(north), float(east), float(metres)

@@ -145,7 +145,7 @@ class Index:
         see `exporting.export`. kind: write only these files, where others have vectors of another length.
         Raises OutputError for what cannot be written, InputError for vectors of several lengths.
         """
-        return exporting.export(self._store, Path(out), kind)
+        return exporting.export(self._store, out, kind)
 
     def check(self, *, repair: bool = False) -> CheckReport:
         """Whether the store and what is derived from it are whole."""

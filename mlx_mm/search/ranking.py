@@ -11,6 +11,8 @@ from mlx_mm.search.store import Store
 
 RANKS = 60  # k of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009
 
+_NOTHING = np.zeros(0, np.float32)
+
 
 @dataclass
 class Named:
@@ -109,18 +111,14 @@ def merged(store: Store, results: Sequence[Ranked], named: Named, count: int | N
                 found[content] = match
     if not named.wanted:
         return [(match.z or 0.0, match) for match in found.values()]
-    values = np.sort(
-        np.concatenate([result.compared.standard()[result.good] for result in results] or [np.zeros(0, np.float32)])
-    )
+    values = np.sort(np.concatenate([result.compared.standard()[result.good] for result in results] or [_NOTHING]))
     weight = max((float(result.compared.weights.clip(0).sum()) for result in results), default=1.0)
-
-    def value(match: Match) -> float:
-        by_name = named.wanted.get(match.content, 0.0)
-        if match.z is None:
-            return by_name
-        return by_name + weight / (RANKS + 1 + len(values) - int(np.searchsorted(values, match.z, side="right")))
-
-    return [(value(match), match) for match in found.values()]
+    standard = np.array([match.z or 0.0 for match in found.values()], np.float32)
+    ranks = 1 + len(values) - np.searchsorted(values, standard, side="right")
+    return [
+        (named.wanted.get(match.content, 0.0) + weight / (RANKS + rank), match)
+        for match, rank in zip(found.values(), ranks.tolist(), strict=True)
+    ]
 
 
 def among(contents: Places, wanted: Collection[int] | Places) -> Flags:

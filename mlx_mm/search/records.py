@@ -34,10 +34,12 @@ class Where:
 class Hit:
     """A picture, a sound or a video that was found.
 
-    path: of one file that has this content; copies: the other ones. score: as the model compares; None where nothing
-    but filters was asked. z: how many standard deviations it lies above the mean of all that was compared. strong:
-    whether it is held to fit. start, stop: seconds of the part that fits best, in sounds and videos. taken_at: by the
-    camera's clock, ISO 8601, or else when the file was changed. content: the digest of the file's bytes.
+    path: of one file that has this content, one that passes the filters; copies: the other ones. score: the cosine of
+    the part that fits best, of several wanted parts of a query the mean by their weights; None where nothing but
+    filters was asked, or only a name fits. z: how many standard deviations all parts of the query together lie above
+    the mean of the whole index. strong: whether it is held to fit, see docs/index.md. start, stop: seconds of the part
+    that fits best, in sounds and videos. taken_at: by the camera's clock, ISO 8601, or else when the file was changed.
+    content: the digest of the file's bytes.
     """
 
     path: str

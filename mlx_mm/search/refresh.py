@@ -15,6 +15,7 @@ from mlx_mm.progress import Progress, check_progress, progressing
 from mlx_mm.search import roots as folders_of
 from mlx_mm.search import words
 from mlx_mm.search.codes import extend_codes
+from mlx_mm.search.cutoffs import extend_cutoffs
 from mlx_mm.search.encoding import encode
 from mlx_mm.search.ignoring import rules_of
 from mlx_mm.search.planning import Changes, Job, Root, Row, compare, find_moves, refuse, trouble
@@ -96,6 +97,7 @@ def refresh(
         if report.encoded:
             for space in used:
                 extend_codes(store, space.id)
+                extend_cutoffs(store, space)
         if any((report.new, report.changed, report.moved, report.copied, report.missing, report.encoded)):
             _note_time(store, [found.root for found in changes])
         _forget_old(store)

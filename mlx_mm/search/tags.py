@@ -67,9 +67,10 @@ def _labels(labels: Sequence[str]) -> list[str]:
     if not found:
         raise InputError("There are no labels; expected one or more. Give a list of words.")
     for label in found:
-        if not label or len(label) > MOST_CHARACTERS:
+        if not label or len(label) > MOST_CHARACTERS or not label.isprintable():
             raise InputError(
-                f"A label is {shown(label)}; expected 1 to {MOST_CHARACTERS} characters. Correct it or leave it out."
+                f"A label is {shown(label)}; expected 1 to {MOST_CHARACTERS} printable characters. Correct it or "
+                "leave it out."
             )
     return found
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import sqlite3
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,11 +56,28 @@ def random_vectors(count: int, seed: int = 0) -> Vectors:
 def write_index(path: Path, root: str, items: Sequence[Item]) -> None:
     """Write an index with one root, and the space of the bundled model, whose vectors have 128 numbers."""
     store = Store(path, create=True)
-    with store.writer():
-        Spaces(store, MODEL).prepared(None, add=False, anew=False)
-        with store.writing() as rows:
-            _write(rows, root, items)
+    with store.writer(), store.writing() as rows:
+        rows.execute(
+            "INSERT INTO spaces(fingerprint, model, revision, dim, kinds, about, canary) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            _space(),
+        )
+        _write(rows, root, items)
     store.close()
+
+
+@functools.cache
+def _space() -> tuple[object, ...]:
+    """The row of the bundled model's space, which takes running it."""
+    with tempfile.TemporaryDirectory() as place:
+        store = Store(Path(place) / "a.mmindex", create=True)
+        with store.writer():
+            Spaces(store, MODEL).prepared(None, add=False, anew=False)
+        with store.reading() as rows:
+            found = rows.execute(
+                "SELECT fingerprint, model, revision, dim, kinds, about, canary FROM spaces"
+            ).fetchone()
+        store.close()
+    return tuple(found)
 
 
 def _write(rows: sqlite3.Connection, root: str, items: Sequence[Item]) -> None:

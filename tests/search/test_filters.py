@@ -69,6 +69,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
         (Where(name="ORT_"), "b"),
         (Where(name="für"), "f"),
         (Where(name="2024/"), "cd"),
+        (Where(name="\udcff"), "f"),
+        (Where(tag="\udcff"), ""),
+        (Where(folder=os.fsdecode(b"/photos/odd\xff")), ""),
         (Where(kind="image", since="2024", tag="Straße", name=".png"), "c"),
     ],
 )
@@ -117,6 +120,8 @@ def test_a_path_that_passes_stands_for_its_content(index: Index) -> None:
         Where(near=(0, 0, 0)),
         Where(near=(float("nan"), 0, 10)),
         Where(near=(0, 0, float("inf"))),
+        Where(near=(0, 0, 10**400)),
+        "2023",  # type: ignore[list-item]
         Where(near=(0, 0)),  # type: ignore[arg-type]
         Where(near="Berlin"),  # type: ignore[arg-type]
         Where(kind="text"),  # type: ignore[arg-type]

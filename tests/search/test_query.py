@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from indexed import BUNDLED, PICTURES, Item, random_vectors, write_index
+from indexed import BUNDLED, DIM, PICTURES, Item, random_vectors, write_index
 
 from mlx_mm import Hit, Index, MlxMmError, Where
 from mlx_mm.embed import encode_text
@@ -135,6 +135,33 @@ def test_a_sound_is_as_good_as_its_best_part_and_says_when(tmp_path: Path) -> No
 
 def _filler(count: int, seed: int = 7) -> list[Item]:
     return [Item((f"filler/{number:03}.jpg",), vector) for number, vector in enumerate(random_vectors(count, seed))]
+
+
+def test_results_are_those_of_comparing_all_vectors(tmp_path: Path) -> None:
+    """Recall 1.000 of words, alone and together, though 8-bit codes alone would put others first."""
+    model, processor = load("emoji-siglip2")
+    texts = [search["query"] for search in SEARCHES]
+    asked = encode_text(model, processor, texts)
+    noise = np.random.default_rng(3).normal(0, 0.06, (1500, DIM))
+    near = np.repeat(asked, 125, axis=0)[:1500] * 0.5 + noise  # many that hardly differ
+    near = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+    with index_of(tmp_path, [Item((f"{number:04}.jpg",), vector) for number, vector in enumerate(near)]) as index:
+        with sqlite3.connect(tmp_path / "a.mmindex" / "index.sqlite") as rows:
+            blobs = b"".join(blob for (blob,) in rows.execute("SELECT vector FROM vectors ORDER BY content"))
+        stored = np.frombuffer(blobs, STORED).reshape(1500, DIM).astype(np.float32)
+        exact = asked @ stored.T
+        for text, cosines in zip(texts, exact, strict=True):
+            best = [f"{place:04}.jpg" for place in np.argsort(-cosines, kind="stable")[:20]]
+            assert names(index.search(text, strong_only=False)) == best
+        codes = near.astype(np.float32)
+        codes = np.round(codes / np.abs(codes).max(1, keepdims=True) * 127) * np.abs(codes).max(1, keepdims=True) / 127
+        assert any(
+            np.argsort(-(codes @ vector))[:20].tolist() != np.argsort(-cosines)[:20].tolist()
+            for vector, cosines in zip(asked, exact, strict=True)
+        )
+        z = (exact - exact.mean(1, keepdims=True)) / exact.std(1, keepdims=True)
+        both = names(index.search(texts[:2], weights=[1, 2], strong_only=False))
+        assert set(both[:15]) <= {f"{place:04}.jpg" for place in np.argsort(-(z[0] + 2 * z[1]))[:16]}
 
 
 def test_ties_are_in_the_order_of_paths_and_copies_are_one_hit(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,16 @@ from mlx_mm.embed import encode_image
 from mlx_mm.errors import InputError, StoreError
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Index:
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     """Four bundled pictures, one of them twice, with the vectors that the model gives them."""
     chosen = [path for path in PICTURES if path.stem in ("cat", "dog", "pizza", "whale")]
     vectors = encode_image(*load("emoji-siglip2"), chosen)
     items = [Item((f"{number}.png",), vector) for number, vector in enumerate(vectors)]
     items[0].paths = ("0.png", "copies/0.png")
-    write_index(tmp_path / "a.mmindex", "/p", items)
-    return Index(tmp_path / "a.mmindex")
+    path = tmp_path_factory.mktemp("tags") / "a.mmindex"
+    write_index(path, "/p", items)
+    return Index(path)
 
 
 def tagged(index: Index, label: str) -> list[str]:
@@ -75,8 +75,8 @@ def test_a_part_of_a_sound_is_enough(tmp_path: Path) -> None:
 
 
 def test_there_may_be_many_labels(index: Index) -> None:
-    counts = index.tag([f"label {number}" for number in range(300)] + ["pizza"])
-    assert len(counts) == 301
+    counts = index.tag([f"label {number}" for number in range(100)] + ["pizza"])
+    assert len(counts) == 101
     assert counts["pizza"] == 1
 
 
@@ -88,6 +88,8 @@ def test_there_may_be_many_labels(index: Index) -> None:
         (["cat", "  "], {}),
         (["x" * 201], {}),
         ([5], {}),
+        (["a\0b"], {}),
+        (["\udcff"], {}),
         (["cat"], {"least": 0}),
         (["cat"], {"least": 2}),
         (["cat"], {"least": float("nan")}),
@@ -99,9 +101,6 @@ def test_what_cannot_be_a_label_is_refused(index: Index, labels: list[str], opti
         index.tag(labels, **options)  # type: ignore[arg-type]
 
 
-def test_a_kind_without_vectors_is_refused(tmp_path: Path) -> None:
-    shutil.copy(PICTURES[0], tmp_path)
-    with Index(tmp_path / "a.mmindex", "emoji-siglip2") as index:
-        index.refresh(tmp_path)
-        with pytest.raises(StoreError, match="no vectors of kind audio"):
-            index.tag(["cat"], kind="audio")
+def test_a_kind_without_vectors_is_refused(emoji: Index) -> None:
+    with pytest.raises(StoreError, match="no vectors of kind audio"):
+        emoji.tag(["cat"], kind="audio")
