@@ -5,7 +5,7 @@
 Each refresh is a process that indexes small pictures with the bundled model and gets SIGKILL at a random moment of the
 time that it takes undisturbed, or seems to. After each, the index is checked; every vector that was there before must
 be there, and every one must be, byte for byte, that of the undisturbed run. An index that is complete is followed by a
-new one.
+new one, and kills that come too late do not count.
 Meanwhile one process reads (the nearest of random queries, whose vectors must be right, and the counts of one view) and
 one counts in the same index as its writer, whenever it can be. --full: a small file system, by default a bound on the
 size of files, under which a refresh must fail in one line and leave what it committed. Exit status 1 where anything is
@@ -17,6 +17,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -88,9 +89,11 @@ def killed(folder: Path, options: argparse.Namespace, expected: dict[str, str], 
     index = folder / "1.mmindex"
     current.write_text(str(index))
     others = [start(lambda: read(folder, expected)), start(lambda: count(folder))]
-    for number in range(options.kills):
+    number = 0
+    while landed < options.kills:
+        number += 1
         process = start(partial(refresh, index, photos))
-        time.sleep(draw.uniform(0.1, 1.1) * seconds)
+        time.sleep(draw.uniform(0.1, 1.0) * seconds)
         os.kill(process, signal.SIGKILL)
         in_time = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
         landed += in_time
@@ -100,8 +103,8 @@ def killed(folder: Path, options: argparse.Namespace, expected: dict[str, str], 
             wrong.append(f"kill {number}: {kept - report['vectors']} vectors were lost")
         kept = report["vectors"]
         seconds *= 0.9 if not in_time else 1.0 if kept else 1.2  # other work on the machine comes and goes
-        if number % 10 == 9 or kept == len(expected):
-            print(f"{number + 1} kills, {landed} of them before the end; index {rounds} has {kept} vectors", flush=True)
+        if number % 10 == 0 or kept == len(expected):
+            print(f"{landed} kills before the end, of {number}; index {rounds} has {kept} vectors", flush=True)
         if kept == len(expected):
             rounds, kept = rounds + 1, 0
             index = folder / f"{rounds}.mmindex"
@@ -206,18 +209,26 @@ def count(folder: Path) -> None:
 
 
 def full(folder: Path, small: Path | None, expected: dict[str, str]) -> list[str]:
-    index = (small or folder) / "full.mmindex"
-    said = told(lambda: refused(index, folder / "photos", bound=small is None))
-    print(f"full disk ({small or 'by a bound on the size of files'}): {said}")
-    report = told(lambda: look(index, expected))
-    wrong = [f"full disk: {line}" for line in report["wrong"]]
-    print(f"full disk: {report['vectors']} vectors were committed")
-    if not said or "\n" in said:
-        wrong.append(f"full disk: it said {said!r}")
-    if small is None:  # there is room again
-        wait_for(start(lambda: refresh(index, folder / "photos")))
-        if told(lambda: look(index, expected)) != {"wrong": [], "vectors": len(expected)}:
-            wrong.append("full disk: the next refresh did not end with the same vectors")
+    """Refreshes with less and less room, each of which is refused at another place."""
+    wrong, photos = list[str](), folder / "photos"
+    for room in (20, 40, 80, 120, 160, 200, 250, 300, 400, 500) if small else (FULL_BYTES // 1024,):
+        index = (small or folder) / f"{room}.mmindex"
+        filler = index.with_suffix(".filler")
+        if small:
+            filler.write_bytes(bytes(max(0, shutil.disk_usage(small).free - room * 1024)))
+        said = told(partial(refused, index, photos, bound=small is None))
+        filler.unlink(missing_ok=True)  # there is room again
+        report = told(partial(look, index, expected))
+        print(f"room of {room} KB: {report['vectors']} vectors committed; {said}", flush=True)
+        wrong += [f"room of {room} KB: {line}" for line in report["wrong"]]
+        if not said or "\n" in said:
+            wrong.append(f"room of {room} KB: it said {said!r}")
+        if small:
+            shutil.rmtree(index, ignore_errors=True)
+            continue
+        wait_for(start(partial(refresh, index, photos)))
+        if told(partial(look, index, expected)) != {"wrong": [], "vectors": len(expected)}:
+            wrong.append("after a full disk the next refresh did not end with the same vectors")
     return wrong
 
 

@@ -95,7 +95,20 @@ def packing(kernels: ctypes.CDLL) -> Iterator[Work]:
         yield Work(f"pack 3072x3072, {kind}", "GB/s", size + panels.nbytes, run)
 
 
-KERNELS = {"product": products, "pack": packing}
+def scans(kernels: ctypes.CDLL) -> Iterator[Work]:
+    """How fast rows of bytes are read, by one query and by several."""
+    draw = np.random.default_rng(2)
+    codes = draw.integers(-127, 128, (200_000, 768), dtype=np.int8)
+    for count in (1, 4):
+        high, low = draw.integers(-127, 128, (2, count, 768), dtype=np.int8)
+
+        def run(high: np.ndarray = high, low: np.ndarray = low) -> object:
+            return calls.scan(kernels, codes, high, low)
+
+        yield Work(f"scan 200000x768, {count} queries", "GB/s", codes.nbytes, run)
+
+
+KERNELS = {"product": products, "pack": packing, "scan": scans}
 
 
 def best(run: Callable[[], object], clock: Callable[[], float]) -> float:

@@ -1,10 +1,11 @@
 """Photos per second from JPEG files to vectors: decoded to the last bit, and with fast_decode.
 
-    python benchmarks/pictures.py [--count 200] [--runs 5] [--models bundled vit] [--vit FOLDER]
+    python benchmarks/pictures.py [--count 200] [--runs 5] [--models bundled vit vit-8bit] [--vit FOLDER]
 
 Photos of 12 megapixels are drawn into a temporary folder, 16 different ones. Models: the bundled one, and a SigLIP
-ViT-B/16 in float32 with random weights (written by transformers; --vit takes a folder in its place). Both ways take
-turns in one process. "Busy" is the share of the machine's CPUs that the process used: what is missing of 1 is waiting.
+ViT-B/16 with random weights (written by transformers; --vit takes a folder in its place) in float32 and converted to
+8 bit. Both ways take turns in one process. "Busy" is the share of the machine's CPUs that the process used: what is
+missing of 1 is waiting.
 """
 
 import argparse
@@ -21,8 +22,11 @@ import turns
 from encoders import write_checkpoint
 from PIL import Image, ImageDraw
 
+import mlx_mm
+
 WIDTH, HEIGHT = 4032, 3024
 DIFFERENT = 16
+MODELS = ("bundled", "vit", "vit-8bit")
 
 
 def draw(seed: int) -> Image.Image:
@@ -63,8 +67,6 @@ def timed(run: Callable[[], np.ndarray]) -> tuple[float, float, np.ndarray]:
 
 def compare(name: str, folder: str, paths: list[Path], runs: int) -> None:
     """Print a table of both ways, and how far their vectors lie apart."""
-    import mlx_mm
-
     model, processor = mlx_mm.load(folder)
 
     def encode(fast: bool) -> np.ndarray:
@@ -103,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=200, help="photos (default: 200)")
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each way (default: 5)")
-    parser.add_argument("--models", nargs="+", default=["bundled", "vit"], choices=["bundled", "vit"])
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--vit", type=Path, help="a folder that `load` takes (default: a random ViT-B/16)")
     arguments = parser.parse_args()
     turns.describe_machine()
@@ -113,9 +115,11 @@ def main() -> None:
         vit.mkdir()
         paths = write_photos(photos, arguments.count)
         print(f"Photos: {WIDTH} x {HEIGHT}, {paths[0].stat().st_size / 1e6:.1f} MB each\n")
-        folders = {"bundled": "emoji-siglip2", "vit": str(arguments.vit or vit)}
-        if "vit" in arguments.models and arguments.vit is None:
+        folders = {"bundled": "emoji-siglip2", "vit": str(arguments.vit or vit), "vit-8bit": str(vit / "8bit")}
+        if {"vit", "vit-8bit"} & set(arguments.models) and arguments.vit is None:
             write_checkpoint(vit)
+        if "vit-8bit" in arguments.models:
+            mlx_mm.convert(folders["vit"], folders["vit-8bit"], bits=8)
         for name in arguments.models:
             compare(name, folders[name], paths, arguments.runs)
     print(f"Load at the end: {os.getloadavg()[0]:.1f}")

@@ -23,7 +23,8 @@ MM_INLINE void finish(const mm_product_call& c, int64_t row, int64_t first, int6
 
 // The same of kCount columns, whole vectors whose number is known, with their bias.
 template <int kCount>
-MM_INLINE void finish_whole(const mm_product_call& c, int64_t row, int64_t first, const float* bias, const float* sums) {
+MM_INLINE void finish_whole(const mm_product_call& c, int64_t row, int64_t first, const float* bias,
+                            const float* sums) {
   float* y = c.y + row * c.ldy + first;
   const float* residual = c.residual ? c.residual + row * c.ldr + first : nullptr;
   vf v[kCount / W];
@@ -38,7 +39,7 @@ MM_INLINE void finish_whole(const mm_product_call& c, int64_t row, int64_t first
   for (int i = 0; i < kCount / W; i++) store(y + i * W, v[i]);
 }
 
-// Have what `finish` reads and writes on its way into the cache: rows of results are far apart, and one is a stall each.
+// Have what `finish` reads and writes on its way into the cache: rows of results are far apart, and each is a stall.
 MM_INLINE void await_result(const mm_product_call& c, int64_t row, int64_t first, int64_t count) {
   for (int64_t i = 0; i < count; i += kNumbersOfLine) {
     __builtin_prefetch(c.y + row * c.ldy + first + i, 1);

@@ -9,8 +9,8 @@
 
 namespace {
 
-// Rows whose sums are in registers at once, for the columns of a panel: with AVX-512 those of a step and of all steps, 24
-// of 32 registers, else those of a step.
+// Rows whose sums are in registers at once, for the columns of a panel: with AVX-512 those of a step and of all steps,
+// 24 of 32 registers, else those of a step.
 #if defined(__AVX512F__)
 constexpr int kRowsOfTile = 4;
 #elif defined(__aarch64__)
@@ -20,6 +20,7 @@ constexpr int kRowsOfTile = 3;
 #endif
 constexpr int kColumns = int(kPanel), kColumnVectors = kColumns / W;
 constexpr int64_t kLeastRows = 48;  // that are worth unpacking a panel again for another thread
+constexpr int64_t kTilesOfJob = 4;   // whose inputs are rounded by one thread
 constexpr int64_t kInputBytes = 256 << 10;  // that stay in a cache of a processor's own while panels pass
 
 // kRowsOfTile rows: bytes (steps, kRowsOfTile, step), scales and sums (steps, kRowsOfTile).
@@ -246,9 +247,9 @@ struct MatrixProduct {
 
 // How many parts rows are divided into, each of which goes through all columns before the next.
 static int64_t parts_of_rows(const mm_weight& w, int64_t rows, int64_t jobs) {
-  if (w.kind == MM_AFFINE_PACKED) return ceil_div(rows * w.cols, kInputBytes);
   const bool few = mm::threads() > 1 && jobs < 2 * mm::threads();
-  return few ? least(ceil_div(rows, kLeastRows), mm::threads()) : 1;
+  const int64_t parts = few ? least(ceil_div(rows, kLeastRows), mm::threads()) : 1;
+  return w.kind == MM_AFFINE_PACKED ? most(parts, ceil_div(rows * w.cols, kInputBytes)) : parts;
 }
 
 static int32_t multiply_many_rows(const Group* groups, int64_t count, const mm_product_call* c) {
@@ -269,10 +270,11 @@ static int32_t multiply_many_rows(const Group* groups, int64_t count, const mm_p
   float* sums = scales.get() + tiles * kRowsOfTile * steps;
   const MatrixProduct p = {c,      groups, count, first_tile.get(), bytes.get(), scales.get(), sums,
                            w.cols, w.rows, steps, step_of(w) / 4};
-  mm::parallel(count == 1 ? tiles : count, [&](int64_t job) {
+  mm::parallel(count == 1 ? ceil_div(tiles, kTilesOfJob) : count, [&](int64_t job) {
     const int64_t group = count == 1 ? 0 : job;
     const Group& g = groups[group];
-    for (int64_t t = count == 1 ? job : 0; t < (count == 1 ? job + 1 : ceil_div(g.count, kRowsOfTile)); t++)
+    const int64_t all = ceil_div(g.count, kRowsOfTile), first = count == 1 ? job * kTilesOfJob : 0;
+    for (int64_t t = first; t < (count == 1 ? least(first + kTilesOfJob, all) : all); t++)
       quantise_tile(*c, w, g.rows + t * kRowsOfTile, p.rows_in(g, t), p.inputs(first_tile.get()[group] + t));
   });
   const int64_t jobs = count * panels, parts = parts_of_rows(w, most, jobs);

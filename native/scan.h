@@ -5,10 +5,10 @@
 
 namespace {
 
-constexpr int64_t kScanBytes = 1 << 17;     // of rows, for one job: they stay in a cache while all queries see them
-constexpr int64_t kScanStep = 64;           // rows are whole multiples of it, so of every vector
-constexpr int64_t kWidestScan = 1 << 16;    // sums of 255 * 127 * so many are below 2^31
-constexpr int kScanRows = 4;                // at once
+constexpr int64_t kScanBytes = 1 << 17;   // of rows, for one job: they stay in a cache while all queries see them
+constexpr int64_t kScanStep = 64;         // rows are whole multiples of it, so of every vector
+constexpr int64_t kWidestScan = 1 << 16;  // sums of 255 * 127 * so many are below 2^31
+constexpr int kScanRows = 4;              // at once
 
 MM_INLINE vi load_codes(const int8_t* p) {
   const vi bytes = load_words(p);
@@ -61,7 +61,8 @@ int32_t scan(const int8_t* codes, int64_t rows, int64_t width, const int8_t* hig
       const int32_t hs = surpluses.get()[2 * q], ls = surpluses.get()[2 * q + 1];
       float* mine = y + q * rows;
       int64_t r = job * step;
-      for (; r + kScanRows <= end; r += kScanRows) scan_rows<kScanRows>(codes + r * width, width, h, l, hs, ls, mine + r);
+      for (; r + kScanRows <= end; r += kScanRows)
+        scan_rows<kScanRows>(codes + r * width, width, h, l, hs, ls, mine + r);
       for (; r < end; r++) scan_rows<1>(codes + r * width, width, h, l, hs, ls, mine + r);
     }
   });

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 
 from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.models import find_family
+
+# Of tests that take long and see little that others do not: they run where the reference tests do, as in CI.
+LONG = (
+    pytest.mark.reference,
+    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="takes long; runs with the reference tests"),
+)
 
 
 def empty(config: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # every processor in every worker, small products took four times as long.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("MLX_MM_THREADS", "1")  # of the CPU kernels
+
+if sys.dont_write_bytecode:
+    # Hundreds of tests start a Python of their own, which would compile this package anew each time.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 from recipes import RECIPES
 

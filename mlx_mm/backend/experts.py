@@ -9,7 +9,7 @@ import numpy as np
 
 from mlx_mm.backend.elementwise import swiglu
 from mlx_mm.backend.native import calls, library, signatures
-from mlx_mm.backend.native.views import is_view, view
+from mlx_mm.backend.native.views import is_view, run, serves, view
 from mlx_mm.backend.native.weights import prepared_experts
 
 Router = Callable[[mx.array], tuple[mx.array, mx.array]]
@@ -30,6 +30,8 @@ def experts(layer: nn.Module, x: mx.array, chosen: mx.array, weights: mx.array) 
     layer: mlx_lm's SwitchGLU. chosen, weights: (B, L, k).
     """
     if not is_view(x):
+        if serves(x):  # weights in 16 bits, which MLX would turn into float32 for each token
+            return run(lambda x: experts(layer, x, chosen, weights), x)
         return (layer(x, chosen) * weights[..., None]).sum(axis=-2).astype(x.dtype)
     many, width = chosen.shape[-1], x.shape[-1]
     numbers = view(chosen).astype(np.int32).ravel()

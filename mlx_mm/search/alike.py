@@ -62,7 +62,9 @@ def near_vectors(vectors: Halves, least: float, most_pairs: int) -> Pairs:
         for left in range(top, len(vectors), BLOCK):
             columns = rows if left == top else unit(vectors[left : left + BLOCK])
             cosines = rows @ columns.T
-            a, b = np.nonzero(cosines >= least - 1e-6)
+            near = np.flatnonzero(cosines.max(axis=1, initial=-1) >= least - 1e-6)  # few rows, as a rule
+            a, b = np.nonzero(cosines[near] >= least - 1e-6)
+            a = near[a]
             if left == top:
                 a, b = a[a < b], b[a < b]
             total += len(a)

@@ -20,7 +20,7 @@ from mlx_mm.search.stored_vectors import STORED
 TOLERANCE = 2e-3  # of a length of 1, four times what float16 loses of one
 SHOWN = 20  # complaints of SQLite's
 
-_WORDLESS = "SELECT id FROM files WHERE id NOT IN (SELECT rowid FROM words)"
+_WORDLESS = "SELECT id FROM files WHERE state = 'here' AND id NOT IN (SELECT rowid FROM words)"
 _FILELESS = "SELECT rowid FROM words WHERE rowid NOT IN (SELECT id FROM files)"
 
 
@@ -59,18 +59,10 @@ def _complaints(store: Store) -> list[str]:
 
 def _checked(store: Store, repair: bool) -> CheckReport:
     """Of a file that SQLite can read."""
-    problems, repaired = list[str](), list[str]()
-    for part in (_relations, _vectors, _words, _thumbnails):
-        problem, mend = part(store)
-        problems += problem
-        if problem and repair:
-            with store.writer():
-                repaired.append(mend())
-    problems += (broken := _codes(store))
-    if broken and repair:
-        with store.writer():
-            repaired.append(_make_codes(store))
-    return CheckReport(tuple(problems), tuple(repaired), _counts(store))
+    with store.writer() if repair else contextlib.nullcontext():
+        found = [part(store) for part in (_relations, _vectors, _words, _thumbnails, _codes)]
+        repaired = [mend() for problems, mend in found if problems and repair]
+    return CheckReport(tuple(line for problems, _ in found for line in problems), tuple(repaired), _counts(store))
 
 
 Found = tuple[list[str], Callable[[], str]]  # problems, and what makes them right and says how
@@ -169,7 +161,7 @@ def _is_jpeg(path: Path) -> bool:
     return not path.exists()  # taken away meanwhile
 
 
-def _codes(store: Store) -> list[str]:
+def _codes(store: Store) -> Found:
     """Spaces whose codes are not those of their vectors; those that are missing are no problem."""
     problems = list[str]()
     with store.reading() as rows:
@@ -187,15 +179,15 @@ def _codes(store: Store) -> list[str]:
                 if not (np.array_equal(some.ids, ids[: len(some)]) and np.array_equal(some.blocks[0], right)):
                     problems.append(f"the codes of space {space} are not those of its vectors")
                     break
-    return problems
 
+    def mend() -> str:
+        for path in (*store.path.glob("codes-*"), *store.path.glob("slots-*")):
+            path.unlink(missing_ok=True)
+        store.kept.clear()
+        extend_all(store)
+        return "codes were made again"
 
-def _make_codes(store: Store) -> str:
-    for path in (*store.path.glob("codes-*"), *store.path.glob("slots-*")):
-        path.unlink(missing_ok=True)
-    store.kept.clear()
-    extend_all(store)
-    return "codes were made again"
+    return problems, mend
 
 
 def _counts(store: Store) -> dict[str, int]:

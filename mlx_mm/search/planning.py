@@ -10,9 +10,9 @@ from mlx_mm.search.store import Store
 HALF_OF = 100  # files of a folder, of which more than half are gone only by mistake
 
 
-@dataclass(frozen=True)
+@dataclass
 class Root:
-    """A folder of the index. id: None of a new one. device: that it was on."""
+    """A folder of the index. id: None of a new one, until it is written. device: that it was on."""
 
     id: int | None
     path: bytes
@@ -120,7 +120,7 @@ def compare(store: Store, root: Root, found: Found, *, retry: bool) -> Changes:
 
 def find_moves(all_changes: list[Changes]) -> list[tuple[Row, Job]]:
     """Rows whose files have another place, in any of the folders; they and the files leave `gone` and `read`."""
-    lost = {row.identity: (changes, row) for changes in all_changes for row in changes.gone}
+    lost = {row.identity: (changes, row) for changes in all_changes for row in changes.gone if row.content is not None}
     moves: list[tuple[Row, Job]] = []
     if not lost:
         return moves

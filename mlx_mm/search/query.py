@@ -79,7 +79,7 @@ class Searcher:
             if compared is not None:
                 live, result = compared
                 contents = result.codes.contents
-                allowed = live if kept is None else live & among(contents, set(kept.contents.tolist()))
+                allowed = live if kept is None else live & among(contents, kept.contents)
                 results.append(Ranked.of(self._store, result, allowed, named, limits.min_score, limits.strong_only))
         return self._best(results, named, kept, limits)
 
@@ -118,6 +118,9 @@ class Searcher:
         found += [(named.wanted[content], Match(content)) for content in by_name]
         strong = count_contents((result.compared.codes.contents, result.strong) for result in results)
         total = count_contents((result.compared.codes.contents, result.allowed) for result in results)
+        if not beyond and len(found) > limits.top:  # of those that tie with the last one, paths decide
+            last = sorted((value for value, _ in found), reverse=True)[limits.top - 1]
+            found = [pair for pair in found if pair[0] >= last]
         with self._store.reading() as rows:
             files = files_of(rows, [match.content for _, match in found], _first(named, kept, found))
             there = [(value, match) for value, match in found if match.content in files]
@@ -151,9 +154,10 @@ class Searcher:
 def _find_named(rows: sqlite3.Connection, parts: Iterable[Part], kept: Kept | None) -> Named:
     """Files whose names or tags hold the words of a part, if they are there and pass the filters."""
     named = Named()
-    allowed = None if kept is None else set(kept.files.tolist())
     for part in parts:
         files = words.find(rows, str(part.value)) if part.kind == "words" else []
+        if kept is not None and files:
+            files = np.array(files)[np.isin(files, kept.files)].tolist()
         if not files:
             continue
         content_of = dict(
@@ -163,7 +167,7 @@ def _find_named(rows: sqlite3.Connection, parts: Iterable[Part], kept: Kept | No
                 (json.dumps(files),),
             )
         )
-        there = [file for file in files if file in content_of and (allowed is None or file in allowed)]
+        there = [file for file in files if file in content_of]
         named.add((content_of[file] for file in there), part.weight)
         if part.weight > 0:
             named.files.update(there)

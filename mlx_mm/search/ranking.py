@@ -123,11 +123,12 @@ def merged(store: Store, results: Sequence[Ranked], named: Named, count: int | N
     return [(value(match), match) for match in found.values()]
 
 
-def among(contents: Places, wanted: Collection[int]) -> Flags:
-    """Which of the contents (N,) are in a set."""
-    if not wanted:
+def among(contents: Places, wanted: Collection[int] | Places) -> Flags:
+    """Which of the contents (N,) are among others."""
+    if not len(wanted):
         return np.zeros(len(contents), bool)
-    return np.isin(contents, np.fromiter(wanted, np.int64, len(wanted)))
+    others = wanted if isinstance(wanted, np.ndarray) else np.fromiter(wanted, np.int64, len(wanted))
+    return np.isin(contents, others)
 
 
 def count_contents(results: Iterable[tuple[Places, Flags]]) -> int:

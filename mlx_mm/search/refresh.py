@@ -76,11 +76,11 @@ def refresh(
                 "videos is on, and PyAV, which decodes them, is not there; expected it. pip install 'mlx_mm[video]'."
             )
         roots = folders_of.with_folders(store, folders, options.exclude, options.videos)
-        used = spaces.prepared(options.max_num_patches, add=options.add_space, anew=options.reembed)
-        roots = folders_of.absorb(store, folders_of.write_roots(store, roots))
-        changes = _planned(store, roots, options, report)
+        changes = _planned(store, folders_of.absorb(store, roots), options, report)
         moves = find_moves(changes)
         changes = _sound(changes, options, report)
+        used = spaces.prepared(options.max_num_patches, add=options.add_space, anew=options.reembed)
+        folders_of.write_roots(store, [found.root for found in changes])
         _apply(store, changes, moves, report, tell)
         jobs = _readable([job for found in changes for job in found.read], used, report)
         again = {space.id: _lacking(store, space) for space in used}
@@ -104,14 +104,24 @@ def refresh(
 
 def _planned(store: Store, roots: Sequence[Root], options: Options, report: RefreshReport) -> list[Changes]:
     """What is to do in each folder; each real folder is searched once."""
-    status = os.stat(store.path)
-    seen, skipped, changes = {(status.st_dev, status.st_ino)}, Counter[str](), []
+    skipped, changes = Counter[str](), []
+    seen = {_place(path) for path in (os.fsencode(store.path), *(root.path for root in roots))}
     for root in roots:
+        seen.discard(_place(root.path))  # which a link in another one leads to, perhaps
         found = scan(root.path, rules_of(root.exclude), videos=root.videos, seen=seen)
         changes.append(compare(store, root, found, retry=options.retry))
         skipped += found.skipped
     report.skipped = dict(skipped)
     return changes
+
+
+def _place(path: bytes) -> tuple[int, int]:
+    """The device and the inode of a folder; (0, 0) where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_dev, status.st_ino
 
 
 def _sound(changes: list[Changes], options: Options, report: RefreshReport) -> list[Changes]:
@@ -147,6 +157,9 @@ def _apply(
         for row, job in moves:
             _move(rows, row, job)
         rows.executemany("UPDATE files SET state = 'here', gone_at = NULL WHERE id = ?", [(row.id,) for _, row in back])
+        for row in (row for _, row in gone if row.content is None):  # and nothing to come back to
+            words.take_away(rows, row.id)
+            rows.execute("DELETE FROM files WHERE id = ?", (row.id,))
         now = time.time()
         rows.executemany(
             "UPDATE files SET state = 'missing', gone_at = ?, error = NULL WHERE id = ?",
@@ -163,10 +176,9 @@ def _apply(
 
 
 def _move(rows: sqlite3.Connection, row: Row, job: Job) -> None:
-    state = "error" if row.content is None else "here"
     rows.execute(
-        "UPDATE files SET root = ?, path = ?, name = ?, state = ?, gone_at = NULL WHERE id = ?",
-        (job.root.id, job.path, name_of(job.path), state, row.id),
+        "UPDATE files SET root = ?, path = ?, name = ?, state = 'here', gone_at = NULL WHERE id = ?",
+        (job.root.id, job.path, name_of(job.path), row.id),
     )
     put_words(rows, row.id, job.path)
 

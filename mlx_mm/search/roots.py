@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlx_mm.errors import InputError, StoreError, reason
+from mlx_mm.search import words
 from mlx_mm.search.ignoring import rules_of
 from mlx_mm.search.planning import Root
 from mlx_mm.search.store import Store
@@ -49,27 +50,21 @@ def with_folders(store: Store, folders: Sequence[Path], exclude: Sequence[str], 
     ]
 
 
-def write_roots(store: Store, roots: Sequence[Root]) -> list[Root]:
-    """The same with their ids, written where something is new. A folder of the index that lies in a new one becomes a
-    part of that."""
+def write_roots(store: Store, roots: Sequence[Root]) -> None:
+    """Write those that are new, which have ids then, and what is remembered of the others."""
     before = {root.id: root for root in known_roots(store)}
-    written = []
     for root in roots:
         options = json.dumps({"exclude": root.exclude, "videos": root.videos})
+        old = before.get(root.id)
         if root.id is None:
             with store.writing() as rows:
-                number: int = rows.execute(
+                root.id = rows.execute(
                     "INSERT INTO roots(path, device, options) VALUES (?, ?, ?) RETURNING id",
                     (root.path, root.device, options),
                 ).fetchone()[0]
-            written.append(replace(root, id=number))
-        else:
-            old = before[root.id]
-            if (old.exclude, old.videos) != (root.exclude, root.videos):
-                with store.writing() as rows:
-                    rows.execute("UPDATE roots SET options = ? WHERE id = ?", (options, root.id))
-            written.append(root)
-    return written
+        elif old is not None and (old.exclude, old.videos) != (root.exclude, root.videos):
+            with store.writing() as rows:
+                rows.execute("UPDATE roots SET options = ? WHERE id = ?", (options, root.id))
 
 
 def absorb(store: Store, roots: Sequence[Root]) -> list[Root]:
@@ -79,15 +74,20 @@ def absorb(store: Store, roots: Sequence[Root]) -> list[Root]:
         outer = next((other for other in kept if other is not root and _holds(other.path, root.path)), None)
         if outer is None:
             continue
+        write_roots(store, [outer])
         prefix = os.path.join(os.path.relpath(os.path.realpath(root.path), os.path.realpath(outer.path)), b"")
         with store.writing() as rows:
             for number, path in rows.execute("SELECT id, path FROM files WHERE root = ?", (root.id,)).fetchall():
                 whole = prefix + path
                 rows.execute(
-                    "UPDATE files SET root = ?, path = ?, name = ? WHERE id = ?",
+                    "UPDATE OR IGNORE files SET root = ?, path = ?, name = ? WHERE id = ?",
                     (outer.id, whole, name_of(whole), number),
                 )
                 put_words(rows, number, whole)
+            left = rows.execute("SELECT id FROM files WHERE root = ?", (root.id,)).fetchall()
+            for (number,) in left:  # the outer one has a file of that name already
+                words.take_away(rows, number)
+            rows.executemany("DELETE FROM files WHERE id = ?", left)
             rows.execute("DELETE FROM roots WHERE id = ?", (root.id,))
     return kept
 

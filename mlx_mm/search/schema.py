@@ -18,7 +18,7 @@ MIGRATIONS: dict[int, str] = {}
 # the file system has; name: the same as text in NFC. state: "here", "missing", "error". vectors.vector: little-endian
 # float16, of length 1. part: 0 of a picture, else of a window or a key frame, which lasts from start to stop, in
 # seconds. Ids of contents, spaces and vectors only grow, so that what is derived from vectors is extended by the newer
-# ones. spaces.generation counts how often vectors were taken away.
+# ones; a vector never changes. spaces.generation counts how often vectors were taken away.
 _TABLES = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE roots(
@@ -71,8 +71,8 @@ END;
 CREATE TRIGGER vector_removed AFTER DELETE ON vectors BEGIN
   UPDATE spaces SET generation = generation + 1 WHERE id = old.space;
 END;
-CREATE TRIGGER vector_changed AFTER UPDATE OF content, space, vector ON vectors BEGIN
-  UPDATE spaces SET generation = generation + 1 WHERE id IN (old.space, new.space);
+CREATE TRIGGER vector_changed BEFORE UPDATE OF id, content, space, vector ON vectors BEGIN
+  SELECT RAISE(ABORT, 'vectors are replaced by others with new ids');
 END;
 """
 

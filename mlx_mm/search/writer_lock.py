@@ -31,7 +31,7 @@ def writer_lock(folder: Path, wait: float = 0.0) -> Iterator[None]:
             if time.monotonic() >= deadline:
                 raise BusyError(
                     f"{folder} is being refreshed by {holder}; expected nobody else to. Searches work meanwhile; wait "
-                    "for it with --wait SECONDS (wait=)."
+                    "for it with wait=SECONDS."
                 )
             time.sleep(min(SECONDS_BETWEEN_TRIES, max(0.0, deadline - time.monotonic())))
         yield

@@ -62,9 +62,9 @@ def test_sums_are_no_wider_than_their_source(dtype: str | None, tmp_path: Path) 
 
 
 def test_a_table_is_never_whole(tmp_path: Path) -> None:
-    """64 MB in float16 would be 128 MB in float32, and twice that beside the sum."""
+    """26 MB in float16 would be 51 MB in float32, and twice that beside the sum."""
     config = tiny_jina_config()
-    config["text_config"]["hf_model_config_kwargs"]["vocab_size"] = 500_000
+    config["text_config"]["hf_model_config_kwargs"]["vocab_size"] = 200_000
     half = {name: weight.astype(np.float16) for name, weight in jina_weights(config).items()}
     source = write_checkpoint(tmp_path / "large", config, half, side_files=write_jina_side_files)
     code = (
@@ -75,8 +75,8 @@ def test_a_table_is_never_whole(tmp_path: Path) -> None:
         "print(mx.get_peak_memory())"
     )
     peaks = []
-    for rows in (16384, 500_000):
+    for rows in (8192, 200_000):
         command = [sys.executable, "-c", code, str(source), str(tmp_path / f"out-{rows}"), str(rows)]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    assert peaks[0] < 100e6
-    assert peaks[1] > 200e6  # the measure would have shown it
+    assert peaks[0] < 40e6
+    assert peaks[1] > 80e6  # the measure would have shown it

@@ -27,7 +27,7 @@ from clap_tiny import (
     tiny_clap_config,
     write_clap_side_files,
 )
-from comparing import build, close, empty, same_direction, to_mx
+from comparing import LONG, build, close, empty, same_direction, to_mx
 from mlx.utils import tree_flatten
 from tiny import GOLDEN, golden, requantised, write_checkpoint
 
@@ -153,7 +153,7 @@ def text_weights() -> Iterator[Weights]:
     full_text_weights.cache_clear()
 
 
-@pytest.mark.parametrize("variant", FULL)
+@pytest.mark.parametrize("variant", [pytest.param(variant, marks=LONG) for variant in FULL])
 def test_full_size_model_gives_every_golden_number(variant: str, text_weights: Weights) -> None:
     config = {"model_type": "clap", "text_config": {}, "audio_config": FULL[variant]}
     rest = [(name, shape) for name, shape in clap_shapes(config) if not name.startswith("text_model.")]

@@ -7,9 +7,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from comparing import sanitized
+from comparing import LONG, sanitized
 from glm_models import answer, answer_by_whole_prompts, glm_model, padded, prompt, request_of, worst
-from glm_tiny import DENSE, MODELS, MOE, glm_config, glm_weights
+from glm_tiny import DENSE, GROUPED, MOE, glm_config, glm_weights
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import (
     BatchKVCache,
@@ -63,7 +63,7 @@ def test_peers_row_03_prefill_in_chunks(kind: str, name: str, step: int) -> None
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", [DENSE, MOE, pytest.param(GROUPED, marks=LONG)])
 def test_token_loop_of_mlx_lm(kind: str, name: str) -> None:
     """A small prefill step, one in the middle of a picture, all at once: the same answer as without any cache."""
     right = answer_by_whole_prompts(glm_model(kind), KINDS[name], 6)
@@ -256,7 +256,7 @@ def test_requests_may_share_one_cache_file(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("step", [2048, 6])
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", [DENSE, MOE, pytest.param(GROUPED, marks=LONG)])
 def test_peers_rows_05_and_06_left_padded_batch(kind: str, step: int) -> None:
     """Prompts of unequal length, with and without pictures, on a fresh model: each answers as alone."""
     singles = [TEXT, ONE, MANY, BOTH, prompt(10, 11)]

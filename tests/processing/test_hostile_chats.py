@@ -98,24 +98,24 @@ def test_schemas(name: str) -> None:
     check([{"role": "user", "content": "x"}], [{"type": "function", "function": function}])
 
 
-@pytest.mark.parametrize("name", [name for name in ODD if name not in ("long text", "half a pair")])
 @pytest.mark.parametrize("place", ["content", "part", "text", "role", "name", "key", "type", "call", "id", "reasoning"])
-def test_places_for_text(name: str, place: str) -> None:
-    odd = ODD[name]
-    messages: dict[str, Any] = {
-        "content": [{"role": "user", "content": odd}],
-        "part": [{"role": "user", "content": [odd]}],
-        "text": [{"role": "user", "content": [{"type": "text", "text": odd}]}],
-        "role": [{"role": odd, "content": "x"}],
-        "name": [{"role": "user", "content": "x", "name": odd}],
-        "key": [{"role": "user", "content": "x", "else": odd}],
-        "type": [{"role": "user", "content": [{"type": odd}]}],
-        "call": [{"role": "assistant", "tool_calls": [odd]}],
-        "id": [{"role": "assistant", "tool_calls": [{"id": odd, "function": {"name": "f"}}]}],
-        "reasoning": [{"role": "assistant", "content": "x", "reasoning_content": odd}],
-    }
-    if (place, name) != ("id", "number of NumPy"):
-        check(messages[place])
+def test_places_for_text(place: str) -> None:
+    for name in [name for name in ODD if name not in ("long text", "half a pair")]:
+        odd = ODD[name]
+        messages: dict[str, Any] = {
+            "content": [{"role": "user", "content": odd}],
+            "part": [{"role": "user", "content": [odd]}],
+            "text": [{"role": "user", "content": [{"type": "text", "text": odd}]}],
+            "role": [{"role": odd, "content": "x"}],
+            "name": [{"role": "user", "content": "x", "name": odd}],
+            "key": [{"role": "user", "content": "x", "else": odd}],
+            "type": [{"role": "user", "content": [{"type": odd}]}],
+            "call": [{"role": "assistant", "tool_calls": [odd]}],
+            "id": [{"role": "assistant", "tool_calls": [{"id": odd, "function": {"name": "f"}}]}],
+            "reasoning": [{"role": "assistant", "content": "x", "reasoning_content": odd}],
+        }
+        if (place, name) != ("id", "number of NumPy"):
+            check(messages[place])
 
 
 @pytest.mark.parametrize("text", ["a \ud83d b", "\udc80"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -166,11 +167,55 @@ def test_what_was_taken_away_begins_a_generation(tmp_path: Path) -> None:
         extend_codes(store, 1)
     assert len(files(store)) == 2
     assert not set(files(store)) & set(before)
+    kept = np.concatenate([encode(stored(vectors))[2][:6], encode(stored(vectors))[2][7:]])
+    assert np.array_equal(np.concatenate(open_codes(Store(store.path), 1).blocks), kept)
+
+
+def test_what_stays_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codes_module, "AT_ONCE", 20)
+    vectors = unit(100)
+    store = make(tmp_path, vectors[:90])
+    with store.writer():
+        extend_codes(store, 1)
+    add(store, vectors[90:])
     with store.writing() as rows:
-        rows.execute("UPDATE vectors SET vector = zeroblob(64) WHERE id = 9")
-    codes = open_codes(store, 1)
-    assert codes.generation == 2
-    assert not np.concatenate(codes.blocks)[7].any()
+        rows.execute("DELETE FROM contents WHERE id % 9 = 0")
+    encoded: list[int] = []
+
+    def spy(some: Vectors) -> tuple[Vectors, Vectors, codes_module.Bytes]:
+        encoded.append(len(some))
+        return encode(some)
+
+    monkeypatch.setattr(codes_module, "encode", spy)
+    with store.writer():
+        extend_codes(store, 1)
+    assert sum(number for number in encoded if number > 1) == 9  # 91 … 98, 100; others were looked at, one by one
+    codes = open_codes(Store(store.path), 1)
+    places = [number for number in range(1, 101) if number % 9]
+    assert codes.ids.tolist() == codes.contents.tolist() == places
+    assert np.array_equal(codes.blocks[0], encode(stored(vectors))[2][np.array(places) - 1])
+
+
+def test_a_vector_does_not_change(tmp_path: Path) -> None:
+    store = make(tmp_path, unit(3))
+    with pytest.raises(sqlite3.IntegrityError, match="replaced"), store.writing() as rows:
+        rows.execute("UPDATE vectors SET vector = zeroblob(64) WHERE id = 2")
+
+
+def test_files_that_are_further_than_a_view(tmp_path: Path) -> None:
+    """A writer whose view is old leaves them alone: others have them mapped."""
+    store = make(tmp_path, unit(30))
+    with store.reading():
+        open_codes(store, 1)
+        other = Store(store.path)
+        add(other, unit(20, seed=1))
+        with other.writer():
+            extend_codes(other, 1)
+        sizes = [path.stat().st_size for path in files(store)]
+        with store.writer():
+            extend_codes(store, 1)
+        assert [path.stat().st_size for path in files(store)] == sizes
+    assert len(open_codes(store, 1)) == 50
 
 
 def test_an_older_copy_of_the_truth(tmp_path: Path) -> None:

@@ -73,9 +73,13 @@ HARMS = {
     "counted wrongly": sql("UPDATE contents SET live = 7 WHERE id = 5"),
     "belong to others": sql("DELETE FROM contents WHERE id = 9"),
     "2 vectors are broken": sql(
-        f"UPDATE vectors SET vector = x'{NAN}' WHERE id = 3", "UPDATE vectors SET vector = x'00' WHERE id = 8"
+        "DROP TRIGGER vector_changed",
+        f"UPDATE vectors SET vector = x'{NAN}' WHERE id = 3",
+        "UPDATE vectors SET vector = x'00' WHERE id = 8",
     ),
-    "1 vectors are broken": sql("UPDATE vectors SET vector = zeroblob(128) WHERE id = 3"),
+    "1 vectors are broken": sql(
+        "DROP TRIGGER vector_changed", "UPDATE vectors SET vector = zeroblob(128) WHERE id = 3"
+    ),
     "names of 2 files": sql(
         "DELETE FROM words WHERE rowid = 4", "INSERT INTO words(rowid, path, tags) VALUES (9999, 'x', 'y')"
     ),

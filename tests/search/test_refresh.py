@@ -375,3 +375,79 @@ def test_sounds_by_windows(library: Library, hearing_model: Path, tiny_model: Pa
     )
     assert spans == [(0, 0, 2, 2), (0, 0, 10, 25), (1, 10, 20, 25), (2, 15, 25, 25)]
     assert library.refresh() == {}
+
+
+def test_videos_by_key_frames(library: Library) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(library.photos / "v.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=2)
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.gop_size = 48, 32, "yuv420p", 2
+        for number in range(50):
+            pixels = np.full((32, 48, 3), 10 * (number // 10), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    age(library.photos / "v.mp4")
+    assert library.refresh(library.photos) == {}
+    assert library.report.skipped == {"videos (--videos takes them)": 1}
+    assert library.refresh(videos=True) == {"new": 1, "encoded": 1}
+    columns = "kind, width, height, seconds, part, start, stop"
+    found = library.query(f"SELECT {columns} FROM vectors JOIN contents ON contents.id = content ORDER BY part")
+    assert found == [("video", 48, 32, 25, number, 10 * number, min(10 * number + 10, 25)) for number in range(3)]
+    assert library.refresh() == {}  # it is remembered
+
+
+def test_videos_without_the_package(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_mm.search.refresh.can_read_videos", lambda: False)
+    with pytest.raises(InputError, match=r"PyAV, which decodes them, is not there; .* pip install 'mlx_mm\[video\]'"):
+        library.refresh(library.photos, videos=True)
+    monkeypatch.setattr("mlx_mm.processing.heif.can_read_heif", lambda: False)
+    (library.photos / "a.heic").write_bytes(b"....ftypheic")
+    age(library.photos / "a.heic")
+    assert library.refresh(library.photos) == {}
+    assert library.report.skipped == {"HEIC pictures (pip install 'mlx_mm[heic]')": 1}
+    assert library.files("error") == set()
+
+
+def test_nothing_is_written_where_a_folder_lost_too_much(library: Library) -> None:
+    pictures(library.photos, 3)
+    library.refresh(library.photos)
+    os.rename(library.photos, library.place / "away")
+    tables = ("roots", "files", "spaces", "contents", "vectors")
+    before = [library.query(f"SELECT * FROM {table}") for table in tables]
+    with pytest.raises(StoreError, match="is not there"):
+        library.refresh(reembed=True, max_num_patches=9, exclude=("*.tmp",))
+    assert before == [library.query(f"SELECT * FROM {table}") for table in tables]
+
+
+def test_a_root_that_a_link_in_another_leads_to(library: Library) -> None:
+    other = library.place / "other"
+    pictures(library.photos, 2)
+    pictures(other, 2, 10)
+    (library.photos / "a link").symlink_to(other)
+    (other / "back").symlink_to(library.photos)
+    assert library.refresh(library.photos, other) == {"new": 4, "encoded": 4}
+    assert library.files() == {"photos/0.png", "photos/1.png", "other/10.png", "other/11.png"}
+    assert library.refresh() == {}
+
+
+def test_names_that_are_exchanged(library: Library, spy: Spy) -> None:
+    pictures(library.photos, 3)
+    library.refresh(library.photos)
+    spy.taken()
+    for old, new in (("0.png", "x"), ("1.png", "0.png"), ("x", "1.png")):
+        os.rename(library.photos / old, library.photos / new)
+    assert library.refresh() == {"changed": 2}
+    assert spy.taken() == 0
+    assert library.refresh() == {}
+
+
+def test_an_unreadable_file_that_goes_away(library: Library) -> None:
+    picture(library.photos / "a.png", 0)
+    age(library.photos / "a.png")
+    (library.photos / "bad.png").write_bytes(b"bad")
+    age(library.photos / "bad.png")
+    assert library.refresh(library.photos) == {"new": 1, "encoded": 1, "failed": 1}
+    (library.photos / "bad.png").unlink()
+    assert library.refresh() == {"missing": 1}
+    assert library.query("SELECT count(*) FROM files") == [(1,)]
+    assert library.query("SELECT count(*) FROM words") == [(1,)]

@@ -158,7 +158,10 @@ def test_one_process_writes(store: Store) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         for wait in (0.0, 0.1):
-            with pytest.raises(BusyError, match=rf"by process {other.pid} since \d\d:\d\d.*--wait"), store.writer(wait):
+            with (
+                pytest.raises(BusyError, match=rf"by process {other.pid} since \d\d:\d\d.*wait=SECONDS"),
+                store.writer(wait),
+            ):
                 pass
         assert keys(store) == set()  # searches work
         other.kill()

@@ -37,10 +37,7 @@ def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]
     x = random.standard_normal((5, 64), dtype=np.float32)
     plain = random.standard_normal((50, 64), dtype=np.float32)
     bias = random.standard_normal(50, dtype=np.float32)
-    rows = signatures.Weight(signatures.ROWS, signatures.FLOAT32, 0, 0, 50, 64, calls.address(plain))
-    panel = int(library.mm_panel())
-    packed = np.empty((-(-50 // panel), 64, panel), np.float32)
-    calls.check(library.mm_pack(ctypes.byref(rows), calls.address(packed)))
+    packed = _pack(library, plain)
     weight = signatures.Weight(signatures.PACKED, signatures.FLOAT32, 0, 0, 50, 64, calls.address(packed))
     yield "mm_product", calls.product(library, weight, x, bias=bias), x @ plain.T + bias, TOLERANCE
 
@@ -57,6 +54,11 @@ def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]
     ):
         yield "mm_product", calls.product(library, quantised, x, inputs=inputs), x @ full.T, tolerance
     yield "mm_product", calls.product(library, quantised, x[:1], inputs=signatures.INPUTS_FINE), x[:1] @ full.T, 1e-3
+    panels = [_pack(library, array) for array in (codes.view(np.float32), scales, biases)]
+    in_place = [calls.address(array) for array in panels]
+    in_panels = signatures.Weight(signatures.AFFINE_PACKED, signatures.FLOAT32, 4, 32, 50, 64, *in_place)
+    fast = calls.product(library, in_panels, x, inputs=signatures.INPUTS_FAST)
+    yield "mm_product", fast, x @ full.T, TOLERANCE_8_BITS
     chosen = np.array([0, 0, 0, 0, 0], np.int32)
     yield "mm_experts", calls.experts(library, quantised, 1, chosen, x), x @ full.T, TOLERANCE
 
@@ -93,3 +95,12 @@ def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]
     power = np.abs(np.fft.rfft(frames)) ** 2 @ bank
     found = mel.mel_powers(library, bank, window, 24)(x.reshape(-1))
     yield "mm_mel", found.astype(np.float32), power.astype(np.float32), TOLERANCE
+
+
+def _pack(library: ctypes.CDLL, numbers: Floats) -> Floats:
+    """Rows of float32 in panels."""
+    (count, cols), panel = numbers.shape, int(library.mm_panel())
+    rows = signatures.Weight(signatures.ROWS, signatures.FLOAT32, 0, 0, count, cols, calls.address(numbers))
+    packed = np.empty((-(-count // panel), cols, panel), np.float32)
+    calls.check(library.mm_pack(ctypes.byref(rows), calls.address(packed)))
+    return packed

@@ -36,16 +36,17 @@ def decibels(power: np.ndarray) -> np.ndarray:
     return 10 * np.log10(np.maximum(power, 1e-10))
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 15, 16, 17, 40])
 @pytest.mark.parametrize("size", [4, 8, 32, 1024, 2048])
-def test_against_numpy(library: ctypes.CDLL, size: int, frames: int) -> None:
+def test_against_numpy(library: ctypes.CDLL, size: int) -> None:
     hop = size * 15 // 32 or 1
-    samples = sound((frames - 1) * hop + size + hop // 2)  # and some that are in no frame
     bank = mel_bank("slaney", 64, size, 48_000, 50, 14_000) if size > 512 else np.eye(size // 2 + 1)
     window = np.hanning(size + 1)[:-1]
-    got = mel.mel_powers(library, bank, window, hop)(samples)
-    assert (got.shape, got.dtype) == ((frames, bank.shape[1]), np.float64)
-    np.testing.assert_allclose(decibels(got), decibels(mel_powers(bank, window, hop)(samples)), rtol=0, atol=1e-5)
+    for frames in (1, 2, 3, 15, 16, 17, 40):
+        samples = sound((frames - 1) * hop + size + hop // 2)  # and some that are in no frame
+        got = mel.mel_powers(library, bank, window, hop)(samples)
+        assert (got.shape, got.dtype) == ((frames, bank.shape[1]), np.float64)
+        right = decibels(mel_powers(bank, window, hop)(samples))
+        np.testing.assert_allclose(decibels(got), right, rtol=0, atol=1e-5, err_msg=f"{frames} frames")
 
 
 def test_any_filters_and_any_strides(library: ctypes.CDLL) -> None:

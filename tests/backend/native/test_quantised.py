@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 
 import mlx.core as mx
 import numpy as np
@@ -67,13 +68,10 @@ def check(kernels: ctypes.CDLL, weight: Stored, x: calls.Floats) -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("group", [32, 64, 128])
-@pytest.mark.parametrize("kind", [FLOAT32, BFLOAT16])
-def test_packed_words_give_the_same_bits(
-    kernels: ctypes.CDLL, random: np.random.Generator, bits: int, group: int, kind: int
-) -> None:
+def test_packed_words_give_the_same_bits(kernels: ctypes.CDLL, random: np.random.Generator, bits: int) -> None:
     """Over several parts of rows too, and 16-bit inputs are not for them."""
-    for n, k, rows in ((50, 3 * group, 7), (97, 1024, 300)):
+    for group, kind, wide in itertools.product([32, 64, 128], [FLOAT32, BFLOAT16], [False, True]):
+        n, k, rows = (97, 1024, 300) if wide else (50, 3 * group, 7)
         weight, x = affine(random, (n, k), bits, group, kind), random.standard_normal((rows, k)).astype(np.float32)
         packed = packed_words(kernels, weight)
         expected = calls.product(kernels, weight.native, x, inputs=INPUTS_FAST)
@@ -84,13 +82,11 @@ def test_packed_words_give_the_same_bits(
             calls.product(kernels, packed.native, x)
 
 
-@pytest.mark.parametrize("kind", [FLOAT32, FLOAT16, BFLOAT16])
-@pytest.mark.parametrize("group", [32, 64, 128])
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
-def test_affine(kernels: ctypes.CDLL, random: np.random.Generator, bits: int, group: int, kind: int) -> None:
-    check(
-        kernels, affine(random, (33, 3 * group), bits, group, kind, flat=kind == FLOAT16), inputs(random, 6, 3 * group)
-    )
+def test_affine(kernels: ctypes.CDLL, random: np.random.Generator, bits: int) -> None:
+    for kind, group in itertools.product([FLOAT32, FLOAT16, BFLOAT16], [32, 64, 128]):
+        weight = affine(random, (33, 3 * group), bits, group, kind, flat=kind == FLOAT16)
+        check(kernels, weight, inputs(random, 6, 3 * group))
 
 
 @pytest.mark.parametrize("kind", [MXFP4, NVFP4])
