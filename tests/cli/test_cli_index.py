@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -13,8 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from command_line import Run, assert_one_error, environment, process
+import soundfile
+from command_line import Checkpoint, Run, assert_one_error, environment, process
 from PIL import Image
 
 from mlx_mm.checkpoint import hub
@@ -203,6 +206,21 @@ def test_values_that_begin_with_a_minus(ask: Run) -> None:
     """The southern half of the earth, and low scores."""
     assert ask("search", "cat", "--near", "-33.8,151.2,5km").out.startswith("nothing fits")
     assert ask("search", "cat", "--min", "-1").status == 0
+
+
+def test_sounds_beside_pictures(album: Path, tmp_path: Path, run: Run, tiny_checkpoint: Checkpoint) -> None:
+    """By a model of their own, which needs no word; a search tells the time of the window that fits."""
+    shutil.copytree(album / "photos.mmindex", tmp_path / "own.mmindex")
+    (tmp_path / "sounds").mkdir()
+    soundfile.write(tmp_path / "sounds" / "long.wav", np.sin(np.arange(25 * 8000) / 9), 8000)
+    own = ["--index", tmp_path / "own.mmindex"]
+    made = run("index", tmp_path / "sounds", "-m", tiny_checkpoint("clap"), *own)
+    assert made.out.startswith("15 files | 1 new, 1 unreadable | ")
+    [hit] = run("search", "rain", "--kind", "audio", "--all", "--json", *own).json["hits"]
+    assert (hit["start"], hit["stop"]) in [(0, 10), (10, 20), (15, 25), (20, 25)]
+    row = run("search", "rain", "--kind", "audio", "--all", *own).out.splitlines()[1]
+    assert re.search(r"long\.wav  0:\d\d-0:\d\d$", row)
+    assert run("search", "pizza", *own).out.splitlines()[1].endswith("photos/pizza.png")
 
 
 # --- dups, tag, export --------------------------------------------------------------------------------------------
