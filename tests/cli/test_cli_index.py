@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from command_line import Checkpoint, Run, assert_one_error, environment, process
+from command_line import Checkpoint, Run, assert_one_error, environment
 from PIL import Image
 
 from mlx_mm.checkpoint import hub
@@ -63,6 +64,19 @@ def ask(album: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`ask("search", "cat")`: a command over the index of `album`."""
     monkeypatch.setenv("HOME", str(album))
     return lambda command, *words: run(command, *words, "--index", album / "photos.mmindex")
+
+
+def bytes_of(*words: object) -> bytes:
+    """What a command writes on stdout, as bytes."""
+    stream = io.TextIOWrapper(io.BytesIO())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+    assert stop.value.code == 0
+    written = stream.buffer
+    assert isinstance(written, io.BytesIO)
+    return written.getvalue()
 
 
 def names(paths: list[str]) -> list[str]:
@@ -120,8 +134,7 @@ def test_odd_names(ask: Run, album: Path) -> None:
     found = ask("search", "umbrella", "--json").json["hits"]
     paths = [found[0]["path"], *found[0]["copies"]]
     assert sorted(os.fsencode(Path(path).name) for path in paths) == sorted(HOSTILE)
-    ended = process("search", "umbrella", "-0", "--index", album / "photos.mmindex")
-    [path, end] = ended.stdout.split(b"\0")
+    [path, end] = bytes_of("search", "umbrella", "-0", "--index", album / "photos.mmindex").split(b"\0")
     assert end == b""
     assert os.path.basename(path) in HOSTILE
     table = ask("search", "umbrella").out
@@ -235,8 +248,8 @@ def test_duplicates(ask: Run, album: Path) -> None:
     assert lines[1].split()[0] == "keep"
     assert lines[2].split()[-1] == "~/photos/mushroom-small.jpg"
     assert lines[-1].endswith("Nothing was deleted.")
-    copies = process("dups", "--kind", "identical", "--paths-of-copies", "-0", "--index", album / "photos.mmindex")
-    found = copies.stdout.split(b"\0")[:-1]
+    words = ("dups", "--kind", "identical", "--paths-of-copies", "-0", "--index", album / "photos.mmindex")
+    found = bytes_of(*words).split(b"\0")[:-1]
     assert len(found) == 5  # all but one of frogs and umbrellas
     assert {os.path.basename(path) for path in found} < {*HOSTILE, b"frog.png", b"frog-copy.png"}
     assert [len(group["files"]) for group in ask("dups", "--kind", "identical", "--json").json] == [5, 2]
