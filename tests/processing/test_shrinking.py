@@ -14,7 +14,9 @@ from PIL import Image, ImageDraw
 from mlx_mm import encode_image, load
 from mlx_mm.errors import MediaError
 from mlx_mm.processing import shrinking
+from mlx_mm.processing.glance import Glance
 from mlx_mm.processing.image import open_resized, shortest_edge_size
+from mlx_mm.processing.sources import Source
 
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -105,8 +107,8 @@ def test_the_last_column_counts_for_what_it_is(monkeypatch: pytest.MonkeyPatch) 
     right = difference(jpeg(image), lambda *_: size)
     draft = shrinking.Shrink.draft
 
-    def without_box(self: shrinking.Shrink, image: Image.Image) -> object:
-        draft(self, image)
+    def without_box(self: shrinking.Shrink, image: Image.Image, least: int) -> object:
+        draft(self, image, least)
         return image.size, None
 
     monkeypatch.setattr(shrinking.Shrink, "draft", without_box)
@@ -171,3 +173,17 @@ def test_vectors_stay_where_they_are(tmp_path: Path) -> None:
     cosines = (exact * fast).sum(axis=1)
     assert (cosines >= 0.9999).all()
     assert (cosines < 1).any()
+
+
+def test_a_glance_has_enough_for_a_thumbnail() -> None:
+    data, glance = jpeg(photo(1600, 1200)), Glance()
+    source = Source("photo", lambda: io.BytesIO(data), glance=glance)
+    small = open_resized(source, lambda *_: (32, 32), 2, fast=True)
+    assert small.size == (32, 32)
+    assert glance.small is not None
+    with Image.open(io.BytesIO(glance.small)) as thumbnail:
+        assert max(thumbnail.size) == 320
+        with Image.open(io.BytesIO(data)) as whole:
+            exact = whole.resize(thumbnail.size, Image.Resampling.BICUBIC)
+            assert np.abs(np.asarray(exact, int) - np.asarray(thumbnail, int)).mean() < 4
+    assert sorted((glance.width or 0, glance.height or 0)) == [1200, 1600]
