@@ -93,16 +93,18 @@ def killed(folder: Path, options: argparse.Namespace, expected: dict[str, str], 
     while landed < options.kills:
         number += 1
         process = start(partial(refresh, index, photos))
-        time.sleep(draw.uniform(0.1, 1.0) * seconds)
+        time.sleep(draw.uniform(0.05, 0.9) * seconds)
         os.kill(process, signal.SIGKILL)
         in_time = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
         landed += in_time
         report = told(partial(look, index, expected))
-        wrong += [f"kill {number}: {line}" for line in report["wrong"]]
         if report["vectors"] < kept:
-            wrong.append(f"kill {number}: {kept - report['vectors']} vectors were lost")
+            report["wrong"].append(f"{kept - report['vectors']} vectors were lost")
+        for line in report["wrong"]:
+            wrong.append(f"kill {number}: {line}")
+            print(f"wrong: {wrong[-1]}", flush=True)
         kept = report["vectors"]
-        seconds *= 0.9 if not in_time else 1.0 if kept else 1.2  # other work on the machine comes and goes
+        seconds *= 0.85 if not in_time else 1.0 if kept else 1.2  # other work on the machine comes and goes
         if number % 10 == 0 or kept == len(expected):
             print(f"{landed} kills before the end, of {number}; index {rounds} has {kept} vectors", flush=True)
         if kept == len(expected):

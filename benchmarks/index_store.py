@@ -1,6 +1,6 @@
 """The store of an index with so many vectors: how long a query takes, cold and warm, its memory, disk and recall.
 
-    python benchmarks/index_store.py 100000 [--dim 768] [--queries 200] [--folder FOLDER] [--numpy]
+    python benchmarks/index_store.py 100000 [--dim 768] [--queries 200] [--folder FOLDER] [--bare]
 
 Vectors and queries are drawn as models give them: pictures around one direction, in 5,000 clusters of 64 dimensions
 each, and texts around another one. Nothing here runs a model. Each measurement is a process of its own: `warm` opens
@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,19 @@ def texts(count: int, dim: int) -> Vectors:
 # --- what is measured -----------------------------------------------------------------------------------------------
 
 
-def fill(folder: Path, count: int, dim: int) -> dict[str, float]:
+def add_files(rows: sqlite3.Connection, numbers: range) -> None:
+    rows.executemany(
+        "INSERT INTO files(root, path, name, size, mtime_ns, device, inode, content, state) "
+        "VALUES (1, ?1, cast(?1 AS TEXT), 1, 1, 1, ?2, ?2, 'here')",
+        ((b"2024/IMG_%d.jpg" % number, number) for number in numbers),
+    )
+    rows.execute(
+        "INSERT INTO words(rowid, path, tags) SELECT id, name, '' FROM files WHERE id BETWEEN ? AND ?",
+        (numbers[0], numbers[-1]),
+    )
+
+
+def fill(folder: Path, count: int, dim: int, bare: bool) -> dict[str, float]:
     store = Store(folder, create=True)
     draw = pictures(count, dim)
     seconds = codes = 0.0
@@ -78,18 +91,11 @@ def fill(folder: Path, count: int, dim: int) -> dict[str, float]:
             numbers = range(start + 1, start + len(vectors) + 1)
             with store.writing() as rows:
                 rows.executemany(
-                    "INSERT INTO contents(id, digest, kind, size) VALUES (?, randomblob(16), 'image', 1)",
-                    ((number,) for number in numbers),
+                    "INSERT INTO contents(id, digest, kind, size, live) VALUES (?, randomblob(16), 'image', 1, ?)",
+                    ((number, bare) for number in numbers),
                 )
-                rows.executemany(
-                    "INSERT INTO files(root, path, name, size, mtime_ns, device, inode, content, state) "
-                    "VALUES (1, ?1, cast(?1 AS TEXT), 1, 1, 1, ?2, ?2, 'here')",
-                    ((b"2024/IMG_%d.jpg" % number, number) for number in numbers),
-                )
-                rows.execute(
-                    "INSERT INTO words(rowid, path, tags) SELECT id, name, '' FROM files WHERE id BETWEEN ? AND ?",
-                    (numbers[0], numbers[-1]),
-                )
+                if not bare:
+                    add_files(rows, numbers)
                 rows.executemany(
                     "INSERT INTO vectors(content, space, part, vector) VALUES (?, 1, 0, ?)",
                     ((number, vector.tobytes()) for number, vector in zip(numbers, vectors, strict=True)),
@@ -192,6 +198,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where there is room")
+    parser.add_argument("--bare", action="store_true", help="no files and no words, which take most of the filling")
     parser.add_argument("--role", choices=ROLES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.role:
@@ -201,13 +208,14 @@ def main() -> None:
         folder = Path(place) / "vectors.mmindex"
         np.save(Path(place) / GIVEN_QUERIES, texts(options.queries, options.dim))
         print(f"{options.count:,} vectors of {options.dim}, {options.queries} queries")
-        tell("filling", fill(folder, options.count, options.dim))
+        tell("filling", fill(folder, options.count, options.dim, options.bare))
         tell("disk", sizes(folder))
         for name, environment in (("kernels", {}), ("NumPy", {"MLX_MM_CPU": "off"})):
             tell(f"cold, {name}", apart("cold", folder, **environment))
             tell(f"warm, {name}", apart("warm", folder, **environment))
         tell("recall", apart("recall", folder))
-        tell("check", apart("check", folder))
+        if not options.bare:
+            tell("check", apart("check", folder))
         shutil.rmtree(folder)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import sys
 from typing import Any
 
 import mlx.core as mx
@@ -12,6 +14,10 @@ import pytest
 from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.models import find_family
 
+# Of tests in which MLX must trace a function: on Linux without a compiler it runs what it should compile op by op.
+TRACES = pytest.mark.skipif(
+    sys.platform == "linux" and shutil.which("g++") is None, reason="MLX compiles nothing without g++"
+)
 # Of tests that take long and see little that others do not: they run where the reference tests do, as in CI.
 LONG = (
     pytest.mark.reference,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, Protocol, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,12 @@ _PLAYLIST = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:#EXTM3U|ffconcat|<)", re.IGNORE
 # Decoders may find a few frames less than packets promise; with less than this share a file counts as cut off.
 _COMPLETE = 0.95
 _EXPECTED = "a complete mp4, mov, webm or mkv, an animated GIF, WebP or PNG, or a folder of pictures"
+
+
+class DecodedFrame(Protocol):
+    """A frame of PyAV; newer ones have `rotation`, in degrees."""
+
+    def to_image(self) -> Image.Image: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,9 +278,9 @@ def _from_container(source: Source) -> Video:
     return Video(name=name, total=total, fps=fps, duration=duration, height=height, width=width, read=read)
 
 
-def upright_frame(frame: Any) -> Image.Image:
+def upright_frame(frame: DecodedFrame) -> Image.Image:
     """A frame of PyAV as RGB, turned as its display matrix says."""
-    image: Image.Image = frame.to_image()
+    image = frame.to_image()
     turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, -180: Image.Transpose.ROTATE_180}
     method = {**turns, -90: Image.Transpose.ROTATE_270}.get(getattr(frame, "rotation", 0))
     return image if method is None else image.transpose(method)

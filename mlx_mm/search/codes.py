@@ -108,6 +108,14 @@ class Codes:
         return np.pad(np.atleast_2d(queries).astype(np.float32), ((0, 0), (0, width_of(self.dim) - self.dim)))
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What a store keeps: all codes of vectors up to the newest, of whichever space that is."""
+
+    newest: int
+    codes: Codes
+
+
 def open_codes(store: Store, space: int) -> Codes:
     """Those of a space, as of the view that is read: what is missing of the derived files is computed."""
     with store.reading() as rows:
@@ -115,12 +123,13 @@ def open_codes(store: Store, space: int) -> Codes:
         if found is None:
             raise StoreError(f"{store.path} has no space number {space}; expected one that it has. Refresh it.")
         dim, generation = found
-        kept = store.kept.get(space)
-        base = kept if isinstance(kept, Codes) and (kept.dim, kept.generation) == found else None
         newest: int = rows.execute("SELECT coalesce(max(id), 0) FROM vectors").fetchone()[0]
-        if base is not None and newest <= _last(base):  # less where another thread has seen more than this view
-            count = int(np.searchsorted(base.ids, newest, "right"))
-            return base if count == len(base) else base.part(0, count)
+        kept, base = store.kept.get(space), None
+        if isinstance(kept, _Kept) and (kept.codes.dim, kept.codes.generation) == found:
+            base = kept.codes
+            if newest <= kept.newest:  # below it where another thread has seen more than this view
+                count = int(np.searchsorted(base.ids, newest, "right"))
+                return base if count == len(base) else base.part(0, count)
         files = Files.of(store, rows, space, dim, generation)
         mapped = files.read(rows)
         if base is None or len(base) < len(mapped):
@@ -131,7 +140,7 @@ def open_codes(store: Store, space: int) -> Codes:
                 files.extend(rows)
                 base = files.read(rows)
         codes = _joined(base, list(_encoded(rows, space, dim, _last(base))))
-        store.kept[space] = codes
+        store.kept[space] = _Kept(newest, codes)
         return codes
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from mlx_mm.checkpoint.digest import DIGEST_BYTES, stamp, weights_digest
 from mlx_mm.errors import InputError, shown, whole_number
 from mlx_mm.load import OpenCheckpoint
-from mlx_mm.models.contracts import EncoderProcessor, ImageProcessor
+from mlx_mm.models.contracts import EncoderProcessor, ImageProcessor, Processor
 from mlx_mm.models.modalities import refuse_generators, require_encoder, unfit
 from mlx_mm.search.records import MediaKind
 
@@ -32,17 +32,21 @@ class Fingerprint:
 
 
 def fingerprint(
-    checkpoint: OpenCheckpoint, patches: int | None = None, known: Mapping[str, object] | None = None
+    checkpoint: OpenCheckpoint,
+    patches: int | None = None,
+    known: Mapping[str, object] | None = None,
+    processor: Processor | None = None,
 ) -> Fingerprint:
     """Of a checkpoint, whose weights are read only where their files are not those of `known["weights"]`.
 
     patches: the budget of NaFlex models, None for the checkpoint's own. known: `about` of an earlier one.
+    processor: the checkpoint's, where it is loaded already.
     Raises ModalityError for a checkpoint without vectors of pictures or sounds, InputError for patches.
     """
     refuse_generators(checkpoint)
     kinds: tuple[MediaKind, ...] = ("audio",) if "audio" in checkpoint.modalities else ("image", "video")
     require_encoder(checkpoint, "audio" if kinds == ("audio",) else "image")
-    processor = checkpoint.processor()
+    processor = processor or checkpoint.processor()
     if processor.kind != "encoder":
         raise unfit("pictures and sounds")
     _check(processor, kinds, patches)

@@ -98,6 +98,8 @@ def refresh(
             for space in used:
                 extend_codes(store, space.id)
                 extend_cutoffs(store, space)
+        if any((report.new, report.changed, report.moved, report.copied, report.missing, report.encoded)):
+            _note_time(store, [found.root for found in changes])
         _forget_old(store)
         _count_files(store, report)
     report.seconds = time.monotonic() - begun
@@ -274,6 +276,12 @@ def _forget_old(store: Store) -> None:
 _UNUSED = (
     "SELECT id, digest FROM contents WHERE live = 0 AND NOT EXISTS (SELECT 1 FROM files WHERE content = contents.id)"
 )
+
+
+def _note_time(store: Store, roots: Sequence[Root]) -> None:
+    with store.writing() as rows:
+        now = time.time()
+        rows.executemany("UPDATE roots SET scanned_at = ? WHERE id = ?", [(now, root.id) for root in roots])
 
 
 def _count_files(store: Store, report: RefreshReport) -> None:

@@ -62,9 +62,23 @@ def write_roots(store: Store, roots: Sequence[Root]) -> None:
                     "INSERT INTO roots(path, device, options) VALUES (?, ?, ?) RETURNING id",
                     (root.path, root.device, options),
                 ).fetchone()[0]
-        elif old is not None and (old.exclude, old.videos) != (root.exclude, root.videos):
-            with store.writing() as rows:
-                rows.execute("UPDATE roots SET options = ? WHERE id = ?", (options, root.id))
+        elif old is not None:
+            if (old.exclude, old.videos) != (root.exclude, root.videos):
+                with store.writing() as rows:
+                    rows.execute("UPDATE roots SET options = ? WHERE id = ?", (options, root.id))
+            _follow_volume(store, root)
+
+
+def _follow_volume(store: Store, root: Root) -> None:
+    """Systems give a volume another number when it is mounted again, by which moves would not be seen."""
+    try:
+        device = os.stat(root.path).st_dev
+    except OSError:
+        return
+    if device != root.device:
+        with store.writing() as rows:
+            rows.execute("UPDATE roots SET device = ? WHERE id = ?", (device, root.id))
+            rows.execute("UPDATE files SET device = ? WHERE root = ? AND device IS ?", (device, root.id, root.device))
 
 
 def absorb(store: Store, roots: Sequence[Root]) -> list[Root]:

@@ -24,7 +24,7 @@ from mlx_mm.search.records import MediaKind
 from mlx_mm.search.store import Store
 
 DEFAULT_MODEL = "emoji-siglip2"
-TIMED = 8  # pictures by which the time of making all vectors anew is estimated
+TIMED = 4  # pictures or sounds by which the time of making all vectors anew is estimated
 
 
 @dataclass
@@ -71,10 +71,11 @@ class Space:
         with self._lock:
             if self._loaded is None:
                 checkpoint = open_checkpoint(self.name, revision=self.revision)
-                found = fingerprint(checkpoint, self.patches, self.about)
+                loaded = checkpoint.load(lazy=True)  # which reads no weights yet
+                found = fingerprint(checkpoint, self.patches, self.about, loaded[1])
                 if found.digest != self.digest:
                     raise _other(self.store_name, [self], in_words(self.name, found.about), None)
-                self._loaded = checkpoint.load(lazy=True)
+                self._loaded = loaded
             for modality in modalities:
                 if modality not in self._proven and modality in self.canaries:
                     now = canary(*self._loaded, modality, self.patches)
@@ -139,7 +140,10 @@ class Spaces:
         rivals = [space for space in spaces if set(space.kinds) & set(found.kinds)]
         if rivals and not (add or anew):
             raise _other(
-                self.store.path.name, rivals, in_words(checkpoint.name, found.about), self._minutes(checkpoint)
+                self.store.path.name,
+                rivals,
+                in_words(checkpoint.name, found.about),
+                self._minutes(checkpoint, cast("int | None", found.about["max_num_patches"]), rivals),
             )
         self._create(checkpoint, found, rivals if anew else [])
         return self._rows()
@@ -178,17 +182,17 @@ class Spaces:
                 ),
             )
 
-    def _minutes(self, checkpoint: OpenCheckpoint) -> float:
-        """How long it would take to make all vectors of pictures anew."""
+    def _minutes(self, checkpoint: OpenCheckpoint, patches: int | None, rivals: Sequence[Space]) -> float:
+        """How long it would take to make the vectors of these spaces anew, by the time that canaries take."""
         with self.store.reading() as rows:
-            count = rows.execute("SELECT count(*) FROM contents WHERE kind = 'image' AND live > 0").fetchone()[0]
-        if "image" not in checkpoint.modalities:
-            return 0.0
+            counts = [rows.execute("SELECT count(*) FROM vectors WHERE space = ?", (space.id,)) for space in rivals]
+            count = sum(found.fetchone()[0] for found in counts)
         loaded = checkpoint.load(lazy=True)
-        canary(*loaded, "image", None)  # which reads the weights
+        modality: Modality = "audio" if "audio" in checkpoint.modalities else "image"
+        canary(*loaded, modality, patches)  # which reads the weights
         start = time.monotonic()
         for _ in range(TIMED):
-            canary(*loaded, "image", None)
+            canary(*loaded, modality, patches)
         return float((time.monotonic() - start) / TIMED * count / 60)
 
     def _rows(self) -> list[Space]:

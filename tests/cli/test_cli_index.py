@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -13,8 +15,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from command_line import Run, assert_one_error, environment, process
+import soundfile
+from command_line import Checkpoint, Run, assert_one_error, environment
 from PIL import Image
 
 from mlx_mm.checkpoint import hub
@@ -60,6 +64,19 @@ def ask(album: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`ask("search", "cat")`: a command over the index of `album`."""
     monkeypatch.setenv("HOME", str(album))
     return lambda command, *words: run(command, *words, "--index", album / "photos.mmindex")
+
+
+def bytes_of(*words: object) -> bytes:
+    """What a command writes on stdout, as bytes."""
+    stream = io.TextIOWrapper(io.BytesIO())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+    assert stop.value.code == 0
+    written = stream.buffer
+    assert isinstance(written, io.BytesIO)
+    return written.getvalue()
 
 
 def names(paths: list[str]) -> list[str]:
@@ -117,8 +134,7 @@ def test_odd_names(ask: Run, album: Path) -> None:
     found = ask("search", "umbrella", "--json").json["hits"]
     paths = [found[0]["path"], *found[0]["copies"]]
     assert sorted(os.fsencode(Path(path).name) for path in paths) == sorted(HOSTILE)
-    ended = process("search", "umbrella", "-0", "--index", album / "photos.mmindex")
-    [path, end] = ended.stdout.split(b"\0")
+    [path, end] = bytes_of("search", "umbrella", "-0", "--index", album / "photos.mmindex").split(b"\0")
     assert end == b""
     assert os.path.basename(path) in HOSTILE
     table = ask("search", "umbrella").out
@@ -205,6 +221,21 @@ def test_values_that_begin_with_a_minus(ask: Run) -> None:
     assert ask("search", "cat", "--min", "-1").status == 0
 
 
+def test_sounds_beside_pictures(album: Path, tmp_path: Path, run: Run, tiny_checkpoint: Checkpoint) -> None:
+    """By a model of their own, which needs no word; a search tells the time of the window that fits."""
+    shutil.copytree(album / "photos.mmindex", tmp_path / "own.mmindex")
+    (tmp_path / "sounds").mkdir()
+    soundfile.write(tmp_path / "sounds" / "long.wav", np.sin(np.arange(25 * 8000) / 9), 8000)
+    own = ["--index", tmp_path / "own.mmindex"]
+    made = run("index", tmp_path / "sounds", "-m", tiny_checkpoint("clap"), *own)
+    assert made.out.startswith("15 files | 1 new, 1 unreadable | ")
+    [hit] = run("search", "rain", "--kind", "audio", "--all", "--json", *own).json["hits"]
+    assert (hit["start"], hit["stop"]) in [(0, 10), (10, 20), (15, 25), (20, 25)]
+    row = run("search", "rain", "--kind", "audio", "--all", *own).out.splitlines()[1]
+    assert re.search(r"long\.wav  0:\d\d-0:\d\d$", row)
+    assert run("search", "pizza", *own).out.splitlines()[1].endswith("photos/pizza.png")
+
+
 # --- dups, tag, export --------------------------------------------------------------------------------------------
 
 
@@ -217,8 +248,8 @@ def test_duplicates(ask: Run, album: Path) -> None:
     assert lines[1].split()[0] == "keep"
     assert lines[2].split()[-1] == "~/photos/mushroom-small.jpg"
     assert lines[-1].endswith("Nothing was deleted.")
-    copies = process("dups", "--kind", "identical", "--paths-of-copies", "-0", "--index", album / "photos.mmindex")
-    found = copies.stdout.split(b"\0")[:-1]
+    words = ("dups", "--kind", "identical", "--paths-of-copies", "-0", "--index", album / "photos.mmindex")
+    found = bytes_of(*words).split(b"\0")[:-1]
     assert len(found) == 5  # all but one of frogs and umbrellas
     assert {os.path.basename(path) for path in found} < {*HOSTILE, b"frog.png", b"frog-copy.png"}
     assert [len(group["files"]) for group in ask("dups", "--kind", "identical", "--json").json] == [5, 2]

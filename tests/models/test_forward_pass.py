@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from comparing import TRACES
 from PIL import Image
 
 import mlx_mm
@@ -40,6 +41,7 @@ def calls(model: Any, processor: Any) -> list[tuple[Callable[..., mx.array], dic
     return [(model.get_text_features, texts), (model.get_image_features, images)]
 
 
+@TRACES
 @pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_that_was_computed_is_read_back(

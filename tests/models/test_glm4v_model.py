@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from comparing import sanitized, to_mx
+from comparing import TRACES, sanitized, to_mx
 from glm_models import (
     answer,
     answer_by_whole_prompts,
@@ -470,6 +470,7 @@ def test_what_may_be_float16() -> None:
 
 
 @pytest.mark.usefixtures("without_kernels")
+@TRACES
 def test_nothing_in_a_run_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """While MLX traces a function, no array that depends on its arguments can be read. What is computed once, features
     of images, frequencies and tables of positions, is made here before."""

@@ -451,3 +451,30 @@ def test_an_unreadable_file_that_goes_away(library: Library) -> None:
     assert library.refresh() == {"missing": 1}
     assert library.query("SELECT count(*) FROM files") == [(1,)]
     assert library.query("SELECT count(*) FROM words") == [(1,)]
+
+
+def test_a_volume_that_was_mounted_again(library: Library, spy: Spy) -> None:
+    pictures(library.photos, 3)
+    library.refresh(library.photos)
+    with library.store.writing() as rows:
+        rows.execute("UPDATE roots SET device = device + 1")
+        rows.execute("UPDATE files SET device = device + 1")
+    assert library.refresh() == {}
+    os.rename(library.photos / "0.png", library.photos / "other.png")
+    spy.taken()
+    assert library.refresh() == {"moved": 1}
+    assert spy.taken() == 0
+
+
+def test_a_refresh_with_nothing_to_do_writes_nothing(library: Library) -> None:
+    pictures(library.photos, 3)
+    library.refresh(library.photos)
+    (library.photos / "bad.png").write_bytes(b"bad")
+    age(library.photos / "bad.png")
+    library.refresh()
+    before = library.query("PRAGMA data_version"), library.query("SELECT scanned_at FROM roots")
+    wal = library.store.path / "index.sqlite-wal"
+    size = wal.stat().st_size if wal.exists() else 0
+    assert library.refresh() == {"failed": 1}
+    assert (wal.stat().st_size if wal.exists() else 0) == size
+    assert before == (library.query("PRAGMA data_version"), library.query("SELECT scanned_at FROM roots"))
