@@ -12,6 +12,7 @@ from mlx_mm.cli.output import say, say_json, visible
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of `export`."""
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help=".npz, .jsonl or .parquet")
+    parser.add_argument("--kind", choices=("image", "audio", "video"), help="only these files (default: all)")
     add_index(parser)
 
 
@@ -19,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the file."""
     out: Path = args.out.expanduser()
     with open_index(args) as index:
-        count = index.export(out)
+        count = index.export(out, kind=args.kind)
     if args.json:
         say_json({"out": str(out), "vectors": count})
     else:

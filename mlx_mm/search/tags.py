@@ -21,8 +21,7 @@ from mlx_mm.search.spaces import Space, Spaces
 from mlx_mm.search.store import Store
 from mlx_mm.search.stored_vectors import STORED
 
-# A probability, as `classify` gives it: more likely than not. On the bundled pictures and names in 13 languages, 99 %
-# of the labels that reach it are right, and 87 % of the right ones reach it (benchmarks/search_quality.py).
+# A probability, as `classify` gives it: more likely than not.
 LEAST = 0.5
 MOST_CHARACTERS = 200  # of a label
 OF_KIND = "FROM vectors v JOIN contents c ON c.id = v.content WHERE v.space = ? AND c.kind = ?"

@@ -277,6 +277,7 @@ def test_tags(ask: Run) -> None:
 
 def test_export(ask: Run, tmp_path: Path) -> None:
     done = ask("export", "-o", tmp_path / "a.jsonl", "--json").json
+    assert ask("export", "-o", tmp_path / "b.jsonl", "--kind", "audio", "--json").json["vectors"] == 0 < done["vectors"]
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text("utf-8").splitlines()]
     assert done["vectors"] == len(rows) > len(NAMES)
     assert_one_error(ask("export", "-o", tmp_path / "a.csv"), "a.csv")
