@@ -34,7 +34,6 @@ import mlx_mm
 from mlx_mm.errors import BusyError, MlxMmError, StoreError
 from mlx_mm.search.codes import open_codes
 from mlx_mm.search.inspection import check
-from mlx_mm.search.nearest import nearest
 from mlx_mm.search.store import Store
 from mlx_mm.search.stored_vectors import find_vectors
 
@@ -161,14 +160,14 @@ def read(folder: Path, expected: dict[str, str]) -> None:
                     there = rows.execute("SELECT count(*) FROM vectors WHERE space = ?", (space,)).fetchone()[0]
                     if len(codes) != there:
                         wrong.append(f"{len(codes)} codes of {there} vectors")
-                    found = nearest(store, codes, draw.standard_normal(dim, dtype=np.float32), 5)
-                    vectors, present = find_vectors(rows, found.ids)
-                    for content, vector in zip(found.contents[present].tolist(), vectors, strict=True):
+                    best = np.argsort(-codes.scores(draw.standard_normal((1, dim), dtype=np.float32))[0])[:5]
+                    vectors, present = find_vectors(rows, codes.ids[best])
+                    for content, vector in zip(codes.contents[best][present].tolist(), vectors, strict=True):
                         digest = rows.execute("SELECT digest FROM contents WHERE id = ?", (content,)).fetchone()[0]
                         if expected.get(digest.hex()) != vector.astype("<f2").tobytes().hex():
                             wrong.append(f"the vector of {digest.hex()} is another")
                     counts["queries"] += 1
-                    counts["vectors"] += len(found.ids)
+                    counts["vectors"] += len(best)
             time.sleep(PAUSE)
         except StoreError as error:
             if "no index" not in str(error):

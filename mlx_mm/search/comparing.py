@@ -1,7 +1,5 @@
 """All vectors of a space against the parts of a query: cosines, standard scores, and which of them fit."""
 
-import json
-import sqlite3
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +8,7 @@ import numpy.typing as npt
 from mlx_mm.processing.vectors import Vectors
 from mlx_mm.search.codes import Codes
 from mlx_mm.search.store import Store
-from mlx_mm.search.stored_vectors import STORED
+from mlx_mm.search.stored_vectors import find_vectors
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -95,23 +93,10 @@ class Compared:
         """Put exact cosines in the place of those of some vectors, by the vectors in the store."""
         if len(places):
             with store.reading() as rows:
-                present, vectors = read_present(rows, self.codes.ids[places])
+                vectors, present = find_vectors(rows, self.codes.ids[places])
             self.cosines[:, places] = GONE
             # Not a BLAS product, in which a row's last bits depend on the others: what is equal must tie.
             self.cosines[:, places[present]] = np.einsum("pd,nd->pn", self.queries, vectors)
-
-
-def read_present(rows: sqlite3.Connection, ids: Places) -> tuple[Flags, Vectors]:
-    """Which of the vectors with these ids are still there, and those (N, dim) in that order."""
-    found = dict(
-        rows.execute(
-            "SELECT id, vector FROM vectors WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids.tolist()),)
-        )
-    )
-    present = np.array([number in found for number in ids.tolist()], bool)
-    blobs = [found[number] for number in ids[present].tolist()]
-    vectors = np.frombuffer(b"".join(blobs), STORED).reshape(len(blobs), -1) if blobs else np.zeros((0, 1))
-    return present, vectors.astype(np.float32)
 
 
 def _weighed(weights: Floats, rows: Floats) -> Floats:

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from mlx_mm.checkpoint.atomic import new_file
 from mlx_mm.errors import DamagedError, OutputError, foreign
 from mlx_mm.processing.vectors import Vectors
-from mlx_mm.search.comparing import read_present
 from mlx_mm.search.spaces import Space
 from mlx_mm.search.store import Store
+from mlx_mm.search.stored_vectors import find_vectors
 
 # Measured by benchmarks/search_quality.py on the bundled model, 42 pictures and names in 13 languages: docs/index.md,
 # "When nothing fits".
@@ -78,7 +78,7 @@ def cutoffs_of(store: Store, space: Space, ids: npt.NDArray[np.int64], known: Cu
     for start in range(0, len(missing), BLOCK):
         some = missing[start : start + BLOCK]
         with store.reading() as rows:
-            present, vectors = read_present(rows, some)
+            vectors, present = find_vectors(rows, some)
         reached = np.ones((2, len(some)), np.float32)  # nothing fits what was taken away meanwhile
         if present.any():
             cosines = vectors @ known.neutral.T

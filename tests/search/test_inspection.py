@@ -16,7 +16,7 @@ from mlx_mm.search import words
 from mlx_mm.search.codes import extend_codes, open_codes
 from mlx_mm.search.inspection import check
 from mlx_mm.search.store import Store
-from mlx_mm.search.stored_vectors import read_vectors
+from mlx_mm.search.stored_vectors import find_vectors
 
 COUNT = 400
 VECTORS = unit(COUNT, 64)
@@ -151,7 +151,7 @@ def test_of_a_damaged_file_what_can_be_read_is_saved(store: Store, harm: str) ->
     assert check(damaged).problems == ()
     with damaged.reading() as rows:
         found = rows.execute("SELECT id, content FROM vectors").fetchall()
-        vectors = read_vectors(rows, [row[0] for row in found])
+        vectors, _ = find_vectors(rows, np.array([row[0] for row in found]))
         files = rows.execute("SELECT count(*) FROM files").fetchone()[0]
     assert COUNT / 4 < len(found) < COUNT or files < COUNT
     right = VECTORS[[row[0] - 1 for row in found]]
