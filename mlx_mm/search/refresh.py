@@ -94,13 +94,13 @@ def refresh(
                 late = _lacking(store, space) if jobs and len(used) > 1 else again[space.id]
                 writing = Writing(store, space, report, tell, again=True)
                 encode(store, space, late, Claims(lambda _: False), writing, advance)
-        if report.encoded:
-            for space in used:
-                extend_codes(store, space.id)
-                extend_cutoffs(store, space)
         if any((report.new, report.changed, report.moved, report.copied, report.missing, report.encoded)):
             _note_time(store, [found.root for found in changes])
         _forget_old(store)
+        for space in used:
+            extend_codes(store, space.id)  # also those that a run which was killed has left
+            if report.encoded:
+                extend_cutoffs(store, space)
         _count_files(store, report)
     report.seconds = time.monotonic() - begun
     return report
