@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from comparing import LONG
+
+pytestmark = [*LONG]
 REPOSITORY = Path(__file__).parents[1]
 
 
