@@ -80,6 +80,17 @@ def export(store: Store, out: str | Path, kind: MediaKind | None = None) -> int:
         return table.count
 
 
+def vectors(store: Store, kind: MediaKind | None = None) -> tuple[list[str], Vectors]:
+    """The paths and the vectors (N, dim) of those rows. Raises InputError for vectors of several lengths."""
+    paths, found = list[str](), list[Vectors]()
+    with store.reading() as rows:
+        table = _table(rows, kind)
+        for some, block in table.blocks():
+            paths += [str(row[0]) for row in some]
+            found.append(block)
+    return paths, np.concatenate(found) if found else np.zeros((0, table.dim), np.float32)
+
+
 def _table(rows: sqlite3.Connection, kind: MediaKind | None) -> Table:
     if kind is not None and kind not in get_args(MediaKind):
         raise InputError(f"kind is {shown(kind)}; expected one of {', '.join(get_args(MediaKind))}. Leave it out.")

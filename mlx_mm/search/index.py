@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mlx_mm.errors import MlxMmError
+from mlx_mm.processing.vectors import Vectors
 from mlx_mm.progress import Progress
 from mlx_mm.search import duplicates, exporting, inspection, refresh, tags, tending, watching
 from mlx_mm.search.asking import Example, Query
@@ -45,7 +46,16 @@ class Index:
         on_event: Callable[[str, str], None] | None = None,
         progress: Progress = False,
     ) -> RefreshReport:
-        """Bring the index up to date with its folders, and these new ones. See `refresh.Options` for the rest."""
+        """Bring the index up to date with its folders, and these new ones; an interruption keeps what was committed.
+
+        exclude: patterns as in .gitignore of what is left out; videos: take key frames of videos; both are remembered
+        for the folders. max_num_patches: the budget of a NaFlex model, which the index keeps. retry: read files again
+        that could not be read. accept_missing: go on where a folder lost more than half of its files. add_space,
+        reembed: a model that is not the index's makes a second space, or all vectors anew. wait: seconds for another
+        refresh to end. on_event: called with what became of a file ("new", "changed", "moved", "copied", "missing",
+        "failed") and its path. progress: as of `encode_image`.
+        Raises StoreError where a folder lost too much and nothing was changed, OtherModelError, BusyError, InputError.
+        """
         options = refresh.Options(
             exclude=tuple(exclude),
             videos=videos,
@@ -120,11 +130,16 @@ class Index:
         return self._searcher.search(asked, where or Where(), Limits(top, min_score, strong_only, sort))
 
     def duplicates(self, kind: DuplicateKind = "same", *, threshold: float | None = None) -> list[Group]:
-        """Groups of files that are identical, the same picture, or similar to each other."""
+        """Groups of files, the largest first, in each the one that is suggested to be kept first.
+
+        kind: "identical" files have the same bytes; the "same" picture has another size, format or compression;
+        "similar" ones have a cosine of `threshold` (0.9) or more. No kind has what another has. Nothing is deleted.
+        Raises InputError for another kind, and a threshold that is no cosine.
+        """
         return duplicates.duplicates(self._store, kind, threshold)
 
     def keep_apart(self, first: str, second: str) -> None:
-        """Remember that two contents, by their digests, are no duplicates."""
+        """Remember that two files are no duplicates; both by their `content`. Raises InputError for unknown ones."""
         duplicates.keep_apart(self._store, first, second)
 
     def tag(
@@ -135,7 +150,11 @@ class Index:
         kind: MediaKind = "image",
         progress: Progress = False,
     ) -> dict[str, int]:
-        """Give each file the labels that fit it; how many files each label has."""
+        """Give each file the labels that fit it, in place of where these labels were before; how many files each has.
+
+        least: of the score of `classify`, 0.5 by default. kind: of files. Raises InputError for labels that are none,
+        StoreError without files of that kind.
+        """
         return tags.tag(self._store, self._spaces, tuple(labels), least, kind, progress)
 
     def export(self, out: str | Path, *, kind: MediaKind | None = None) -> int:
@@ -147,12 +166,19 @@ class Index:
         """
         return exporting.export(self._store, out, kind)
 
+    def vectors(self, *, kind: MediaKind | None = None) -> tuple[list[str], Vectors]:
+        """The rows of `export` in memory: the path of each, and its vector, float32 (N, D) of length 1."""
+        return exporting.vectors(self._store, kind)
+
     def check(self, *, repair: bool = False) -> CheckReport:
-        """Whether the store and what is derived from it are whole."""
+        """Whether the store and what is derived from it are whole.
+
+        repair: make right what can be, see `inspection.check`. Raises BusyError where that must wait.
+        """
         return inspection.check(self._store, repair=repair)
 
     def compact(self) -> None:
-        """Give back the room of what was taken away."""
+        """Give the room of what was taken away back to the disk. Raises BusyError, OutputError where that is full."""
         tending.compact(self._store)
 
     def stats(self) -> dict[str, object]:
@@ -160,11 +186,15 @@ class Index:
         return tending.stats(self._store)
 
     def forget(self, *, missing: bool = True, folders: Sequence[str | Path] = ()) -> int:
-        """Take away files that are gone, and folders; how many files."""
+        """Take away what is known of files that are gone (missing), and of all files in these folders of the index; how
+        many files. The files themselves stay. Raises InputError for a folder of which the index has nothing."""
         return tending.forget(self._store, missing=missing, folders=[Path(name) for name in folders])
 
     def moved(self, old: str | Path, new: str | Path) -> int:
-        """A folder that was added has another place now; how many files."""
+        """A folder that was added has another place now, and no file is read; how many files it has.
+
+        Raises StoreError where the index has no such folder, InputError where there is none at its new place.
+        """
         return refresh.moved(self._store, Path(old), Path(new))
 
     def close(self) -> None:

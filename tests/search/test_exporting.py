@@ -87,6 +87,17 @@ def test_rows_and_vectors_come_back(tmp_path: Path, index: Index, ending: str) -
     assert {path.name for path in tmp_path.iterdir()} == {out.name, "a.mmindex"}
 
 
+def test_vectors_in_memory(index: Index) -> None:
+    paths, vectors = index.vectors()
+    assert paths == ["/p/a.jpg", "/p/copy.jpg", "/p/b.wav", "/p/b.wav", os.fsdecode(b"/p/odd\xff\n.png")]
+    assert np.array_equal(vectors, VECTORS[[0, 0, 1, 2, 3]])
+    paths, vectors = index.vectors(kind="audio")
+    assert paths == ["/p/b.wav"] * 2
+    assert np.array_equal(vectors, VECTORS[1:3])
+    with pytest.raises(InputError, match="expected one of image, audio, video"):
+        index.vectors(kind="pictures")  # type: ignore[arg-type]
+
+
 def test_one_kind_can_be_written(tmp_path: Path, index: Index) -> None:
     assert index.export(tmp_path / "a.jsonl", kind="audio") == 2
     assert {row["kind"] for row in read(tmp_path / "a.jsonl")[0]} == {"audio"}

@@ -208,7 +208,9 @@ def _pack(library: ctypes.CDLL, layer: nn.Module, name: str) -> mx.array:
     (count, cols), panel = numbers.shape, int(library.mm_panel())
     rows = signatures.Weight(signatures.ROWS, signatures.FLOAT32, 0, 0, count, cols, calls.address(numbers))
     panels = math.ceil(count / panel)
-    packed = _new_array((panels, cols, panel), layer[name].dtype)
+    # Floats anywhere: they then fit where those of another layer were, and weights are not in memory twice.
+    begin = CACHE_LINE if layer[name].dtype == mx.uint32 else 1
+    packed = _new_array((panels, cols, panel), layer[name].dtype, begin)
     calls.check(library.mm_pack(ctypes.byref(rows), calls.address(view(packed))))
     with mx.stream(_stream()):
         layer[name] = packed.swapaxes(1, 2).reshape(panels * panel, cols)[:count]
@@ -219,16 +221,16 @@ def _in_huge_pages(array: mx.array) -> mx.array:
     """A copy of a large array that is faster to read, the array itself where it is small."""
     if array.nbytes < LEAST_BYTES or in_huge_pages(calls.address(view(array)) or 0, array.nbytes):
         return array
-    copy = _new_array(array.shape, array.dtype)
+    copy = _new_array(array.shape, array.dtype, HUGE_PAGE)
     view(copy)[...] = view(array)
     return copy
 
 
-def _new_array(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
-    """An array whose numbers are still to be written, from the beginning of a large page on, or else of a cache line: a
-    vector of 64 bytes that crosses two takes twice as long to load."""
+def _new_array(shape: tuple[int, ...], dtype: mx.Dtype, begin: int) -> mx.array:
+    """An array whose numbers are still to be written. It begins at a multiple of `begin` bytes, which takes as much more
+    room: of a large page, or of a cache line, since a vector of 64 bytes that crosses two takes twice as long to load.
+    """
     count = math.prod(shape)
-    begin = HUGE_PAGE if count * dtype.size >= HUGE_PAGE else CACHE_LINE
     room = mx.empty((count + begin // dtype.size,), dtype)
     first = -(calls.address(view(room)) or 0) % begin // dtype.size
     array = room[first : first + count].reshape(shape)  # the same memory
