@@ -227,8 +227,8 @@ def _in_huge_pages(array: mx.array) -> mx.array:
 
 
 def _new_array(shape: tuple[int, ...], dtype: mx.Dtype, begin: int) -> mx.array:
-    """An array whose numbers are still to be written. It begins at a multiple of `begin` bytes, which takes as much more
-    room: of a large page, or of a cache line, since a vector of 64 bytes that crosses two takes twice as long to load.
+    """An array whose numbers are still to be written. It begins at a multiple of `begin` bytes, for which as much more
+    room is taken: of a large page, or of a cache line, since a vector of 64 bytes that crosses two loads half as fast.
     """
     count = math.prod(shape)
     room = mx.empty((count + begin // dtype.size,), dtype)
