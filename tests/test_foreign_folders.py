@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from comparing import LONG
 from damage import edit_weights
 from glm_models import prompt
 from glm_tiny import MOE, glm_config, glm_weights
@@ -24,6 +25,8 @@ import mlx_mm
 from mlx_mm.cli.info import describe_model
 from mlx_mm.errors import ConfigError, InputError, MlxMmError, QuantizationError, UnsupportedModelError, WeightsError
 from mlx_mm.load import open_checkpoint
+
+pytestmark = [*LONG]
 
 Checkpoint = Callable[..., Path]
 JOINT = [name for name in RECIPES if "-" not in name]

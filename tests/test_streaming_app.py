@@ -13,9 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from comparing import LONG
 from recipes import RECIPES
 
 from mlx_mm import generate, load, stream_generate
+
+pytestmark = [*LONG]
 
 applications = pytest.importorskip("starlette.applications", reason="pip install '.[test]'")
 responses = pytest.importorskip("starlette.responses")

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from comparing import LONG
 from PIL import Image
 from recipes import RECIPES
 
@@ -26,6 +27,8 @@ from mlx_mm import Conversation, PromptCache, convert, generate, load, stream_ge
 from mlx_mm.backend.streams import computing
 from mlx_mm.errors import InputError
 from mlx_mm.evaluate import cosines_between, vectors_of
+
+pytestmark = [*LONG]
 
 PICTURES = [(np.random.default_rng(i).random((40, 40, 3)) * 255).astype(np.uint8) for i in range(3)]
 SOUNDS = [(np.random.default_rng(i).standard_normal(9600).astype(np.float32), 48000) for i in range(2)]

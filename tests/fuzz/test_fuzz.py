@@ -8,10 +8,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from comparing import LONG
 
 from fuzz import broken, kinds, outcome, workers
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures memory in /proc")
+pytestmark = [*LONG, pytest.mark.skipif(sys.platform != "linux", reason="measures memory in /proc")]
 
 # Of a kind that loads a checkpoint or runs a command for each, and of the others
 SLOW = {"process": 1, "template": 5, "command line": 6, "text files": 5, "tokenizer": 5, "processor files": 5}

@@ -29,6 +29,8 @@ from mlx_mm.models.glm4v.language import LanguageModel
 from mlx_mm.models.glm4v.model import Model
 from mlx_mm.models.glm4v.request import Request
 
+pytestmark = [*LONG]
+
 LOGIT = 2e-5
 TEXT = prompt(10, 11, 12, 13, 14, 15, 16)
 ONE = prompt(10, 11, (4, 6), 12, 13, 14)
@@ -63,7 +65,7 @@ def test_peers_row_03_prefill_in_chunks(kind: str, name: str, step: int) -> None
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("kind", [DENSE, MOE, pytest.param(GROUPED, marks=LONG)])
+@pytest.mark.parametrize("kind", [DENSE, MOE, GROUPED])
 def test_token_loop_of_mlx_lm(kind: str, name: str) -> None:
     """A small prefill step, one in the middle of a picture, all at once: the same answer as without any cache."""
     right = answer_by_whole_prompts(glm_model(kind), KINDS[name], 6)
@@ -256,7 +258,7 @@ def test_requests_may_share_one_cache_file(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("step", [2048, 6])
-@pytest.mark.parametrize("kind", [DENSE, MOE, pytest.param(GROUPED, marks=LONG)])
+@pytest.mark.parametrize("kind", [DENSE, MOE, GROUPED])
 def test_peers_rows_05_and_06_left_padded_batch(kind: str, step: int) -> None:
     """Prompts of unequal length, with and without pictures, on a fresh model: each answers as alone."""
     singles = [TEXT, ONE, MANY, BOTH, prompt(10, 11)]

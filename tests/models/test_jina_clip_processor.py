@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from comparing import LONG
 from jina_tiny import JINA_TOKENIZER_CONFIG, QUERY, jina_config, jina_preprocessor_config, write_jina_side_files
 from PIL import Image
 from tiny import golden, hashed
@@ -117,6 +118,8 @@ def test_golden_pixels(case: dict[str, Any], processor: Processor) -> None:
     np.testing.assert_array_equal(got[0], expected)
 
 
+@LONG[0]
+@LONG[1]
 @pytest.mark.parametrize(
     ("wrong", "hits"),
     # A mistake is unseen where nothing is resized, nothing is cut, or a side comes out whole. That halves are rounded

@@ -13,11 +13,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from comparing import LONG
 
 import mlx_mm
 from mlx_mm.errors import ConfigError, InputError
 from mlx_mm.processing import sandbox, template_process
 from mlx_mm.processing.chat import ChatTemplate
+
+pytestmark = [*LONG]
 
 PACKAGE = Path(mlx_mm.__file__).parent
 SAID = [{"role": "user", "content": "Hi"}]
