@@ -42,7 +42,7 @@ CLUSTERS, LATENT, BATCH = 5000, 64, 20_000
 GIVEN_QUERIES = "queries.npy"
 
 
-def pictures(count: int, dim: int) -> Callable[[int, int], Vectors]:
+def pictures(dim: int) -> Callable[[int, int], Vectors]:
     random = np.random.default_rng(0)
     cone = random.standard_normal(dim, dtype=np.float32) * 1.2
     latent = random.standard_normal((LATENT, dim), dtype=np.float32) / 8
@@ -106,7 +106,7 @@ def asking(folder: Path) -> Callable[[int], list[Hit]]:
 
 def fill(folder: Path, count: int, dim: int) -> dict[str, float]:
     store = Store(folder, create=True)
-    draw = pictures(count, dim)
+    draw = pictures(dim)
     seconds = codes = 0.0
     with store.writer():
         with store.writing() as rows:

@@ -117,7 +117,7 @@ class Reader:
                 return
             opened = (lambda: io.BytesIO(data)) if held else (lambda: open_regular(os.fsdecode(place)))
             source = Source(name, opened, glance=facts.glance)
-            yield from self._parts(facts, source, place)
+            yield from self._parts(facts, source)
             if not held and identity(os.stat(place)) != before:
                 raise MediaError(f"{name} changed while it was read; expected a file at rest. Refresh again.")
             if facts.glance.small is not None:
@@ -125,7 +125,7 @@ class Reader:
                 facts.glance.small = None  # it is not held until the vectors are there
             yield Done()
 
-    def _parts(self, facts: Facts, source: Source, place: bytes) -> Iterator[Part]:
+    def _parts(self, facts: Facts, source: Source) -> Iterator[Part]:
         if facts.kind == "audio":
             yield from self._of_sound(facts, source)
         elif facts.kind == "image":

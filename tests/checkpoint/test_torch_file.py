@@ -373,12 +373,12 @@ def test_cut_anywhere(tmp_path: Path) -> None:
             read_torch_file(tmp_path / "x.bin")
 
 
-@pytest.mark.parametrize(("first", "flip"), [(0, 0x01), (1, 0x80), (2, 0xFF)])
-def test_any_byte_changed(first: int, flip: int, tmp_path: Path) -> None:
-    """Either it is refused, or numbers come out: never another error. Each byte in one of three ways."""
+@pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
+def test_any_byte_changed(flip: int, tmp_path: Path) -> None:
+    """Either it is refused, or numbers come out: never another error."""
     whole = small_file(tmp_path / "pytorch_model.bin")
     read = 0
-    for at in range(first, len(whole), 3):
+    for at in range(len(whole)):
         changed = bytearray(whole)
         changed[at] ^= flip
         (tmp_path / "pytorch_model.bin").write_bytes(changed)
@@ -388,7 +388,7 @@ def test_any_byte_changed(first: int, flip: int, tmp_path: Path) -> None:
             continue
         mx.eval(list(arrays.values()))
         read += 1
-    assert 0 < read < len(whole) // 3
+    assert 0 < read < len(whole)
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------------
