@@ -163,6 +163,7 @@ COMMAND = Command(
     add_arguments,
     run,
     (
+        "mlx_mm chat",
         "mlx_mm chat -m glm-flash-4bit",
         "mlx_mm chat -m zai-org/GLM-4.6V-Flash --system 'Answer in one sentence.' --no-thinking",
         "printf 'What is on receipt.jpg?\\nWhat did it cost?\\n' | mlx_mm chat -m glm-flash-4bit",

@@ -79,6 +79,7 @@ COMMAND = Command(
     add_arguments,
     run,
     (
+        'mlx_mm generate "What is this?" --image cat.png',
         'mlx_mm generate "What is on this receipt?" --image receipt.jpg -m glm-flash-4bit',
         'mlx_mm generate "What happens here?" --video clip.mp4 --no-thinking -m glm-flash-4bit',
         "mlx_mm generate - -m glm-flash-4bit --json < question.txt",
