@@ -23,11 +23,10 @@ from mlx_mm.checkpoint import hub
 from mlx_mm.checkpoint.bundled import EACH
 from mlx_mm.cli import contact_sheet, demo_run, info, main
 from mlx_mm.cli.demo_run import Hit, Search
-from mlx_mm.processing.endings import AUDIO_ENDINGS
 
 PLAN = json.loads((hub.BUNDLED / "demo.json").read_text("utf-8"))
 PICTURES = {path.stem: path for path in (hub.BUNDLED / "pictures").glob("*.png")}
-SOUNDS = {path.stem: path for path in (hub.BUNDLED / "sounds").iterdir() if path.suffix in AUDIO_ENDINGS}
+SOUNDS = {path.stem: path for path in (hub.BUNDLED / "sounds").glob("*.flac")}
 
 
 @pytest.fixture(scope="module")
