@@ -86,8 +86,12 @@ class Printed(Telling):
         say(f"\n{what}: {summary(report)}\n\n{searches_table(searches, terminal_width())}")
         flush()
 
+    def asking(self, model: str) -> None:
+        """A heading."""
+        say(f"\nquestions, answered by {visible(model)}:\n")
+
     def asked(self, picture: str, question: str) -> None:
-        """The beginning of a line, after an empty one before the first."""
+        """The beginning of a line."""
         put(f"{visible(picture)}  {visible(question)}  ")
         flush()
 

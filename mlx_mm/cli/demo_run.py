@@ -99,6 +99,9 @@ class Telling:
     def searched(self, what: str, report: "RefreshReport", searches: Sequence[Search]) -> None:
         """Pictures or sounds (what) are in the index, and were searched."""
 
+    def asking(self, model: str) -> None:
+        """Questions follow."""
+
     def asked(self, picture: str, question: str) -> None:
         """A question goes to the model."""
 
@@ -261,6 +264,7 @@ def _answers(folder: str, questions: Sequence[Mapping[str, str]], telling: Telli
     from mlx_mm import load, stream_generate
 
     model, processor = load(folder)
+    telling.asking(ANSWERS.name)
     for item in questions:
         telling.asked(item["picture"], item["question"])
         begun, text = time.monotonic(), ""
