@@ -128,7 +128,7 @@ def end(result: Demo, sheet: Path, page: Path | None) -> str:
         f"\nduplicates: {', '.join(found) or 'none'}\n"
         f"tags: {', '.join(f'{label} {count}' for label, count in result['tags'].items())}\n\n"
         f"{result['seconds']:.1f} s in all, on this machine alone\n{written}"
-        f'search on: mlx_mm search "a red apple" --index {visible(shown_path(result["index"]))}'
+        f'search on: mlx_mm search "a dog" --index {visible(shown_path(result["index"]))}'
     )
 
 

@@ -91,7 +91,7 @@ part that fits best is marked.</p>
 <h2>And also</h2>
 <p>Duplicates: {text(", ".join(found) or "none")}.<br>Tags: {text(tags)}.</p>
 <h2>Go on</h2>
-<pre><code>mlx_mm search "a red apple" --index {text(index)}
+<pre><code>mlx_mm search "a dog" --index {text(index)}
 mlx_mm index ~/Pictures ~/Music
 mlx_mm chat</code></pre>
 </footer>
