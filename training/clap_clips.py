@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from clap_signals import RATE, Draw, in_room
+from clap_signals import Draw, in_room
 from clap_texts import NAMES, draw_pair, make_wave
 from clap_towers import FEATURES, FRAMES
 
@@ -96,6 +96,8 @@ class Clips:
             level = loudest - rng.uniform(1.5, 6) + np.linspace(1, -1, MELS) * rng.uniform(-0.3, 1)
             start = rng.integers(len(self.noise) - FRAMES)
             power = power + self.noise[start : start + FRAMES] * (10**level).astype(np.float32)
+        if rng.random() < 0.25:  # a file of a lower sampling rate, down to 8 kHz
+            power[:, rng.integers(42, MELS) :] *= np.float32(10 ** rng.uniform(-8, -3))
         return power
 
 
@@ -120,6 +122,3 @@ def held_out_mixture(seed: int, held_out_pair: bool) -> tuple[np.ndarray, tuple[
     waves = [np.tile(wave, count // len(wave) + 1)[:count] for wave in waves]
     both = waves[0] + waves[1] * np.float32(10 ** rng.uniform(-6 / 20, 0))
     return recorded(both / np.abs(both).max(), rng), pair
-
-
-SECONDS = SETTINGS.length / RATE
