@@ -16,8 +16,8 @@ class Stage:
     def __init__(self, name: str, minutes: float, modules: list[torch.nn.Module], rate: float, save=None):
         self.name, self.seconds, self.save = name, minutes * 60, save
         named = [item for module in modules for item in module.named_parameters()]
-        matrices = [p for name, p in named if p.ndim == 2 and "embedding" not in name]
-        others = [p for name, p in named if p.ndim != 2 or "embedding" in name]
+        matrices = [p for name, p in named if is_matrix(name, p)]
+        others = [p for name, p in named if not is_matrix(name, p)]
         self.parameters = [*matrices, *others]
         self.optimizers = [torch.optim.AdamW(others, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))]
         if matrices:
@@ -53,3 +53,8 @@ class Stage:
             optimizer.step()
         value = loss.item()
         self.average = value if self.average is None else 0.98 * self.average + 0.02 * value
+
+
+def is_matrix(name: str, parameter: torch.Tensor) -> bool:
+    """Whether it maps vectors to vectors; a table of vectors to look up is none."""
+    return parameter.ndim == 2 and "embedding" not in name and "table" not in name
