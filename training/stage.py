@@ -8,20 +8,29 @@ from muon import Muon
 
 MATRIX_RATE = 2.0  # Muon's rate in units of AdamW's
 SAVE_SECONDS = 300  # a long run that is interrupted should leave something
+SLOW = 0.15  # rate of what has learnt before and should keep most of it
+
+
+def _is_table(name: str) -> bool:
+    """Whether rows of a matrix belong to tokens or places, so that most of them have no gradient in a step."""
+    return "embed" in name or "lm_head" in name
 
 
 class Stage:
     """Steps until the stage's minutes are over; the rate warms up, then falls to zero along a cosine."""
 
-    def __init__(self, name: str, minutes: float, modules: list[torch.nn.Module], rate: float, save=None):
+    def __init__(self, name: str, minutes: float, modules: list[torch.nn.Module], rate: float, save=None, slow=()):
         self.name, self.seconds, self.save = name, minutes * 60, save
-        named = [item for module in modules for item in module.named_parameters()]
-        matrices = [p for name, p in named if p.ndim == 2 and "embedding" not in name]
-        others = [p for name, p in named if p.ndim != 2 or "embedding" in name]
-        self.parameters = [*matrices, *others]
-        self.optimizers = [torch.optim.AdamW(others, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))]
-        if matrices:
-            self.optimizers.append(Muon(matrices, lr=MATRIX_RATE * rate, weight_decay=0.02))
+        self.parameters, self.optimizers = [], []
+        for part, own_rate in ((modules, rate), (slow, SLOW * rate)):
+            named = [item for module in part for item in module.named_parameters()]
+            matrices = [p for name, p in named if p.ndim == 2 and not _is_table(name)]
+            others = [p for name, p in named if p.ndim != 2 or _is_table(name)]
+            self.parameters += [*matrices, *others]
+            if others:
+                self.optimizers.append(torch.optim.AdamW(others, lr=own_rate, weight_decay=0.02, betas=(0.9, 0.98)))
+            if matrices:
+                self.optimizers.append(Muon(matrices, lr=MATRIX_RATE * own_rate, weight_decay=0.02))
         self.step_count, self.average = 0, None
 
     def __iter__(self):
