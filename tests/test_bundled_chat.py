@@ -104,11 +104,11 @@ def test_a_tool_is_called_and_its_answer_read(loaded: Loaded) -> None:
     assert json.loads(call["function"]["arguments"]) == {"name": "pizza"}
     messages += [{"role": "assistant", "content": asked.text, "tool_calls": asked.tool_calls}]
     answers = {}
-    for result in ("pizza_7.png", "nothing"):
+    for result in ("pizza.png", "nothing"):
         told = [*messages, {"role": "tool", "tool_call_id": call["id"], "content": result}]
         answers[result] = generate(*loaded, told, **options)
         assert answers[result].finish_reason == "stop"
-    assert "pizza_7.png" in answers["pizza_7.png"].text
+    assert "pizza.png" in answers["pizza.png"].text
     assert ".png" not in answers["nothing"].text
     assert generate(*loaded, messages[:1], **{**options, "tools": None}).tool_calls == []
 
