@@ -23,8 +23,8 @@ class Index:
 
     path: of that folder; the default is one for each user. model: the checkpoint that makes vectors, where the index
     is new, by default the bundled ones of pictures and of sounds, as far as there are some; an existing one knows its
-    own, and refuses another with OtherModelError. Any number of processes and threads
-    may search, one at a time refreshes. `refresh` makes it where there is none; anything else raises StoreError then.
+    own, and refuses another with OtherModelError. Any number of processes and threads may search, one at a time
+    refreshes. `refresh` makes it where there is none; anything else raises StoreError then.
     """
 
     def __init__(self, path: str | Path | None = None, model: str | None = None):

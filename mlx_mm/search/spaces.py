@@ -139,8 +139,8 @@ class Spaces:
         """All of the index, with that of the named model, which is made where it may be; the caller is the writer.
 
         patches: see `fingerprint`. add, anew: a model of a kind that the index has already becomes another space, or
-        takes the place of those. Raises OtherModelError without them. kinds: of files that are to be read; where no
-        model was ever named, each gets its bundled one, whose name on_bundled is called with.
+        takes the place of those. Raises OtherModelError without them. kinds: of files that are to be read; each
+        gets its bundled model, whose name on_bundled is called with, in an index that has no others.
         """
         spaces = self._rows()
         if self.name is None:
