@@ -93,10 +93,10 @@ class HeldOut:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=Path, default=Path("clips.npz"), help="file of spectrograms, made if missing")
-    parser.add_argument("--each", type=int, default=150, help="clips of each sound in that file")
+    parser.add_argument("--each", type=int, default=100, help="clips of each sound in that file")
     parser.add_argument("--start", type=Path, help="folder of an earlier run to go on from")
     parser.add_argument("--out", type=Path, default=Path("sounds-clap"), help="folder to write")
-    parser.add_argument("--minutes", type=float, nargs=2, default=(3, 60), help="of the two stages")
+    parser.add_argument("--minutes", type=float, nargs=2, default=(2, 45), help="of the two stages")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="learning rate of the second stage")
     parser.add_argument("--bfloat16", action="store_true", help="twice as fast where the CPU has AVX-512 BF16 or AMX")
     parser.add_argument("--threads", type=int, default=2)
