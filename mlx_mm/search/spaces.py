@@ -4,13 +4,14 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
+from mlx_mm.checkpoint.bundled import EACH, PICTURES, SOUNDS, Bundled
 from mlx_mm.embed import encode_audio, encode_image, encode_text
 from mlx_mm.errors import OtherModelError, StoreError
 from mlx_mm.load import OpenCheckpoint, open_checkpoint
@@ -23,7 +24,8 @@ from mlx_mm.search.fingerprint import Fingerprint, fingerprint, in_words
 from mlx_mm.search.records import MediaKind
 from mlx_mm.search.store import Store
 
-DEFAULT_MODEL = "emoji-siglip2"
+# What makes vectors where no model is named
+DEFAULTS: dict[MediaKind, Bundled] = {"image": PICTURES, "video": PICTURES, "audio": SOUNDS}
 TIMED = 4  # pictures or sounds by which the time of making all vectors anew is estimated
 
 
@@ -125,15 +127,27 @@ class Spaces:
                 return space
         raise StoreError(f"{self.store.path} has no vectors of kind {kind}; expected some. Refresh it with such files.")
 
-    def prepared(self, patches: int | None, *, add: bool, anew: bool) -> list[Space]:
+    def prepared(
+        self,
+        patches: int | None,
+        *,
+        add: bool,
+        anew: bool,
+        kinds: Collection[MediaKind] = (),
+        on_bundled: Callable[[str], None] = lambda name: None,
+    ) -> list[Space]:
         """All of the index, with that of the named model, which is made where it may be; the caller is the writer.
 
         patches: see `fingerprint`. add, anew: a model of a kind that the index has already becomes another space, or
-        takes the place of those. Raises OtherModelError without them.
+        takes the place of those. Raises OtherModelError without them. kinds: of files that are to be read; where no
+        model was ever named, each gets its bundled one, whose name on_bundled is called with.
         """
         spaces = self._rows()
-        if spaces and self.name is None and patches is None:
-            return spaces
+        if self.name is None:
+            if all(space.name in EACH for space in spaces):
+                spaces = self._with_bundled(spaces, kinds, patches, on_bundled)
+            if patches is None:
+                return spaces
         checkpoint, found = self._candidate(spaces, patches)
         if any(space.digest == found.digest for space in spaces):
             return spaces
@@ -148,10 +162,27 @@ class Spaces:
         self._create(checkpoint, found, rivals if anew else [])
         return self._rows()
 
+    def _with_bundled(
+        self,
+        spaces: list[Space],
+        kinds: Collection[MediaKind],
+        patches: int | None,
+        on_bundled: Callable[[str], None],
+    ) -> list[Space]:
+        """These, and the bundled models of kinds that none of them takes; pictures' for an index without any files."""
+        held = {kind for space in spaces for kind in space.kinds}
+        lacking = [DEFAULTS[kind] for kind in sorted(kinds, reverse=True) if kind not in held]
+        new = dict.fromkeys(lacking if spaces or lacking else [PICTURES])
+        for one in new:
+            on_bundled(one.name)
+            checkpoint = open_checkpoint(one.name)
+            self._create(checkpoint, fingerprint(checkpoint, patches if one is PICTURES else None), [])
+        return self._rows() if new else spaces
+
     def _candidate(self, spaces: Sequence[Space], patches: int | None) -> tuple[OpenCheckpoint, Fingerprint]:
         """The named model, or else that of the first space of pictures; with the settings that the index has of it."""
         pictures = [space for space in spaces if "image" in space.kinds]
-        name = self.name or (pictures[0].name if pictures else DEFAULT_MODEL)
+        name = self.name or (pictures[0].name if pictures else PICTURES.name)
         same = next((space for space in spaces if space.name == name), None)
         checkpoint = open_checkpoint(name, revision=same.revision if same else None)
         patches = same.patches if same is not None and patches is None else patches
