@@ -49,6 +49,7 @@ def learn_sounds(
     anchors: torch.Tensor,
     minutes: float,
     rate: float,
+    mixed: tuple[float, float],
     bfloat16: bool,
     rng: np.random.Generator,
     save,
@@ -56,7 +57,7 @@ def learn_sounds(
     modules = [model.audio_model, model.audio_projection, model.text_model, model.text_projection]
     stage = Stage("sounds", minutes, modules, rate, save)
     for progress in stage:
-        sounds, truth = clips.draw(64, min(0.5, 0.1 + progress), rng)
+        sounds, truth = clips.draw(64, np.interp(progress, (0, 0.4), mixed), rng)
         ids, mask, said = texts.draw(48, rng)
         scale = 8 + 12 * progress
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -93,11 +94,12 @@ class HeldOut:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=Path, default=Path("clips.npz"), help="file of spectrograms, made if missing")
-    parser.add_argument("--each", type=int, default=150, help="clips of each sound in that file")
+    parser.add_argument("--each", type=int, default=100, help="clips of each sound in that file")
     parser.add_argument("--start", type=Path, help="folder of an earlier run to go on from")
     parser.add_argument("--out", type=Path, default=Path("sounds-clap"), help="folder to write")
-    parser.add_argument("--minutes", type=float, nargs=2, default=(3, 60), help="of the two stages")
+    parser.add_argument("--minutes", type=float, nargs=2, default=(2, 45), help="of the two stages")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="learning rate of the second stage")
+    parser.add_argument("--mixed", type=float, nargs=2, default=(0.1, 0.5), help="share of mixtures, first and last")
     parser.add_argument("--bfloat16", action="store_true", help="twice as fast where the CPU has AVX-512 BF16 or AMX")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
@@ -129,7 +131,7 @@ def main() -> None:
         for scale in (model.logit_scale_a, model.logit_scale_t):
             scale.fill_(math.log(20))
     learn_words(model, texts, anchors, words, rng)
-    learn_sounds(model, clips, texts, anchors, sounds, options.rate, options.bfloat16, rng, save)
+    learn_sounds(model, clips, texts, anchors, sounds, options.rate, options.mixed, options.bfloat16, rng, save)
     save()
 
 
