@@ -49,7 +49,7 @@ def main() -> None:
         tokenizer_of(sprites).save(str(tokens), pretty=False)
     tokenizer, model = Tokenizer.from_file(str(tokens)), Chat(VOCABULARY)
     if options.resume:
-        model.load_state_dict(torch.load(options.out / "chat.pt"))
+        model.load_state_dict(torch.load(options.out / "average.pt"))
     else:
         start_from_names(model, vision, sprites, tokenizer)
     train_chat(model, sprites, tokenizer, options.minutes[1], options.seed, options.out, options.rate)

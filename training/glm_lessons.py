@@ -11,10 +11,10 @@ from glm_scenes import SQUARE, Scene, Sprites, changed, named_background, one, r
 THINKING = 0.45
 BOX_STEP = 25  # of 1000: what a box is rounded to
 KINDS = {
-    "one": 0.36,
+    "one": 0.32,
     "alike": 0.17,
-    "two": 0.13,
-    "mixed": 0.08,
+    "two": 0.15,
+    "mixed": 0.10,
     "video": 0.14,
     "empty": 0.02,
     "text": 0.04,
@@ -134,9 +134,9 @@ class Teacher:
         if not scene.things:
             return Turn("empty", self.question("name", language), ANSWERS["empty"][language], "I see nothing.")
         skills = {
-            "one": ("name",) * 4 + ("name_into",) * 3 + ("count", "is", "where"),
+            "one": ("name",) * 4 + ("name_into",) * 3 + ("count", "is", "is", "where"),
             "alike": ("count",) * 5 + ("name", "name_into", "is"),
-            "two": ("left",) * 3 + ("right",) * 3 + ("is", "where", "name", "count"),
+            "two": ("left",) * 3 + ("right",) * 3 + ("is", "is", "where", "name", "count"),
             "mixed": ("is", "is", "where", "where", "count", "name"),
         }[kind]
         named = before and before[-1].skill in ("name", "name_into", "and_into") and kind in ("one", "alike")

@@ -25,14 +25,16 @@ from glm_model import (
     VISION_WIDTH,
     WIDTH,
 )
-from glm_scenes import SQUARE
 from glm_tokenizer import VOCABULARY
 from release import write_json
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 POSITIONS = 2048
-FRAMES = 8  # of a video that keep the size of a picture; more share its pixels
+# Least and most pixels, so that squares become 112 x 112: of a picture, which counts twice, and of a video, in which
+# four to six frames have that size and eight have 84 x 84.
+PICTURE_PIXELS = 2 * 84 * 112, 2 * 112 * 112
+VIDEO_PIXELS = 2 * 84 * 112, 76_000
 STOPS = ("<|endoftext|>", "<|user|>", "<|observation|>")
 
 
@@ -95,9 +97,7 @@ def config_of(tokenizer: Tokenizer) -> dict:
     }
 
 
-def preprocessor(frames: int) -> dict:
-    """frames: how many of 112 x 112 pixels the pixels may add up to; they are at least two of 84 x 112."""
-    pixels = SQUARE[0] * SQUARE[1]
+def preprocessor(pixels: tuple[int, int]) -> dict:
     return {
         "processor_class": "Glm46VProcessor",
         "do_convert_rgb": True,
@@ -110,7 +110,7 @@ def preprocessor(frames: int) -> dict:
         "patch_size": PATCH,
         "resample": 3,
         "rescale_factor": 0.00392156862745098,
-        "size": {"shortest_edge": 2 * 84 * 112, "longest_edge": frames * pixels},
+        "size": {"shortest_edge": pixels[0], "longest_edge": pixels[1]},
         "temporal_patch_size": 2,
     }
 
@@ -127,8 +127,8 @@ def write_folder(weights: dict[str, torch.Tensor], tokenizer: Tokenizer, folder:
     write_json(folder / "config.json", config)
     stops, pad = config["text_config"]["eos_token_id"], config["text_config"]["pad_token_id"]
     write_json(folder / "generation_config.json", {"do_sample": False, "eos_token_id": stops, "pad_token_id": pad})
-    image = preprocessor(2) | {"image_processor_type": "Glm46VImageProcessor"}
-    video = preprocessor(FRAMES) | {"video_processor_type": "Glm46VVideoProcessor", "do_sample_frames": True}
+    image = preprocessor(PICTURE_PIXELS) | {"image_processor_type": "Glm46VImageProcessor"}
+    video = preprocessor(VIDEO_PIXELS) | {"video_processor_type": "Glm46VVideoProcessor", "do_sample_frames": True}
     write_json(folder / "preprocessor_config.json", image)
     write_json(folder / "video_preprocessor_config.json", video)
     named = {

@@ -22,7 +22,7 @@ BASE_COLOURS = {
     "blue": (45, 95, 225),
     "yellow": (250, 220, 60),
 }
-SIZES = {1: (0.45, 1.0), 2: (0.32, 0.5), 3: (0.3, 0.44), 4: (0.28, 0.38), 5: (0.27, 0.34)}  # parts of the shorter side
+SIZES = {1: (0.45, 1.0), 2: (0.36, 0.52), 3: (0.3, 0.44), 4: (0.28, 0.38), 5: (0.27, 0.34)}  # parts of the shorter side
 
 
 @dataclass(frozen=True)

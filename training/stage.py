@@ -8,7 +8,7 @@ from muon import Muon
 
 MATRIX_RATE = 2.0  # Muon's rate in units of AdamW's
 SAVE_SECONDS = 300  # a long run that is interrupted should leave something
-SLOW = 0.15  # rate of what has learnt before and should keep most of it
+SLOW = 0.35  # rate of what has learnt before and should keep most of it
 
 
 class Stage:
