@@ -2,7 +2,8 @@
 
 Indexes pictures of the bundled model's vocabulary, and asks for each of its names in 13 languages: of what is in the
 index (present) and of what is not (absent), and for things that no emoji shows. The pictures and names are those of
-`training/evaluation_set.py`, of which `names.json`, `noto` and `noto-disturbed` are needed.
+`training/evaluation_set.py`. On `noto` and the names that training knew the cutoff was chosen; the last table is of
+what had no part in that: designs and names that training never saw, concepts that are not bundled, and other texts.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +44,28 @@ UNLIKE = (
         "이사회 회의",
     ),
 )
+
+# The same, written after the cutoff was chosen, and kept whatever was found with them
+UNLIKE_HELD_OUT = (
+    *("electricity bill", "parking permit", "warranty card", "class of 1998", "screenshot of an error message"),
+    *("living room before the renovation", "whiteboard after the workshop", "wallpaper samples", "spare parts list"),
+    *("Kontoauszug", "Elternabend", "Heizkostenabrechnung", "onderhoudscontract", "jaarverslag", "relevé bancaire"),
+    *("conseil de classe", "acta notarial", "factura de la comunidad", "extrato bancário", "reunião de pais"),
+    *("verbale di assemblea", "estratto conto", "выписка из банка", "родительское собрание", "протокол зборів"),
+    *(
+        "рахунок за опалення",
+        "كشف حساب",
+        "محضر الاجتماع",
+        "银行对账单",
+        "家长会",
+        "議事録",
+        "保証書",
+        "회의록",
+        "보증서",
+    ),
+)
+HELD_OUT_DESIGNS = ("twemoji", "openmoji")
+HELD_OUT_NAMES = ("names that training knew", "names that it did not", "no emoji")
 
 
 @dataclass
@@ -134,6 +158,7 @@ def main() -> None:
             by_language(index, queries, set(number_of.values()), options.every)
             of_examples(index, options.evaluation, set(number_of.values()))
         sizes(Path(place), options.evaluation, queries, len(content["english"]), options.every)
+        held_out(Path(place), options.evaluation, content, set(number_of.values()), options.every)
 
 
 def by_language(index: mlx_mm.Index, queries: list[tuple[str, int, str]], there: set[int], every: int) -> None:
@@ -184,6 +209,48 @@ def sizes(place: Path, evaluation: Path, queries: list[tuple[str, int, str]], to
                         counts.add(hits, {f"{number:03}.png"} if number in there else set())
         found = [percent(counts.first, counts.present), percent(counts.in_five, counts.present)]
         row([size, several, *found, *counts.cells("cutoff")])
+
+
+def held_out(place: Path, evaluation: Path, content: dict[str, Any], bundled: set[int], every: int) -> None:
+    """What the cutoff was not chosen on: 42 concepts that are not bundled, in designs that training never saw, asked
+    for by names that training knew, and by those that it did not."""
+    table(("held out", "shown", "recall", "precision", "false alarms", "strangers", "no emoji: false alarms"))
+    for design in HELD_OUT_DESIGNS:
+        counts = {name: Counts() for name in HELD_OUT_NAMES}
+        for seed in range(2):
+            count_held_out(counts, place, evaluation, content, bundled, every, design, seed)
+        for what in HELD_OUT_NAMES[:2]:
+            numbers = f"{counts[what].present} present, {counts[what].absent} absent"
+            for rule in counts[what].own:
+                cells = [*counts[what].cells(rule), counts["no emoji"].cells(rule)[2]]
+                row([f"{design}, {what}: {numbers}", rule, *cells])
+
+
+def count_held_out(
+    counts: dict[str, Counts],
+    place: Path,
+    evaluation: Path,
+    content: dict[str, Any],
+    bundled: set[int],
+    every: int,
+    design: str,
+    seed: int,
+) -> None:
+    """One index of chance, of as many concepts as are bundled, but others."""
+    others = [number for number in range(len(content["english"])) if number not in bundled]
+    there = set(np.random.default_rng(seed).choice(others, len(bundled), replace=False).tolist())
+    pictures = {f"{number:03}.png": evaluation / design / f"{number:03}.png" for number in there}
+    known, unknown, no_emoji = (counts[name] for name in HELD_OUT_NAMES)
+    with index_of(place / f"{design}-{seed}", pictures) as index:
+        for language, names in content["names"].items():
+            unseen = set(content["held_out"][language])
+            for number, name in enumerate(names):
+                if number in there or number in unseen or number % (4 * every) == seed:
+                    hits = index.search(name, strong_only=False, top=42)
+                    right = {f"{number:03}.png"} if number in there else set()
+                    (unknown if number in unseen else known).add(hits, right)
+        for text in UNLIKE_HELD_OUT:
+            no_emoji.add(index.search(text, strong_only=False, top=42), set())
 
 
 if __name__ == "__main__":
