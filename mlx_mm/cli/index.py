@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_mm.checkpoint.bundled import EACH, PICTURES, SOUNDS
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.hits import counted
 from mlx_mm.cli.indexes import (
@@ -20,7 +21,7 @@ from mlx_mm.cli.indexes import (
     shown_seconds,
 )
 from mlx_mm.cli.notes import note
-from mlx_mm.cli.opening import DEFAULT_MODEL, PHOTO_MODEL
+from mlx_mm.cli.opening import note_bundled
 from mlx_mm.cli.output import flush, say, say_json, terminal_width, visible
 from mlx_mm.cli.signals import Raised
 from mlx_mm.cli.tables import key_values
@@ -38,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folders", nargs="*", help="folders to add (default: those of the index are brought up to date)"
     )
-    parser.add_argument("-m", "--model", help=f"what makes vectors of a new index, such as {PHOTO_MODEL}")
+    bundled = f"the bundled {PICTURES.name}, and {SOUNDS.name} for sounds"
+    parser.add_argument(
+        "-m",
+        "--model",
+        help=f"what makes vectors of a new index, such as {PICTURES.advised} (default: {bundled})",
+    )
     add_index(parser)
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="PAT", help="leave such names out; repeatable"
@@ -154,6 +160,10 @@ def _watch(index: "Index", args: argparse.Namespace) -> int:
             raise error
         tell(str(error))
 
+    def on_event(event: str, name: str) -> None:
+        if event == "model":
+            note_bundled(EACH[name])
+
     every = {} if args.every is None else {"every": args.every}
     Raised.outcome = "the index is as the last line says"
     index.watch(
@@ -161,6 +171,7 @@ def _watch(index: "Index", args: argparse.Namespace) -> int:
         exclude=args.exclude,
         videos=args.videos,
         poll=args.poll,
+        on_event=on_event,
         on_report=on_report,
         on_error=on_error,
         **every,
@@ -186,15 +197,15 @@ def _say(args: argparse.Namespace, values: dict[str, object]) -> int:
 
 def _refresh(args: argparse.Namespace) -> int:
     path, given = path_of(args), [Path(name).expanduser() for name in args.folders]
-    if args.model is None and not path.exists():
-        note(f"using the bundled {DEFAULT_MODEL}, made for emoji-like drawings; for photographs: --model {PHOTO_MODEL}")
     kept, failed = 0, list[str]()
 
     def count(event: str, path: str) -> None:
         nonlocal kept
         if event == "failed":
             failed.append(path)
-        kept += event not in ("missing", "failed")
+        if event == "model":
+            note_bundled(EACH[path])
+        kept += event not in ("missing", "failed", "model")
         Raised.outcome = (
             f"{counted(kept, 'file')} of this run {'is' if kept == 1 else 'are'} kept, run it again to go on"
         )
@@ -288,7 +299,7 @@ COMMAND = Command(
     add_arguments,
     run,
     (
-        f"mlx_mm index ~/Pictures -m {PHOTO_MODEL}",
+        f"mlx_mm index ~/Pictures -m {PICTURES.advised}",
         "mlx_mm index",
         "mlx_mm index ~/Pictures --exclude '*.tmp' --videos",
         "mlx_mm index --watch",

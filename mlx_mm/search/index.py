@@ -22,7 +22,8 @@ class Index:
     """Files in folders with the vectors of a model, in one folder NAME.mmindex.
 
     path: of that folder; the default is one for each user. model: the checkpoint that makes vectors, where the index
-    is new; an existing one knows its own, and refuses another with OtherModelError. Any number of processes and threads
+    is new, by default the bundled ones of pictures and of sounds, as far as there are some; an existing one knows its
+    own, and refuses another with OtherModelError. Any number of processes and threads
     may search, one at a time refreshes. `refresh` makes it where there is none; anything else raises StoreError then.
     """
 
@@ -53,7 +54,8 @@ class Index:
         that could not be read. accept_missing: go on where a folder lost more than half of its files. add_space,
         reembed: a model that is not the index's makes a second space, or all vectors anew, until when the old ones are
         searched, too. wait: seconds for another refresh to end. on_event: called with what became of a file ("new",
-        "changed", "moved", "copied", "missing", "failed") and its path. progress: as of `encode_image`.
+        "changed", "moved", "copied", "missing", "failed") and its path, or with "model" and the name of a bundled one
+        that is used since none was named. progress: as of `encode_image`.
         Raises StoreError where a folder that was named, or each one, lost too much and nothing was changed,
         OtherModelError, BusyError, InputError.
         """

@@ -64,7 +64,8 @@ def refresh(
     """All folders of the index, and these new ones.
 
     on_event: called in the thread of the caller with "new", "changed", "moved", "copied", "missing" or "failed" and a
-    path, once that is committed. progress: counts the files that are read. An interruption keeps what was committed.
+    path, once that is committed, and with "model" and the name of a bundled model that is used since none was named.
+    progress: counts the files that are read. An interruption keeps what was committed.
     Raises StoreError where a folder that was named, or each one, lost most of its files, and nothing was changed;
     BusyError, OtherModelError.
     """
@@ -80,7 +81,13 @@ def refresh(
         changes = _planned(store, folders_of.absorb(store, roots), options, report)
         moves = find_moves(changes)
         changes = _sound(changes, options, report)
-        used = spaces.prepared(options.max_num_patches, add=options.add_space, anew=options.reembed)
+        used = spaces.prepared(
+            options.max_num_patches,
+            add=options.add_space,
+            anew=options.reembed,
+            kinds={job.entry.kind for found in changes for job in found.read},
+            on_bundled=lambda name: tell("model", name),
+        )
         folders_of.write_roots(store, [found.root for found in changes])
         _apply(store, changes, moves, report, tell)
         jobs = _readable([job for found in changes for job in found.read], used, report)

@@ -6,13 +6,14 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
+from mlx_mm.checkpoint.bundled import EACH, PICTURES, SOUNDS, Bundled
 from mlx_mm.embed import encode_audio, encode_image, encode_text
 from mlx_mm.errors import MlxMmError, OtherModelError, StoreError
 from mlx_mm.load import OpenCheckpoint, open_checkpoint
@@ -25,8 +26,9 @@ from mlx_mm.search.fingerprint import Fingerprint, fingerprint, in_words
 from mlx_mm.search.records import MediaKind
 from mlx_mm.search.store import Store
 
-DEFAULT_MODEL = "emoji-siglip2"
 LEAVING = "leaving"  # key in the table `meta`
+# What makes vectors where no model is named
+DEFAULTS: dict[MediaKind, Bundled] = {"image": PICTURES, "video": PICTURES, "audio": SOUNDS}
 TIMED = 4  # pictures or sounds by which the time of making all vectors anew is estimated
 
 
@@ -35,8 +37,8 @@ class Space:
     """A row of `spaces`, and its model once it is needed.
 
     kinds: what files it holds vectors of. leaving: another model takes its place, and until that has vectors of all, it
-    is searched, too. about: see `Fingerprint`. canaries: by what they are. `opened` may be called
-    from any thread; weights that a modality does not need are not read.
+    is searched, too. about: see `Fingerprint`. canaries: by what they are. `opened` may be called from any thread;
+    weights that a modality does not need are not read.
     """
 
     id: int
@@ -136,16 +138,29 @@ class Spaces:
                 return space
         raise StoreError(f"{self.store.path} has no vectors of kind {kind}; expected some. Refresh it with such files.")
 
-    def prepared(self, patches: int | None, *, add: bool, anew: bool) -> list[Space]:
+    def prepared(
+        self,
+        patches: int | None,
+        *,
+        add: bool,
+        anew: bool,
+        kinds: Collection[MediaKind] = (),
+        on_bundled: Callable[[str], None] = lambda name: None,
+    ) -> list[Space]:
         """All of the index, with that of the named model, which is made where it may be; the caller is the writer.
 
         patches: see `fingerprint`. add, anew: a model of a kind that the index has already becomes another space, or
-        takes the place of those. Raises OtherModelError without them.
+        takes the place of those. Raises OtherModelError without them. kinds: of files that are to be read; where no
+        model was ever named, each gets its bundled one, whose name on_bundled is called with.
         """
+        if self.name is None:
+            staying = self._staying()
+            if all(space.name in EACH for space in staying):
+                staying = self._with_bundled(staying, kinds, patches, on_bundled)
+            if patches is None:
+                return staying
         spaces = sorted(self._rows(), key=lambda space: space.leaving)
         staying = [space for space in spaces if not space.leaving]
-        if staying and self.name is None and patches is None:
-            return staying
         checkpoint, found = self._candidate(spaces, patches)
         same = next((space for space in spaces if space.digest == found.digest), None)
         rivals = [space for space in staying if space is not same and set(space.kinds) & set(found.kinds)]
@@ -159,7 +174,7 @@ class Spaces:
                 self._minutes(checkpoint, cast("int | None", found.about["max_num_patches"]), rivals),
             )
         self._write(checkpoint, found, same, rivals if anew else [])
-        return [space for space in self._rows() if not space.leaving]
+        return self._staying()
 
     @property
     def replaced(self) -> bool:
@@ -172,10 +187,27 @@ class Spaces:
             rows.executemany("DELETE FROM spaces WHERE id = ?", [(number,) for number in _leaving(rows)])
             rows.execute("DELETE FROM meta WHERE key = ?", (LEAVING,))
 
+    def _with_bundled(
+        self,
+        spaces: list[Space],
+        kinds: Collection[MediaKind],
+        patches: int | None,
+        on_bundled: Callable[[str], None],
+    ) -> list[Space]:
+        """These, and the bundled models of kinds that none of them takes; pictures' for an index without any files."""
+        held = {kind for space in spaces for kind in space.kinds}
+        lacking = [DEFAULTS[kind] for kind in sorted(kinds, reverse=True) if kind not in held]
+        new = dict.fromkeys(lacking if spaces or lacking else [PICTURES])
+        for one in new:
+            on_bundled(one.name)
+            checkpoint = open_checkpoint(one.name)
+            self._write(checkpoint, fingerprint(checkpoint, patches if one is PICTURES else None), None, [])
+        return self._staying()
+
     def _candidate(self, spaces: Sequence[Space], patches: int | None) -> tuple[OpenCheckpoint, Fingerprint]:
         """The named model, or else that of the first space of pictures; with the settings that the index has of it."""
         pictures = [space for space in spaces if "image" in space.kinds]
-        name = self.name or (pictures[0].name if pictures else DEFAULT_MODEL)
+        name = self.name or (pictures[0].name if pictures else PICTURES.name)
         same = next((space for space in spaces if space.name == name), None)
         checkpoint = open_checkpoint(name, revision=same.revision if same else None)
         patches = same.patches if same is not None and patches is None else patches
@@ -226,6 +258,10 @@ class Spaces:
         for _ in range(TIMED):
             canary(*loaded, modality, patches)
         return float((time.monotonic() - start) / TIMED * count / 60)
+
+    def _staying(self) -> list[Space]:
+        """Those whose place no other model takes."""
+        return [space for space in self._rows() if not space.leaving]
 
     def _rows(self) -> list[Space]:
         with self.store.reading() as rows:
