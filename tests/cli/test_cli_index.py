@@ -402,6 +402,17 @@ def test_a_run_that_is_interrupted_says_what_is_kept(run: Run, tmp_path: Path, m
     assert ended.err == "interrupted; 2 files of this run are kept, run it again to go on\n"
 
 
+def test_a_disk_that_is_away_is_told_of(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = RefreshReport(files=3, new=1, left_alone=["/disk is not there, and 2 of its 2 files are gone"])
+    monkeypatch.setattr(Index, "refresh", lambda *_, **__: report)
+    options = ("--index", tmp_path / "a.mmindex", "-m", "emoji-siglip2")
+    done = run("index", *options)
+    assert done.out == "3 files | 1 new | 0.0 s\n"
+    assert done.err.startswith("error: /disk is not there, and 2 of its 2 files are gone; expected less than half.")
+    assert done.status == 1
+    assert run("index", tmp_path, *options).status == 0  # who names another folder knows
+
+
 def test_watching_says_what_changed(album: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line for the first look, and for each one that found something; the model and errors after it are notes."""
     reports = (RefreshReport(files=2, new=2), RefreshReport(files=2), RefreshReport(files=3, new=1))
@@ -418,6 +429,7 @@ def test_watching_says_what_changed(album: Path, run: Run, monkeypatch: pytest.M
             on_event("new", "a.png")
             on_report(report)
         on_error(StoreError("a disk is gone"))
+        on_error(StoreError("a disk is gone"))  # still
         on_event("model", "sounds-clap")
 
     monkeypatch.setattr(Index, "watch", watch)
