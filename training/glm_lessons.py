@@ -11,11 +11,11 @@ from glm_scenes import SQUARE, Scene, Sprites, changed, named_background, one, r
 THINKING = 0.45
 BOX_STEP = 25  # of 1000: what a box is rounded to
 KINDS = {
-    "one": 0.32,
+    "one": 0.28,
     "alike": 0.17,
     "two": 0.15,
     "mixed": 0.10,
-    "video": 0.14,
+    "video": 0.18,
     "empty": 0.02,
     "text": 0.04,
     "tool": 0.06,
@@ -166,7 +166,9 @@ class Teacher:
         asked = self.pick(sorted(shown))
         if self.rng.random() < 0.5:
             asked = int(self.pick([c for c in range(len(self.sprites.concepts)) if c not in shown]))
-        answer = ANSWERS["yes" if asked in shown else "no"][language]
+        stop, joint = ("。", "、") if language == "zh" else (". ", ", ")
+        seen = joint.join(self.name(concept, language) for concept in dict.fromkeys(thing.concept for thing in things))
+        answer = seen + stop + ANSWERS["yes" if asked in shown else "no"][language]  # named first, then compared
         listed = ", ".join(dict.fromkeys(self.name(thing.concept, "en") for thing in things))
         return Turn("is", self.question("is", language, name=self.name(asked, language)), answer, f"I see {listed}.")
 
@@ -201,7 +203,7 @@ class Teacher:
             first = Scene(shape, first.things, named_background(self.rng, colour), colour)
         last, kind, values = changed(self.rng, self.sprites, first)
         if kind == "appeared":
-            first = Scene(shape, (), first.background)
+            first = Scene(shape, (), first.background, first.colour)
         a, b = (scene.things[0].concept if scene.things else None for scene in (first, last))
         names = {key: self.name(c, language) for key, c in (("a", a), ("b", b)) if c is not None}
         if "colour" in values and language != "en":
@@ -209,7 +211,10 @@ class Teacher:
         if "way" in values and language != "en":
             values["way"] = WAYS[values["way"]][language]
         answer = said(ANSWERS[kind][language], language, **names, **values)
-        before, after = ("nothing" if c is None else self.name(c, "en") for c in (a, b))
+        before, after = (
+            f"{'nothing' if c is None else self.name(c, 'en')}, {scene.colour or 'other'}"
+            for c, scene in ((a, first), (b, last))
+        )
         thought = f"Before: {before}. After: {after}."
         was, now = (render(scene, self.sprites)[0] for scene in (first, last))
         length = int(self.rng.integers(2, 5))

@@ -23,6 +23,8 @@ BASE_COLOURS = {
     "yellow": (250, 220, 60),
 }
 SIZES = {1: (0.45, 1.0), 2: (0.36, 0.52), 3: (0.3, 0.44), 4: (0.28, 0.38), 5: (0.27, 0.34)}  # parts of the shorter side
+CHANGES = {"background": 0.25, "became": 0.2, "moved": 0.2, "appeared": 0.12, "vanished": 0.12, "same": 0.11}
+LEAST_MOVE = 22  # pixels
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,8 @@ class Sprites:
             ]
             noto = [picture for picture in noto if picture is not None]
             others = [picture for picture in others if picture is not None]
-            share = NOTO_SHARE if others else 1.0
-            weights = [share / len(noto)] * len(noto) + [(1 - share if noto else 1.0) / max(1, len(others))] * len(
-                others
-            )
+            share = NOTO_SHARE if others and noto else float(not others)
+            weights = [share / max(1, len(noto))] * len(noto) + [(1 - share) / max(1, len(others))] * len(others)
             self.pictures.append(noto + others)
             self.weights.append(np.array(weights) / max(1e-9, sum(weights)))
 
@@ -192,7 +192,7 @@ def changed(rng, sprites: Sprites, scene: Scene) -> tuple[Scene, str, dict[str, 
     """What a scene of one emoji becomes, which phrase tells that, and the values of the phrase that are no names."""
     thing = scene.things[0]
     height, width = scene.shape
-    kind = str(rng.choice(["background", "became", "appeared", "vanished", "moved", "same"]))
+    kind = str(rng.choice(list(CHANGES), p=list(CHANGES.values())))
     if kind == "background":
         colour = str(rng.choice([name for name in BASE_COLOURS if name != scene.colour]))
         return replace(scene, background=named_background(rng, colour), colour=colour), kind, {"colour": colour}
@@ -210,10 +210,10 @@ def changed(rng, sprites: Sprites, scene: Scene) -> tuple[Scene, str, dict[str, 
             "up": thing.y * height - thing.size / 2,
             "down": height - thing.y * height - thing.size / 2,
         }
-        ways = [way for way, space in free.items() if space >= 14]
+        ways = [way for way, space in free.items() if space >= LEAST_MOVE]
         if ways:
             way = str(rng.choice(ways))
-            step = rng.uniform(14, free[way] + 1e-6) * (1 if way in ("right", "down") else -1)
+            step = rng.uniform(LEAST_MOVE, free[way] + 1e-6) * (1 if way in ("right", "down") else -1)
             x, y = (step / width, 0) if way in ("left", "right") else (0, step / height)
             return replace(scene, things=(replace(thing, x=thing.x + x, y=thing.y + y),)), kind, {"way": way}
     return scene, "same", {}
