@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr int64_t kQueriesPerJob = 256;      // they share what is packed of a block
+constexpr int64_t kQueriesPerJob = 1024;      // they share what is packed of a block
 constexpr int64_t kFewTiles = 4;             // that take values where they lie: packing them costs more
 constexpr int64_t kMostQueriesOfSplit = 64;  // of a (batch, key head) whose keys are split between threads
 
@@ -24,6 +24,7 @@ struct Job {
   int64_t batch, kv, first, count;  // queries
   int64_t columns;                  // of values, in whole vectors
   int64_t keys;                     // up to the last that is not hidden from all
+  bool masked;                      // some of these are hidden
 
   int64_t shared() const { return call->heads / call->kv_heads; }
   int64_t head(int64_t query) const { return kv * shared() + (first + query) % shared(); }
@@ -95,7 +96,7 @@ static void attend_tile(const Job& job, const Workspace& w, const Block& block, 
   const int64_t rows = least(R, job.count - query);
   for (int64_t i = 0; i < rows; i++) {
     float* mine = scores + i * kScoresApart;
-    if (c.mask_type) apply_mask(job, query + i, block.first, n, mine);
+    if (job.masked) apply_mask(job, query + i, block.first, n, mine);
     if (c.causal) {
       const int64_t seen = c.keys - c.length + job.row(query + i) + 1 - block.first;
       if (seen < n) fill(mine, seen > 0 ? seen : 0, n, kMasked);
@@ -237,13 +238,21 @@ static bool attend_in_parts(const Job& job) {
   return true;
 }
 
-// Keys of an item up to the last that a mask for all its heads and queries shows; all where it shows none.
-static int64_t keys_to_see(const mm_attention_call& c, int64_t item) {
-  if (c.mask_type != 1 || c.mask_strides[1] || c.mask_strides[2] || c.causal) return c.keys;
+// How far the keys of an item reach that a mask for all its heads and queries shows, and whether it hides some before
+// that: a text that is padded at its end then costs no more than one without a mask.
+struct Seen {
+  int64_t keys;
+  bool masked;
+};
+
+static Seen keys_to_see(const mm_attention_call& c, int64_t item) {
+  if (c.mask_type != 1 || c.mask_strides[1] || c.mask_strides[2] || c.causal) return {c.keys, c.mask_type != 0};
   const uint8_t* mask = static_cast<const uint8_t*>(c.mask) + item * c.mask_strides[0];
-  int64_t keys = c.keys;
+  int64_t keys = c.keys, shown = 0;
   while (keys && !mask[(keys - 1) * c.mask_strides[3]]) keys--;
-  return keys ? keys : c.keys;
+  if (!keys) return {c.keys, true};
+  while (shown < keys && mask[shown * c.mask_strides[3]]) shown++;
+  return {keys, shown < keys};
 }
 
 // Queries of one (batch, key head) that a job takes: few enough that all threads have work.
@@ -261,7 +270,9 @@ int32_t attention(const mm_attention_call* c) {
   if (pairs < mm::threads() && c->keys > kKeys && queries <= kMostQueriesOfSplit) {
     for (int64_t i = 0; i < pairs; i++) {
       const int64_t item = i / c->kv_heads;
-      if (!attend_in_parts({c, item, i % c->kv_heads, 0, queries, columns, keys_to_see(*c, item)})) return MM_NO_MEMORY;
+      const Seen seen = keys_to_see(*c, item);
+      if (!attend_in_parts({c, item, i % c->kv_heads, 0, queries, columns, seen.keys, seen.masked}))
+        return MM_NO_MEMORY;
     }
     return MM_OK;
   }
@@ -269,8 +280,8 @@ int32_t attention(const mm_attention_call* c) {
   bool failed = false;
   mm::parallel(pairs * parts, [&](int64_t i) {
     const int64_t pair = i / parts, first = i % parts * step, item = pair / c->kv_heads;
-    const int64_t count = least(step, queries - first), keys = keys_to_see(*c, item);
-    if (!attend({c, item, pair % c->kv_heads, first, count, columns, keys}))
+    const Seen seen = keys_to_see(*c, item);
+    if (!attend({c, item, pair % c->kv_heads, first, least(step, queries - first), columns, seen.keys, seen.masked}))
       __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   return failed ? MM_NO_MEMORY : MM_OK;

@@ -11,11 +11,6 @@ SAVE_SECONDS = 300  # a long run that is interrupted should leave something
 SLOW = 0.35  # rate of what has learnt before and should keep most of it
 
 
-def _is_table(name: str) -> bool:
-    """Whether rows of a matrix belong to tokens or places, so that most of them have no gradient in a step."""
-    return "embed" in name or "lm_head" in name
-
-
 class Stage:
     """Steps until the stage's minutes are over; the rate warms up, then falls to zero along a cosine."""
 
@@ -24,8 +19,8 @@ class Stage:
         self.parameters, self.optimizers = [], []
         for part, own_rate in ((modules, rate), (slow, SLOW * rate)):
             named = [item for module in part for item in module.named_parameters()]
-            matrices = [p for name, p in named if p.ndim == 2 and not _is_table(name)]
-            others = [p for name, p in named if p.ndim != 2 or _is_table(name)]
+            matrices = [p for name, p in named if is_matrix(name, p)]
+            others = [p for name, p in named if not is_matrix(name, p)]
             self.parameters += [*matrices, *others]
             if others:
                 self.optimizers.append(torch.optim.AdamW(others, lr=own_rate, weight_decay=0.02, betas=(0.9, 0.98)))
@@ -62,3 +57,8 @@ class Stage:
             optimizer.step()
         value = loss.item()
         self.average = value if self.average is None else 0.98 * self.average + 0.02 * value
+
+
+def is_matrix(name: str, parameter: torch.Tensor) -> bool:
+    """Whether it maps vectors to vectors. Of a table of tokens or places most rows have no gradient in a step."""
+    return parameter.ndim == 2 and not any(part in name for part in ("embed", "table", "lm_head"))

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,10 @@ def check(store: Store, *, repair: bool = False) -> CheckReport:
     refresh makes them, and of a damaged file all is saved that can be read. Raises BusyError where that must wait.
     """
     try:
-        if _complaints(store):
-            return _rescued(store, repair)
-        return _checked(store, repair)
+        found = _rescued(store, repair) if _complaints(store) else _checked(store, repair)
     except DamagedError:
-        return _rescued(store, repair)
+        found = _rescued(store, repair)
+    return replace(found, left=check(store).problems if found.repaired else found.problems)
 
 
 def _rescued(store: Store, repair: bool) -> CheckReport:

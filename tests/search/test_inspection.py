@@ -108,6 +108,7 @@ def test_harm_is_found_and_mended(store: Store, harm: str) -> None:
     report = check(store, repair=True)
     assert report.problems == problems
     assert report.repaired
+    assert report.left == ()
     assert check(store).problems == ()
     lost = {"belong to others": 1, "2 vectors are broken": 2, "1 vectors are broken": 1}.get(harm, 0)
     assert check(store).counts["vectors"] == COUNT - lost

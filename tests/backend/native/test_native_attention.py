@@ -139,6 +139,23 @@ def test_hidden_keys_at_the_end_change_no_bit(kernels: ctypes.CDLL, length: int)
                 assert np.array_equal(found, bare)
 
 
+def test_each_item_of_a_batch_hides_keys_of_its_own(kernels: ctypes.CDLL) -> None:
+    """One hides nothing, one its end, one keys in between, one its beginning: each as if it were alone."""
+    length = BLOCK + 20
+    q, k, v = (draw(4, 2, length, 16, seed=seed) for seed in range(3))
+    mask = np.ones((4, 1, 1, length), bool)
+    mask[1, ..., 31:] = mask[2, ..., 7:BLOCK] = mask[3, ..., :9] = False
+    together = calls.attention(kernels, q, k, v, scale=0.25, mask=mask)
+    np.testing.assert_allclose(together, plainly(q, k, v, mask, 0.25), atol=TOLERANCE)
+    for item in range(4):
+        own = slice(item, item + 1)
+        alone = calls.attention(kernels, q[own], k[own], v[own], scale=0.25, mask=mask[own])
+        np.testing.assert_array_equal(together[own], alone)
+    np.testing.assert_array_equal(together[:1], calls.attention(kernels, q[:1], k[:1], v[:1], scale=0.25, mask=None))
+    # What a mask says that is read only at its end, or not at all, is seen.
+    assert np.abs(together[2] - plainly(q, k, v, np.ones((1, 1, 1, length), bool), 0.25)[2]).max() > 0.01
+
+
 def test_queries_without_a_key(kernels: ctypes.CDLL) -> None:
     q, k, v = draw(1, 2, 6, 8), draw(1, 2, 300, 8, seed=1), draw(1, 2, 300, 8, seed=2)
     mean = v.astype(np.float64).mean(axis=2, keepdims=True)
