@@ -20,7 +20,7 @@ QUESTIONS = (
     ("cat", "What is this?", "en", "cat"),
     ("penguin", "Was ist das?", "de", "Pinguin"),
     ("strawberry", "Que vois-tu ?", "fr", "fraise"),
-    ("guitar", "¿Qué es esto?", "es", "guitarra"),
+    ("lion", "¿Qué es esto?", "es", "león"),
     ("butterfly", "Che cos'è?", "it", "farfalla"),
     ("owl", "这是什么？", "zh", "猫头鹰"),
     ("rocket", "What is this in French?", "en", "fusée"),
