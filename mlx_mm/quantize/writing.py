@@ -15,7 +15,7 @@ from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import OutputError
 from mlx_mm.quantize.plan import LayerPlan
 from mlx_mm.quantize.precision import Precision
-from mlx_mm.quantize.scheme import QuantConfig
+from mlx_mm.quantize.scheme import AFFINE, QuantConfig
 
 
 @dataclass
@@ -78,14 +78,14 @@ class Tensors:
         rest: list[list[mx.array]] = []
 
         def packed() -> Iterator[mx.array]:
-            for block in self._blocks(path + "weight", scheme.bits):
+            for block in self._blocks(path + "weight", scheme.bits if scheme.mode == AFFINE else None):
                 weight, *others = scheme.quantize(block)
                 mx.eval(weight, *others)
                 rest.append(others)
                 yield weight
 
         writer.write(path + "weight", packed())
-        for part, pieces in zip(("scales", "biases"), zip(*rest, strict=True), strict=True):
+        for part, pieces in zip(scheme.parts[1:], zip(*rest, strict=True), strict=True):
             writer.write(path + part, pieces)
 
     def _blocks(self, name: str, bits: int | None) -> Iterator[mx.array]:
