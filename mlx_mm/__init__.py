@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mlx_mm.classify import classify
     from mlx_mm.conversation import Conversation
     from mlx_mm.convert import ConvertReport, convert
+    from mlx_mm.dequantize import DequantizeReport, dequantize
     from mlx_mm.embed import encode_audio, encode_image, encode_text
     from mlx_mm.generate import generate, stream_generate
     from mlx_mm.generation.answer import Generation
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Conversation",
     "ConvertReport",
+    "DequantizeReport",
     "Generation",
     "Hit",
     "Index",
@@ -34,6 +36,7 @@ __all__ = [
     "Where",
     "classify",
     "convert",
+    "dequantize",
     "encode_audio",
     "encode_image",
     "encode_text",
@@ -47,6 +50,7 @@ __all__ = [
 _ROOMS = {
     "Conversation": "conversation",
     "ConvertReport": "convert",
+    "DequantizeReport": "dequantize",
     "Generation": "generation.answer",
     "Hit": "search.records",
     "Index": "search.index",
@@ -55,6 +59,7 @@ _ROOMS = {
     "Where": "search.records",
     "classify": "classify",
     "convert": "convert",
+    "dequantize": "dequantize",
     "encode_audio": "embed",
     "encode_image": "embed",
     "encode_text": "embed",

@@ -6,7 +6,6 @@ Tensors are read, quantised and written one at a time, so memory stays near the 
 import dataclasses
 import json
 import os
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +14,18 @@ import mlx.core as mx
 
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import atomic, card, matching
+from mlx_mm.checkpoint.carrying import carry_files
 from mlx_mm.checkpoint.padding import pad_to
-from mlx_mm.errors import ConfigError, InputError, OutputError, WeightsError, foreign, is_whole
+from mlx_mm.errors import InputError, OutputError, WeightsError, is_whole
 from mlx_mm.evaluate import cosines_between, vectors_of
 from mlx_mm.load import OpenCheckpoint, open_checkpoint, parse_dtype
 from mlx_mm.processing.arguments import flag, text_or_path
-from mlx_mm.processing.files import MAX_JSON_BYTES, check_regular
 from mlx_mm.progress import Progress, check_progress, progressing
 from mlx_mm.quantize.plan import LayerPlan, plan, to_block, usual_scheme
 from mlx_mm.quantize.precision import HALF, WIDER_HALF, OutOfRangeError, choose_precision
 from mlx_mm.quantize.recipes import Recipe, find_recipe
 from mlx_mm.quantize.scheme import QuantConfig, usual
 from mlx_mm.quantize.writing import Tensors
-
-# Files that travel with the weights; config.json and the index are written anew.
-CARRIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
-NOT_CARRIED = ("config.json", "*.index.json")
 
 
 @dataclass(frozen=True)
@@ -208,7 +203,7 @@ def _write(job: _Job, new: Path, progress: Progress) -> int:
     """Weights, config and the files that are carried over; returns the bytes of the tensors."""
     with progressing(progress, job.tensors.count, "converting", "number") as advance:
         size = job.tensors.write(new, advance)
-    _carry_files(job.source.folder, new)
+    carry_files(job.source.folder, new)
     (new / "config.json").write_text(json.dumps(job.values, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return size
 
@@ -236,12 +231,3 @@ def _card(job: _Job, report: ConvertReport) -> str:
     sizes = report.source_bytes, report.bytes
     name, base = (" ".join(os.fsencode(each).decode("utf-8", "replace").split()) for each in (report.out.name, base))
     return card.write_card(name, base, source.folder, how, sizes, report.cosines, default_licence=source.config.licence)
-
-
-def _carry_files(source: Path, new: Path) -> None:
-    skipped = {path for pattern in NOT_CARRIED for path in source.glob(pattern)}
-    for path in sorted({path for pattern in CARRIED for path in source.glob(pattern)} - skipped):
-        if path.is_file():
-            with foreign(ConfigError, f"{path} cannot be carried over", "expected a small file. Take it out."):
-                check_regular(path, MAX_JSON_BYTES)
-            shutil.copyfile(path, new / path.name)

@@ -33,6 +33,7 @@ ROOMS = {
     "conversation": "a chat that goes on",
     "evaluate": "what rounding cost",
     "convert": "Hugging Face's folder → ours",
+    "dequantize": "ours → Hugging Face's folder",
     "search": "an index of files: search, duplicates, tags",
     "server": "the same over HTTP",
     "cli": "the command line",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_mm.checkpoint.shards import DTYPES, INDEX, SINGLE
+from mlx_mm.errors import OutputError
 
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -19,11 +21,12 @@ Sizes = dict[str, tuple[mx.Dtype, tuple[int, ...]]]  # tensor name -> dtype and 
 class ShardWriter:
     """Writes tensors whose dtypes and shapes are known beforehand, one at a time, in the order given.
 
-    sizes: name -> (dtype, shape). Use as a context manager, then `write` every name in order; the index is
-    written at the end.
+    sizes: name -> (dtype, shape). layout: "mlx", or "pt" for names and axes as Hugging Face has them. Use as a context
+    manager, then `write` every name in order; the index is written at the end.
     """
 
-    def __init__(self, folder: Path, sizes: Sizes):
+    def __init__(self, folder: Path, sizes: Sizes, layout: str = "mlx"):
+        self._layout = layout
         self._folder = folder
         self._shards = _plan_shards(sizes)
         self._todo = [(number, name) for number, shard in enumerate(self._shards) for name in shard]
@@ -73,7 +76,7 @@ class ShardWriter:
 
     def _start(self, number: int) -> None:
         self._finish_file()
-        header: dict[str, object] = {"__metadata__": {"format": "mlx"}}
+        header: dict[str, object] = {"__metadata__": {"format": self._layout}}
         offset = 0
         for name in self._shards[number]:
             dtype, shape = self._sizes[name]
@@ -88,6 +91,17 @@ class ShardWriter:
     def _name(self, number: int) -> str:
         count = len(self._shards)
         return SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def check_space(folder: Path, sizes: Sizes) -> None:
+    """Raise OutputError where the disk of a folder is too small for tensors of these sizes."""
+    needed = total_bytes(sizes)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"The converted model needs {needed / 1e6:,.1f} MB, and the disk for it has {free / 1e6:,.1f} MB free. "
+            "Free some space, or write to another disk."
+        )
 
 
 def total_bytes(sizes: Sizes) -> int:

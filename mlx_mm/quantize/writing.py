@@ -1,6 +1,5 @@
 """A model's tensors on their way into new files, quantised as planned, one after the other."""
 
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import matching, writing
 from mlx_mm.checkpoint.reading import Checkpoint
 from mlx_mm.checkpoint.rows import Rows
-from mlx_mm.errors import OutputError
 from mlx_mm.quantize.plan import LayerPlan
 from mlx_mm.quantize.precision import Precision
 from mlx_mm.quantize.scheme import AFFINE, QuantConfig
@@ -48,7 +46,7 @@ class Tensors:
         """
         schemes = {f"{layer.path}.weight": layer.scheme for layer in self.plans if layer.scheme is not None}
         sizes = self._sizes(schemes)
-        _check_space(new, sizes)
+        writing.check_space(new, sizes)
         with writing.ShardWriter(new, sizes) as writer:
             for name in self.shapes:
                 size = self.arrays[name].size
@@ -102,13 +100,3 @@ class Tensors:
                 yield block.astype(dtype)
         if is_matrix:
             self.largest[name] = largest
-
-
-def _check_space(folder: Path, sizes: writing.Sizes) -> None:
-    needed = writing.total_bytes(sizes)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OutputError(
-            f"The converted model needs {needed / 1e6:,.1f} MB, and the disk for it has {free / 1e6:,.1f} MB free. "
-            "Free some space, or write to another disk."
-        )
