@@ -11,7 +11,7 @@ from mlx_mm.errors import QuantizationError, shown
 Modes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]  # mode -> bits, group sizes
 
 # What we convert to
-MODES: Modes = {"affine": ((4, 8), (32, 64, 128))}
+MODES: Modes = {"affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128))}
 # What MLX computes with, so files of other programs have it
 READ_MODES: Modes = {
     "affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)),
