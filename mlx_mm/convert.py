@@ -22,10 +22,10 @@ from mlx_mm.load import OpenCheckpoint, open_checkpoint, parse_dtype
 from mlx_mm.processing.arguments import flag, text_or_path
 from mlx_mm.processing.files import MAX_JSON_BYTES, check_regular
 from mlx_mm.progress import Progress, check_progress, progressing
-from mlx_mm.quantize.plan import LayerPlan, plan, to_block
+from mlx_mm.quantize.plan import LayerPlan, plan, to_block, usual_scheme
 from mlx_mm.quantize.precision import HALF, WIDER_HALF, OutOfRangeError, choose_precision
-from mlx_mm.quantize.recipes import Recipe, check_recipe
-from mlx_mm.quantize.scheme import QuantConfig
+from mlx_mm.quantize.recipes import Recipe, find_recipe
+from mlx_mm.quantize.scheme import QuantConfig, usual
 from mlx_mm.quantize.writing import Tensors
 
 # Files that travel with the weights; config.json and the index are written anew.
@@ -59,7 +59,7 @@ def convert(
     out: str | Path,
     *,
     bits: int | None = 4,
-    group_size: int = 64,
+    group_size: int | None = None,
     mode: str = "affine",
     dtype: str | mx.Dtype | None = None,
     recipe: str | Recipe | None = None,
@@ -70,12 +70,14 @@ def convert(
 ) -> ConvertReport:
     """Convert a checkpoint to MLX weights in the new folder `out`.
 
-    source: folder, bundled name or hub id, with `revision`. bits: 4, 8, or None to keep the precision.
-    group_size: 32, 64 or 128 weights share a scale. dtype: of what is not quantised, scales and biases of groups
-    included; by default the source's, but float16 where a float32 source is quantised, or bfloat16 where float16
-    cannot hold its numbers.
-    recipe: a name of `quantize.recipes.RECIPES`, or {path pattern: {"bits", "group_size", "mode"} | False}; by default
-    "all" layers of an encoder, and "text-only" of a model that answers in words.
+    source: folder, bundled name or hub id, with `revision`. bits: 2, 3, 4, 5, 6, 8, or None to keep the precision.
+    mode: "affine", "mxfp4", "mxfp8" or "nvfp4". group_size: so many weights share a scale, of affine 32, 64 or 128; a
+    layer whose width it does not divide has a smaller one. By default 64, or the only one of the mode.
+    dtype: of what is not quantised, scales and biases of groups included; by default the source's, but float16 where a
+    float32 source is quantised, or bfloat16 where float16 cannot hold its numbers.
+    recipe: a name of `quantize.recipes.RECIPES`, or {path pattern or mark: bits | {"bits", "group_size", "mode"} |
+    False}, see docs/quantisation.md; by default "all" layers of an encoder, and "text-only" of a model that answers in
+    words.
     overwrite: replace a checkpoint that stands at `out`. check: compare vectors with the source afterwards and
     write the result into the card. progress: show it on stderr, or a function that is called with (done, total).
     The folder appears complete or not at all, and whether it can is found out first. Raises MlxMmError's subclasses,
@@ -117,9 +119,11 @@ class _Job:
     padded: dict[str, list[int]]
 
 
-def _scheme(bits: int | None, group_size: int, mode: str) -> QuantConfig | None:
+def _scheme(bits: int | None, group_size: int | None, mode: str) -> QuantConfig | None:
     """How layers are quantised; what is wrong is said also where none is, so that no argument is passed over."""
-    scheme = QuantConfig(_as_int(4 if bits is None else bits), _as_int(group_size), mode)
+    usual_bits, usual_group = usual(mode)
+    group_size = usual_group if group_size is None else _as_int(group_size)
+    scheme = QuantConfig(usual_bits if bits is None else _as_int(bits), group_size, mode)
     return None if bits is None else scheme
 
 
@@ -138,7 +142,7 @@ def _check_arguments(
     for name, value in switches.items():
         flag(name, value)
     check_progress(progress)
-    check_recipe(recipe)
+    find_recipe(recipe)
 
 
 def _check_source(source: OpenCheckpoint, out: Path, check: bool) -> None:
@@ -173,8 +177,8 @@ def _prepare(
     if recipe is None and scheme is not None and model.kind == "generator":
         recipe = "text-only"
     plans = plan(model, scheme, recipe)
-    if not any(layer.scheme for layer in plans):
-        scheme = None  # the recipe left nothing to quantise, and neither config nor card may say otherwise
+    if scheme is not None:
+        scheme = usual_scheme(plans, scheme)  # neither config nor card may name what no layer has
     precision = choose_precision(asked, checkpoint.float_dtypes, None if scheme is None else half)
     tensors = Tensors(source.folder, checkpoint, arrays, shapes, plans, precision)
     return _Job(source, _new_values(source, plans, scheme, padded), tensors, scheme, parameters, padded)
@@ -228,7 +232,7 @@ def _report(
 def _card(job: _Job, report: ConvertReport) -> str:
     source, scheme = job.source, job.scheme
     base = source.folder.resolve().name if Path(source.name).expanduser().is_dir() else source.name
-    how = "without quantisation" if scheme is None else f"to {scheme.bits} bit, group size {scheme.group_size}"
+    how = "without quantisation" if scheme is None else f"to {scheme}"
     sizes = report.source_bytes, report.bytes
     name, base = (" ".join(os.fsencode(each).decode("utf-8", "replace").split()) for each in (report.out.name, base))
     return card.write_card(name, base, source.folder, how, sizes, report.cosines, default_licence=source.config.licence)

@@ -1,4 +1,4 @@
-"""`mlx_mm convert`: a Hugging Face checkpoint -> MLX weights of 4 or 8 bit, and what became of its layers."""
+"""`mlx_mm convert`: a Hugging Face checkpoint -> MLX weights of few bits, and what became of its layers."""
 
 import argparse
 import math
@@ -19,18 +19,27 @@ if TYPE_CHECKING:
     from mlx_mm.quantize.recipes import Recipe
 
 
+BITS = ("2", "3", "4", "5", "6", "8")
+USUAL = "usual"  # bits of a mode
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of `convert`."""
     parser.add_argument("source", help="folder, bundled name or hub id of a Hugging Face checkpoint")
     parser.add_argument("out", type=Path, help="folder to create")
-    parser.add_argument("--bits", type=_bits, default=4, help="4, 8 or none (default: %(default)s)")
-    parser.add_argument("--group-size", type=int, default=64, help="32, 64 or 128 (default: %(default)s)")
-    parser.add_argument("--mode", default="affine", help="quantisation mode (default: %(default)s)")
+    parser.add_argument(
+        "--bits", type=_bits, default=USUAL, help=f"{', '.join(BITS)} or none (default: 4, or the mode's own)"
+    )
+    parser.add_argument("--group-size", type=int, help="32, 64 or 128 (default: 64, or the mode's own)")
+    parser.add_argument("--mode", default="affine", help="affine, mxfp4, mxfp8 or nvfp4 (default: %(default)s)")
     parser.add_argument(
         "--dtype",
         help="of what is not quantised: float32, float16, bfloat16 (default: the source's, float16 for float32)",
     )
-    parser.add_argument("--recipe", help="all, text-only, embeddings-8bit, or a .json file of {path pattern: settings}")
+    parser.add_argument(
+        "--recipe",
+        help="all-4, all-8, text-only, embeddings-8bit, mixed-4-6, mixed-4-8, or a .json file of {pattern: settings}",
+    )
     add_revision(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that stands at OUT")
     parser.add_argument("--check", action="store_true", help="compare vectors with the source's afterwards")
@@ -39,11 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert, then print what was done."""
     from mlx_mm import convert
+    from mlx_mm.quantize.scheme import usual
 
     report = convert(
         args.source,
         args.out,
-        bits=args.bits,
+        bits=usual(args.mode)[0] if args.bits == USUAL else args.bits,
         group_size=args.group_size,
         mode=args.mode,
         dtype=args.dtype,
@@ -77,7 +87,7 @@ def report_table(report: "ConvertReport", width: int | None = None) -> str:
     groups: dict[tuple[str, str], list[LayerPlan]] = {}
     for choice in report.choices:
         scheme = choice.scheme
-        what = f"{scheme.bits} bit, group {scheme.group_size}" if scheme else f"kept, {choice.reason}"
+        what = f"kept, {choice.reason}" if scheme is None else f"{scheme}{choice.reason and ': '}{choice.reason}"
         groups.setdefault((choice.path.split(".")[0], what), []).append(choice)
     rows = []
     for (tower, what), choices in groups.items():
@@ -98,16 +108,16 @@ def report_table(report: "ConvertReport", width: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def _bits(text: str) -> int | None:
+def _bits(text: str) -> int | str | None:
     if text == "none":
         return None
-    if text not in ("4", "8"):
-        raise argparse.ArgumentTypeError(f"expected 4, 8 or none, found {text!r}")
-    return int(text)
+    if text != USUAL and text not in BITS:
+        raise argparse.ArgumentTypeError(f"expected {', '.join(BITS)} or none, found {text!r}")
+    return text if text == USUAL else int(text)
 
 
 COMMAND = Command(
-    "convert a Hugging Face checkpoint to 4 or 8 bit",
+    "convert a Hugging Face checkpoint to few bits",
     add_arguments,
     run,
     (

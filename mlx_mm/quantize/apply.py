@@ -9,7 +9,7 @@ from mlx.utils import tree_map_with_path
 
 from mlx_mm.backend.streams import compute
 from mlx_mm.errors import ConfigError, QuantizationError, WeightsError, shown
-from mlx_mm.quantize.scheme import READ_MODES, check_known
+from mlx_mm.quantize.scheme import check_known
 
 
 class Layers(Protocol):
@@ -89,7 +89,7 @@ def _settings(path: str, width: int, block: Mapping[str, object]) -> dict[str, o
     if isinstance(own, Mapping) and any(key in own for key in default):
         # A layer's own block without a mode means MLX's default, whatever that of the others is.
         settings |= {"mode": "affine"} | {key: own[key] for key in default if key in own}
-    check_known(settings, READ_MODES)
+    check_known(settings)
     group_size = settings["group_size"]
     if not isinstance(group_size, int) or width % group_size:
         raise QuantizationError(

@@ -20,6 +20,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from mlx_mm.backend.streams import check_wanted
 from mlx_mm.quantize.scheme import QuantConfig
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -51,26 +52,12 @@ class Inputs:
     triangles: tuple[Floats, ...] | None = None
 
 
-class Seen:
-    """Adds up inputs of a layer: Σ x·xᵀ in blocks of columns, or without `products` only Σ x²."""
-
-    def __init__(self, width: int, group_size: int, *, products: bool = True) -> None:
-        self._energy = np.zeros(width, np.float32)
-        self._blocks = column_blocks(width, group_size) if products else []
-        self._products = [np.zeros((block.stop - block.start,) * 2, np.float32) for block in self._blocks]
-
-    def add(self, x: Floats) -> None:
-        """Inputs (rows, in)."""
-        self._energy += np.einsum("ij,ij->j", x, x)
-        for block, total in zip(self._blocks, self._products, strict=True):
-            total += x[:, block].T @ x[:, block]
-
-    def inputs(self) -> Inputs:
-        """What the inputs say; the sums are gone then."""
-        triangles = []
-        while self._products:
-            triangles.append(_triangle(self._products.pop(0)))
-        return Inputs(self._energy, tuple(triangles) or None)
+def inputs_of(x: Floats, group_size: int | None) -> Inputs:
+    """Of inputs (rows, in). group_size: of the weight whose errors are to be compensated, None where they are not."""
+    energy = np.einsum("ij,ij->j", x, x)
+    if group_size is None:
+        return Inputs(energy)
+    return Inputs(energy, tuple(_triangle(x[:, part].T @ x[:, part]) for part in column_blocks(x.shape[1], group_size)))
 
 
 def column_blocks(width: int, group_size: int) -> list[slice]:
@@ -81,7 +68,7 @@ def column_blocks(width: int, group_size: int) -> list[slice]:
 
 
 def _triangle(product: Floats) -> Floats:
-    """R of H = R·Rᵀ, damped, each column divided by its diagonal; `product` is changed."""
+    """R of H = R·Rᵀ, damped, each column divided by its diagonal. product: H, which is changed."""
     mean = float(product.diagonal().mean())
     product[np.diag_indices_from(product)] += DAMPING * mean if mean > 0 else 1.0
     upper = np.linalg.cholesky(product[::-1, ::-1])[::-1, ::-1]  # of the reversed matrix, R from its end
@@ -105,11 +92,13 @@ def compensated(
 def _round(
     weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs, shares: tuple[float, ...]
 ) -> list[mx.array]:
-    parts = []
-    for first in range(0, len(weight), ROWS_AT_ONCE):
+    def round_rows(first: int) -> tuple[npt.NDArray[np.uint32], Floats, Floats]:
+        check_wanted()
         columns = np.array(weight[first : first + ROWS_AT_ONCE].T, np.float32, order="C")  # a copy, to be changed
         codes, scales, biases = _round_columns(columns, scheme, dtype, inputs, shares)
-        parts.append((pack(codes.T, scheme.bits), scales.T, biases.T))
+        return pack(codes.T, scheme.bits), scales.T, biases.T
+
+    parts = [round_rows(first) for first in range(0, len(weight), ROWS_AT_ONCE)]
     packed, scales, biases = (np.concatenate(part) for part in zip(*parts, strict=True))
     return [mx.array(packed), mx.array(scales).astype(dtype), mx.array(biases).astype(dtype)]
 
@@ -194,7 +183,10 @@ def _codes(weights: Floats, scale: Floats, bias: Floats, bits: int) -> Floats:
 
 def _as_stored(numbers: Floats, dtype: mx.Dtype) -> Floats:
     """Numbers as a file of that dtype has them, so that what they err is compensated too."""
-    return np.array(mx.array(numbers).astype(dtype).astype(mx.float32))
+    if dtype == mx.bfloat16:  # which NumPy lacks: the upper half of a float32, rounded to even
+        bits = numbers.view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return numbers.astype(np.float16).astype(np.float32) if dtype == mx.float16 else numbers
 
 
 def pack(codes: Codes, bits: int) -> npt.NDArray[np.uint32]:
