@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -171,6 +171,14 @@ def prepared(probes: Probes, model: Checked, processor: Processor) -> dict[Modal
         if items:
             batches[modality] = [_encoded(modality, chunk, processor) for chunk in _chunks(items, PER_BATCH[modality])]
     return batches
+
+
+def joined(batches: Mapping[Modality, Sequence[Batch]], processor: Processor) -> dict[Modality, Batch]:
+    """What `prepared` gives, each kind in one batch, as rounding wants it; of a generator all prompts in one."""
+    if processor.kind != "chat":
+        return {modality: processor.collate(some) for modality, some in batches.items()}
+    together = processor.collate([batch for some in batches.values() for batch in some])
+    return {"image" if "image" in batches else "text": keep_last(together, LAST_TOKENS)}
 
 
 def run(model: Model, modality: Modality, batch: Batch) -> mx.array:
