@@ -7,11 +7,14 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_mm.backend import device
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import atomic, card, matching
 from mlx_mm.checkpoint.carrying import carry_files
@@ -19,13 +22,18 @@ from mlx_mm.checkpoint.padding import pad_to
 from mlx_mm.errors import InputError, OutputError, WeightsError, is_whole
 from mlx_mm.evaluate import cosines_between, vectors_of
 from mlx_mm.load import OpenCheckpoint, open_checkpoint, parse_dtype
+from mlx_mm.models.contracts import Modality, Model
+from mlx_mm.probes import Probes, bundled_probes, fitting, folder_probes, joined, prepared, run
 from mlx_mm.processing.arguments import flag, text_or_path
+from mlx_mm.processing.batch import Batch
 from mlx_mm.progress import Progress, check_progress, progressing
+from mlx_mm.quantize.calibrating import Walk
+from mlx_mm.quantize.methods import Method, find_method
 from mlx_mm.quantize.plan import LayerPlan, plan, to_block, usual_scheme
 from mlx_mm.quantize.precision import HALF, WIDER_HALF, OutOfRangeError, choose_precision
 from mlx_mm.quantize.recipes import Recipe, find_recipe
 from mlx_mm.quantize.scheme import QuantConfig, usual
-from mlx_mm.quantize.writing import Tensors
+from mlx_mm.quantize.writing import Tensors, Writing
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ def convert(
     mode: str = "affine",
     dtype: str | mx.Dtype | None = None,
     recipe: str | Recipe | None = None,
+    method: str = "best",
+    calibrate: str | Path | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     check: bool = False,
@@ -73,29 +83,34 @@ def convert(
     recipe: a name of `quantize.recipes.RECIPES`, or {path pattern or mark: bits | {"bits", "group_size", "mode"} |
     False}, see docs/quantisation.md; by default "all" layers of an encoder, and "text-only" of a model that answers in
     words.
+    method: how weights are rounded, a name of `quantize.methods.METHODS`; all but "plain" and "search" run the model on
+    some inputs while they round. calibrate: a folder of such inputs, pictures, sounds or texts like those the model is
+    to work on; by default those that come with the package.
     overwrite: replace a checkpoint that stands at `out`. check: compare vectors with the source afterwards and
     write the result into the card. progress: show it on stderr, or a function that is called with (done, total).
     The folder appears complete or not at all, and whether it can is found out first. Raises MlxMmError's subclasses,
     OutputError for `out`.
     """
     start = time.perf_counter()
-    scheme, asked = _scheme(bits, group_size, mode), parse_dtype(dtype)
+    scheme, asked, rounding = _scheme(bits, group_size, mode), parse_dtype(dtype), find_method(method)
     _check_arguments(source, recipe, {"overwrite": overwrite, "check": check}, progress)
+    probes = bundled_probes() if calibrate is None else folder_probes(calibrate)
     out = atomic.as_name(out)
     with atomic.new_folder(out, overwrite) as new:
         opened = open_checkpoint(source, revision=revision)
         _check_source(opened, out, check)
         theirs = vectors_of(opened.folder) if check else None
         with computing():
-            job = _prepare(opened, scheme, recipe, asked, HALF)
+            job = _prepare(opened, scheme, recipe, asked, HALF, rounding)
+        calibration = _calibration(job, probes)
         try:
-            size = _write(job, new, progress)
+            size = _write(job, new, progress, calibration)
         except OutOfRangeError:
             for file in new.iterdir():
                 file.unlink()  # what is written anew needs its place on the disk
             with computing():
-                job = _prepare(opened, scheme, recipe, asked, WIDER_HALF)
-            size = _write(job, new, progress)
+                job = _prepare(opened, scheme, recipe, asked, WIDER_HALF, rounding)
+            size = _write(job, new, progress, calibration)
         cosines = None if theirs is None else cosines_between(vectors_of(new), theirs)
         report = _report(job, out, size, start, cosines)
         (new / "README.md").write_text(_card(job, report), "utf-8")
@@ -104,9 +119,10 @@ def convert(
 
 @dataclass(frozen=True)
 class _Job:
-    """One conversion. values: the new config.json. parameters: before any padding."""
+    """One conversion. model: without weights. values: the new config.json. parameters: before any padding."""
 
     source: OpenCheckpoint
+    model: Model
     values: dict[str, object]
     tensors: Tensors
     scheme: QuantConfig | None
@@ -156,6 +172,7 @@ def _prepare(
     recipe: str | Recipe | None,
     asked: mx.Dtype | None,
     half: mx.Dtype,
+    method: Method,
 ) -> _Job:
     """What is to be written; no weights are read. half: for a float32 source that is quantised."""
     source, checkpoint = source.with_tensors()
@@ -175,8 +192,8 @@ def _prepare(
     if scheme is not None:
         scheme = usual_scheme(plans, scheme)  # neither config nor card may name what no layer has
     precision = choose_precision(asked, checkpoint.float_dtypes, None if scheme is None else half)
-    tensors = Tensors(source.folder, checkpoint, arrays, shapes, plans, precision)
-    return _Job(source, _new_values(source, plans, scheme, padded), tensors, scheme, parameters, padded)
+    tensors = Tensors(source.folder, checkpoint, arrays, shapes, plans, precision, method)
+    return _Job(source, model, _new_values(source, plans, scheme, padded), tensors, scheme, parameters, padded)
 
 
 def _widen(source: OpenCheckpoint, scheme: QuantConfig | None) -> tuple[OpenCheckpoint, dict[str, list[int]]]:
@@ -199,10 +216,27 @@ def _new_values(
     return values | ({"padded": padded} if padded else {})
 
 
-def _write(job: _Job, new: Path, progress: Progress) -> int:
+def _calibration(job: _Job, probes: Probes) -> dict[Modality, Batch]:
+    """What the model is run on while its weights are rounded, a batch of each kind; none where that needs no inputs."""
+    if job.scheme is None or not job.tensors.method.asks_for_inputs:
+        return {}
+    processor = job.source.processor()
+    batches = prepared(fitting(probes, job.model).halves()[0], job.model, processor)
+    return joined(batches, processor)
+
+
+def _write(job: _Job, new: Path, progress: Progress, calibration: Mapping[Modality, Batch]) -> int:
     """Weights, config and the files that are carried over; returns the bytes of the tensors."""
+
+    def calibrate(writing: Writing) -> None:
+        device.prepare()
+        walk = Walk(job.model, writing)
+        for modality, batch in calibration.items():
+            real = batch.get("attention_mask", batch.get("pixel_attention_mask"))
+            walk.see(partial(run, job.model, modality, batch), real)
+
     with progressing(progress, job.tensors.count, "converting", "number") as advance:
-        size = job.tensors.write(new, advance)
+        size = job.tensors.write(new, advance, calibrate if calibration else None)
     carry_files(job.source.folder, new)
     (new / "config.json").write_text(json.dumps(job.values, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return size

@@ -31,6 +31,7 @@ ROOMS = {
     "classify": "inputs and labels → scores",
     "generate": "prompts → answers",
     "conversation": "a chat that goes on",
+    "probes": "what a model is tried on",
     "evaluate": "what rounding cost",
     "convert": "Hugging Face's folder → ours",
     "dequantize": "ours → Hugging Face's folder",

@@ -79,7 +79,7 @@ def test_numbers_are_those_of_the_quantised_model(
 ) -> None:
     """Each weight is what its packed form says, cut to the width of the source."""
     source = tiny_checkpoint(name)
-    options: dict[str, Any] = {"bits": bits, "mode": mode, "recipe": "all", "dtype": "float32"}
+    options: dict[str, Any] = {"bits": bits, "mode": mode, "recipe": "all", "method": "plain", "dtype": "float32"}
     mlx_mm.convert(source, tmp_path / "ours", **options)
     report = mlx_mm.dequantize(tmp_path / "ours", tmp_path / "floats")
     model, _ = mlx_mm.load(tmp_path / "ours", dtype="float32")
@@ -101,7 +101,7 @@ def test_numbers_are_those_of_the_quantised_model(
 
 
 def test_dtype_of_the_floats(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) -> None:
-    mlx_mm.convert(tiny_checkpoint("siglip"), tmp_path / "ours")
+    mlx_mm.convert(tiny_checkpoint("siglip"), tmp_path / "ours", method="plain")
     mlx_mm.dequantize(tmp_path / "ours", tmp_path / "half", dtype="bfloat16")
     arrays = mx.load(str(tmp_path / "half" / "model.safetensors"))
     assert {array.dtype for array in arrays.values()} == {mx.bfloat16}  # type: ignore[union-attr]
@@ -118,7 +118,7 @@ def test_what_cannot_be_done(tmp_path: Path, tiny_checkpoint: Callable[..., Path
     with pytest.raises(WeightsError, match="Hugging Face's own names already"):
         mlx_mm.dequantize(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    mlx_mm.convert(source, tmp_path / "ours")
+    mlx_mm.convert(source, tmp_path / "ours", method="plain")
     with pytest.raises(InputError, match="dtype is 'int4'"):
         mlx_mm.dequantize(tmp_path / "ours", tmp_path / "out", dtype="int4")
     with pytest.raises(OutputError):
@@ -132,7 +132,7 @@ def test_numbers_that_float16_cannot_hold(tmp_path: Path) -> None:
     weights = tiny_weights(config)
     weights["text_model.final_layer_norm.weight"][0] = 1e6
     source = write_checkpoint(tmp_path / "source", config, weights)
-    mlx_mm.convert(source, tmp_path / "ours")
+    mlx_mm.convert(source, tmp_path / "ours", method="plain")
     with pytest.raises(InputError, match="beyond its 65504"):
         mlx_mm.dequantize(tmp_path / "ours", tmp_path / "out", dtype="float16")
     assert not (tmp_path / "out").exists()

@@ -117,10 +117,19 @@ class Classifier(Checkpointed, Protocol):
 
 
 class Generator(Checkpointed, Protocol):
-    """Answers in words. request: a processor's batch on its way through this model."""
+    """Answers in words. has_head: whether this checkpoint can. request: a processor's batch on its way through this
+    model.
+
+    token_logits: a processor's arrays -> logits after each token (B, L, V), with logits_to_keep after those at these
+    places of the longest prompt.
+    """
 
     kind: Literal["generator"]
 
+    @property
+    def has_head(self) -> bool: ...
+    @property
+    def token_logits(self) -> Features: ...
     def request(self, batch: Batch) -> Request: ...
 
 
@@ -207,7 +216,7 @@ class ChatProcessor(Protocol):
 
     defaults: how tokens are chosen and answers end where nobody says. response: a parser for one answer.
     without_markers: what the model said, as it may stand in a message. count_tokens: what each image and video costs.
-    image_sizes: (height, width) of the images of a chat.
+    image_sizes: (height, width) of the images of a chat. collate: one batch of several, padded on the left.
     """
 
     kind: Literal["chat"]
@@ -241,6 +250,7 @@ class ChatProcessor(Protocol):
         images: ImageSource | Sequence[ImageSource] = (),
         videos: VideoSource | Sequence[VideoSource] = (),
     ) -> dict[str, list[int]]: ...
+    def collate(self, items: Sequence[Batch]) -> Batch: ...
 
 
 Processor: TypeAlias = EncoderProcessor | ChatProcessor

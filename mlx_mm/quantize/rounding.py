@@ -1,0 +1,196 @@
+"""Rounding the weight of one layer to the grid of its file: to the nearest, by searched grids, by compensated errors.
+
+A group of a row has a scale and a bias; a weight is then scale · code + bias, with a code of so many bits.
+
+- plain: as MLX does it, the grid reaching from the smallest weight of a group to the largest.
+- searched: of several ranges, clipped more and more, the one that errs least when its scale and bias are refitted by
+  least squares. A column weighs as much as the energy of its inputs.
+- compensated: columns are rounded one after the other, and those to come are changed so that the layer's outputs, for
+  the inputs that were seen, stay as near as they can: GPTQ (Frantar et al., arXiv 2210.17323), with grids searched on
+  the changed weights. With H = Σ x·xᵀ = R·Rᵀ, R upper triangular, the errors δ of a row cost
+  Σᵢ (Rᵢᵢ·δᵢ + Σ Rₖᵢ·δₖ over k < i)², so column i is rounded at wᵢ + Σ (Rₖᵢ / Rᵢᵢ)·(wₖ − qₖ). These are GPTQ's numbers,
+  without its inverse of H.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from mlx_mm.backend.streams import check_wanted
+from mlx_mm.quantize.scheme import QuantConfig
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Codes: TypeAlias = npt.NDArray[np.uint8]
+
+DAMPING = 0.01  # of the mean of H's diagonal, added to it (GPTQ, section 3.3)
+MOST_COLUMNS = 4096  # that H relates to each other: its factors take the cube of them
+ROWS_AT_ONCE = 1024  # of a weight: the columns of a group then fit a processor's cache
+# Shares of a group's range that are tried, by bits: the fewer there are, the more a finer grid is worth clipping.
+SHARES = {
+    2: tuple(np.linspace(1, 0.4, 13).tolist()),
+    3: tuple(np.linspace(1, 0.5, 11).tolist()),
+    4: tuple(np.linspace(1, 0.65, 8).tolist()),
+    5: (1.0, 0.95, 0.9, 0.85, 0.8),
+    6: (1.0, 0.95, 0.9),
+    8: (1.0,),
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the inputs of a layer say of the columns of its weight.
+
+    energy: (in,), the sum of their squares. triangles: R, each column divided by its diagonal, for each of
+    `column_blocks`; None where errors are not compensated.
+    """
+
+    energy: Floats
+    triangles: tuple[Floats, ...] | None = None
+
+
+def inputs_of(x: Floats, group_size: int | None) -> Inputs:
+    """Of inputs (rows, in). group_size: of the weight whose errors are to be compensated, None where they are not."""
+    energy = np.einsum("ij,ij->j", x, x)
+    if group_size is None:
+        return Inputs(energy)
+    return Inputs(energy, tuple(_triangle(x[:, part].T @ x[:, part]) for part in column_blocks(x.shape[1], group_size)))
+
+
+def column_blocks(width: int, group_size: int) -> list[slice]:
+    """The fewest blocks of whole groups, alike in size, that MOST_COLUMNS allows."""
+    groups, count = width // group_size, -(-width // MOST_COLUMNS)
+    bounds = [groups * number // count * group_size for number in range(count + 1)]
+    return [slice(*pair) for pair in pairwise(bounds)]
+
+
+def _triangle(product: Floats) -> Floats:
+    """R of H = R·Rᵀ, damped, each column divided by its diagonal. product: H, which is changed."""
+    mean = float(product.diagonal().mean())
+    product[np.diag_indices_from(product)] += DAMPING * mean if mean > 0 else 1.0
+    upper = np.linalg.cholesky(product[::-1, ::-1])[::-1, ::-1]  # of the reversed matrix, R from its end
+    return np.ascontiguousarray(upper / upper.diagonal())
+
+
+def searched(weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, energy: Floats | None = None) -> list[mx.array]:
+    """(out, in) -> packed weight, scales and biases of `dtype`. energy: (in,) of the inputs; without it all columns
+    weigh the same."""
+    energy = np.ones(weight.shape[1], np.float32) if energy is None else energy
+    return _round(weight, scheme, dtype, Inputs(energy), SHARES[scheme.bits])
+
+
+def compensated(
+    weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs, *, searching: bool = True
+) -> list[mx.array]:
+    """As `searched`, errors compensated. searching: else a grid reaches from the smallest weight to the largest."""
+    return _round(weight, scheme, dtype, inputs, SHARES[scheme.bits] if searching else ())
+
+
+def _round(
+    weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs, shares: tuple[float, ...]
+) -> list[mx.array]:
+    def round_rows(first: int) -> tuple[npt.NDArray[np.uint32], Floats, Floats]:
+        check_wanted()
+        columns = np.array(weight[first : first + ROWS_AT_ONCE].T, np.float32, order="C")  # a copy, to be changed
+        codes, scales, biases = _round_columns(columns, scheme, dtype, inputs, shares)
+        return pack(codes.T, scheme.bits), scales.T, biases.T
+
+    parts = [round_rows(first) for first in range(0, len(weight), ROWS_AT_ONCE)]
+    packed, scales, biases = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return [mx.array(packed), mx.array(scales).astype(dtype), mx.array(biases).astype(dtype)]
+
+
+def _round_columns(
+    columns: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs, shares: tuple[float, ...]
+) -> tuple[Codes, Floats, Floats]:
+    """A transposed weight (in, out) -> codes (in, out), scales and biases (groups, out). With compensation its errors
+    stand in its place afterwards."""
+    (width, count), size = columns.shape, scheme.group_size
+    codes = np.empty((width, count), np.uint8)
+    scales, biases = np.empty((2, width // size, count), np.float32)
+    blocks = column_blocks(width, size)
+    for block, triangle in zip(blocks, inputs.triangles or [None] * len(blocks), strict=True):
+        for first in range(block.start, block.stop, size):
+            group, place = slice(first, first + size), first - block.start
+            wanted = columns[group]
+            if triangle is not None and place:
+                wanted = wanted + triangle[:place, place : place + size].T @ columns[block.start : first]
+            scale, bias = fit_grid(wanted, inputs.energy[group], scheme.bits, shares)
+            scale, bias = _as_stored(scale, dtype), _as_stored(bias, dtype)
+            scales[first // size], biases[first // size] = scale, bias
+            if triangle is None:
+                codes[group] = _codes(wanted, scale, bias, scheme.bits)
+            else:
+                within = triangle[place : place + size, place : place + size]
+                codes[group] = _round_group(columns[group], wanted, within, scale, bias, scheme.bits)
+    return codes, scales, biases
+
+
+def _round_group(errors: Floats, wanted: Floats, within: Floats, scale: Floats, bias: Floats, bits: int) -> Floats:
+    """Codes (group, out) of weights that are to be `wanted`, one column after the other. errors: the weights
+    themselves, in whose place stand the errors afterwards. within: the triangle of these columns."""
+    codes = np.empty_like(wanted)
+    for row in range(len(wanted)):
+        aim = wanted[row] + within[:row, row] @ errors[:row]
+        codes[row] = _codes(aim, scale, bias, bits)
+        errors[row] -= codes[row] * scale + bias
+    return codes
+
+
+def fit_grid(group: Floats, energy: Floats, bits: int, shares: tuple[float, ...]) -> tuple[Floats, Floats]:
+    """Scale and bias (out,) for the groups (group, out) of as many rows; without shares their whole ranges.
+
+    Weighted by energy (group,), the codes c of a range have the refitted scale cov(c, w) / var(c), which leaves the
+    error var(w) − cov(c, w)² / var(c).
+    """
+    most = 2**bits - 1
+    low, high = group.min(axis=0), group.max(axis=0)
+    scale = (high - low) / most
+    bias = low
+    if not shares:
+        return scale, bias
+    weights = (energy / energy.sum() if energy.sum() > 0 else np.full_like(energy, 1 / len(energy))).astype(np.float32)
+    centre, best = (low + high) / 2, np.full_like(low, -1)
+    level = weights @ group
+    centred = group - level
+    for share in shares:
+        step = (high - low) * np.float32(share / most)
+        codes = _codes(group, step, centre - step * np.float32(most / 2), bits)
+        codes -= np.float32(most / 2)
+        mean = weights @ codes
+        covariance = weights @ (codes * centred)
+        variance = weights @ np.square(codes, out=codes) - mean * mean
+        gain = np.divide(covariance**2, variance, out=np.zeros_like(mean), where=variance > 0)
+        better = gain > best
+        fitted = np.divide(covariance, variance, out=np.zeros_like(mean), where=variance > 0)
+        best = np.where(better, gain, best)
+        scale = np.where(better, fitted, scale)
+        bias = np.where(better, level - fitted * (mean + np.float32(most / 2)), bias)
+    return scale, bias
+
+
+def _codes(weights: Floats, scale: Floats, bias: Floats, bits: int) -> Floats:
+    """The nearest codes of weights (…, out) on grids (out,), as floats."""
+    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+    codes = weights - bias
+    codes *= inverse
+    np.rint(codes, out=codes)
+    return np.clip(codes, 0, 2**bits - 1, out=codes)
+
+
+def _as_stored(numbers: Floats, dtype: mx.Dtype) -> Floats:
+    """Numbers as a file of that dtype has them, so that what they err is compensated too."""
+    if dtype == mx.bfloat16:  # which NumPy lacks: the upper half of a float32, rounded to even
+        bits = numbers.view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return numbers.astype(np.float16).astype(np.float32) if dtype == mx.float16 else numbers
+
+
+def pack(codes: Codes, bits: int) -> npt.NDArray[np.uint32]:
+    """Codes (out, in) as MLX packs them, (out, in · bits / 32): one after the other, the lowest bits first."""
+    eights = codes.reshape(len(codes), -1, 8).astype(np.uint64) << np.arange(0, 8 * bits, bits, dtype=np.uint64)
+    words = np.ascontiguousarray(np.bitwise_or.reduce(eights, axis=-1), "<u8")  # 8 codes fill as many bytes as bits
+    return words.view(np.uint8).reshape(len(codes), -1, 8)[..., :bits].reshape(len(codes), -1).copy().view("<u4")
