@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mlx_mm.conversation import Conversation
     from mlx_mm.convert import ConvertReport, convert
     from mlx_mm.embed import encode_audio, encode_image, encode_text
+    from mlx_mm.evaluate.comparing import compare
     from mlx_mm.generate import generate, stream_generate
     from mlx_mm.generation.answer import Generation
     from mlx_mm.generation.prompt_cache import PromptCache
@@ -33,6 +34,7 @@ __all__ = [
     "RefreshReport",
     "Where",
     "classify",
+    "compare",
     "convert",
     "encode_audio",
     "encode_image",
@@ -54,6 +56,7 @@ _ROOMS = {
     "RefreshReport": "search.records",
     "Where": "search.records",
     "classify": "classify",
+    "compare": "evaluate.comparing",
     "convert": "convert",
     "encode_audio": "embed",
     "encode_image": "embed",

@@ -168,7 +168,7 @@ def prepared(probes: Probes, model: Checked, processor: Processor) -> dict[Modal
     batches: dict[Modality, list[Batch]] = {}
     for modality in model.modalities:
         items: Sequence[object] = {"text": probes.texts, "image": probes.images, "audio": probes.sounds}[modality]
-        if items:
+        if items and modality in processor.modalities:
             batches[modality] = [_encoded(modality, chunk, processor) for chunk in _chunks(items, PER_BATCH[modality])]
     return batches
 

@@ -23,6 +23,7 @@ if sys.dont_write_bytecode:
 
 from recipes import RECIPES
 
+from mlx_mm import convert
 from mlx_mm.backend import device
 from mlx_mm.backend.native import library, signatures
 
@@ -37,6 +38,12 @@ def signals_that_act() -> Iterator[None]:
     yield
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a conversion lost takes longer to measure than the rest of most tests: it is measured where check=True."""
+    monkeypatch.setitem(convert.__kwdefaults__, "check", False)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ or 8 bit floats with a power of two for each 32. nvfp4: 4 bit floats with an 8 b
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import mlx.core as mx
 
@@ -89,6 +88,8 @@ def check_known(values: Mapping[str, object]) -> None:
                 f"{name} is {shown(value)}; {mode} takes {', '.join(map(str, known))}. Pass one of these."
             )
     if mode != AFFINE and not _installed_has(mode):
+        from importlib.metadata import version  # which imports much
+
         raise QuantizationError(
             f"mode is {shown(mode)}, which the installed MLX {version('mlx')} lacks. "
             "Install a newer mlx, or use affine."
