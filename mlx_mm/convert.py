@@ -6,7 +6,6 @@ Tensors are read, quantised and written one at a time, so memory stays near the 
 import dataclasses
 import json
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Mapping
@@ -19,16 +18,16 @@ import mlx.core as mx
 from mlx_mm.backend import device
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import atomic, card, matching
+from mlx_mm.checkpoint.carrying import carry_files
 from mlx_mm.checkpoint.digest import weights_digest
 from mlx_mm.checkpoint.padding import pad_to
-from mlx_mm.errors import ConfigError, MlxMmError, OutputError, WeightsError, foreign, is_whole
+from mlx_mm.errors import MlxMmError, OutputError, WeightsError, is_whole
 from mlx_mm.evaluate.comparing import measure
 from mlx_mm.load import OpenCheckpoint, open_checkpoint, parse_dtype
 from mlx_mm.models.contracts import Modality, Model
 from mlx_mm.probes import Probes, bundled_probes, fitting, folder_probes, joined, prepared, run
 from mlx_mm.processing.arguments import flag, text_or_path
 from mlx_mm.processing.batch import Batch
-from mlx_mm.processing.files import MAX_JSON_BYTES, check_regular
 from mlx_mm.progress import Progress, check_progress, progressing
 from mlx_mm.quantize import record
 from mlx_mm.quantize.calibrating import Walk
@@ -39,10 +38,6 @@ from mlx_mm.quantize.precision import HALF, WIDER_HALF, OutOfRangeError, choose_
 from mlx_mm.quantize.recipes import Recipe, find_recipe
 from mlx_mm.quantize.scheme import QuantConfig, usual
 from mlx_mm.quantize.writing import Tensors, Writing
-
-# Files that travel with the weights; config.json and the index are written anew.
-CARRIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
-NOT_CARRIED = ("config.json", "*.index.json", record.FILE)
 
 
 @dataclass(frozen=True)
@@ -248,7 +243,7 @@ def _write(job: _Job, new: Path, progress: Progress, calibration: Mapping[Modali
 
     with progressing(progress, job.tensors.count, "converting", "number") as advance:
         size = job.tensors.write(new, advance, calibrate if calibration else None)
-    _carry_files(job.source.folder, new)
+    carry_files(job.source.folder, new)
     (new / "config.json").write_text(json.dumps(job.values, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return size
 
@@ -285,7 +280,7 @@ def _names(job: _Job, report: ConvertReport) -> tuple[str, str]:
 
 def _card(job: _Job, report: ConvertReport) -> str:
     source, scheme = job.source, job.scheme
-    how = "without quantisation" if scheme is None else f"to {scheme.bits} bit, group size {scheme.group_size}"
+    how = "without quantisation" if scheme is None else f"to {scheme}"
     sizes = report.source_bytes, report.bytes
     measured = "" if report.cost is None else report.cost.as_markdown()
     names = _names(job, report)
@@ -306,12 +301,3 @@ def _record(job: _Job, report: ConvertReport, method: str, check: bool) -> str:
         seconds=report.seconds,
         cost=report.cost,
     )
-
-
-def _carry_files(source: Path, new: Path) -> None:
-    skipped = {path for pattern in NOT_CARRIED for path in source.glob(pattern)}
-    for path in sorted({path for pattern in CARRIED for path in source.glob(pattern)} - skipped):
-        if path.is_file():
-            with foreign(ConfigError, f"{path} cannot be carried over", "expected a small file. Take it out."):
-                check_regular(path, MAX_JSON_BYTES)
-            shutil.copyfile(path, new / path.name)

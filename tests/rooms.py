@@ -34,6 +34,7 @@ ROOMS = {
     "probes": "what a model is tried on",
     "evaluate": "what rounding cost, two checkpoints side by side",
     "convert": "Hugging Face's folder → ours",
+    "dequantize": "ours → Hugging Face's folder",
     "search": "an index of files: search, duplicates, tags",
     "server": "the same over HTTP",
     "cli": "the command line",

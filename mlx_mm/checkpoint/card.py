@@ -9,6 +9,7 @@ from mlx_mm.processing.files import open_regular
 TOP_BYTES = 1 << 20  # of a card, in which its front matter lies
 # Keys of a card's front matter that say under which terms the weights may be used
 LICENCE_KEYS = ("license", "license_name", "license_link")
+CARRIED_KEYS = ("base_model", *LICENCE_KEYS)
 
 
 def front_matter(folder: Path) -> dict[str, str]:

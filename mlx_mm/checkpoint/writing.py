@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_mm.checkpoint.shards import DTYPES, INDEX, SINGLE
+from mlx_mm.errors import OutputError
 
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -19,11 +21,12 @@ Sizes = dict[str, tuple[mx.Dtype, tuple[int, ...]]]  # tensor name -> dtype and 
 class ShardWriter:
     """Writes tensors whose dtypes and shapes are known beforehand, in any order; what is written can be read again.
 
-    sizes: name -> (dtype, shape), in the order of the files. Use as a context manager, and `write` every name once;
-    the index is written at the end.
+    sizes: name -> (dtype, shape), in the order of the files. layout: "mlx", or "pt" for names and axes as Hugging Face
+    has them. Use as a context manager, and `write` every name once; the index is written at the end.
     """
 
-    def __init__(self, folder: Path, sizes: Sizes):
+    def __init__(self, folder: Path, sizes: Sizes, layout: str = "mlx"):
+        self._layout = layout
         self._folder = folder
         self._shards = _plan_shards(sizes)
         self._sizes = sizes
@@ -74,10 +77,15 @@ class ShardWriter:
         (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
         return total
 
-    def _begin(self, number: int) -> None:
-        """Write the header of a shard."""
-        header: dict[str, object] = {"__metadata__": {"format": "mlx"}}
-        offset, starts = 0, {}
+    def _finish_file(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def _start(self, number: int) -> None:
+        self._finish_file()
+        header: dict[str, object] = {"__metadata__": {"format": self._layout}}
+        offset = 0
         for name in self._shards[number]:
             dtype, shape = self._sizes[name]
             end = offset + _num_bytes(dtype, shape)
@@ -106,6 +114,17 @@ class ShardWriter:
     def _name(self, number: int) -> str:
         count = len(self._shards)
         return SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def check_space(folder: Path, sizes: Sizes) -> None:
+    """Raise OutputError where the disk of a folder is too small for tensors of these sizes."""
+    needed = total_bytes(sizes)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"The converted model needs {needed / 1e6:,.1f} MB, and the disk for it has {free / 1e6:,.1f} MB free. "
+            "Free some space, or write to another disk."
+        )
 
 
 def total_bytes(sizes: Sizes) -> int:

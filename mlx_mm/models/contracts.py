@@ -44,8 +44,9 @@ class Checkpointed(Layers, Protocol):
     """What models of every kind have.
 
     modalities: what this checkpoint takes. sanitize: Hugging Face's tensors -> those of the model, `Rows` where one is
-    made of many. modules_for: what the features of a modality are computed with, so that a lazily loaded model reads
-    no more. quant_predicate: whether the layer at a path may be quantised. cast_predicate: whether the weight at
+    made of many. restore: the other way, of float weights, `Rows` where one is large or a stack. modules_for: what the
+    features of a modality are computed with, so that a lazily loaded model reads no more. quant_predicate: whether the
+    layer at a path may be quantised. cast_predicate: whether the weight at
     a path may be computed with in float16; elsewhere it is computed with in float32. towers: how the paths of the
     layers of a modality start, each with its dot, such as "text_projection.". padded_axes: how a parameter's path ends
     -> the axis that grows with an MLP's width (see `FamilyConfig.widened`), or that axis and the number of equal parts
@@ -59,6 +60,7 @@ class Checkpointed(Layers, Protocol):
     @property
     def padded_axes(self) -> tuple[tuple[str, int | tuple[int, int]], ...]: ...
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array | Rows]: ...
+    def restore(self, weights: dict[str, mx.array | Rows]) -> dict[str, mx.array | Rows]: ...
     def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]: ...
     def quant_predicate(self, path: str, module: nn.Module) -> bool: ...
     def cast_predicate(self, path: str) -> bool: ...

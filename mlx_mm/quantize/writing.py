@@ -1,6 +1,5 @@
 """A model's tensors on their way into new files, quantised as planned, one at a time."""
 
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import matching, writing
 from mlx_mm.checkpoint.reading import Checkpoint
 from mlx_mm.checkpoint.rows import Rows
-from mlx_mm.errors import OutputError
 from mlx_mm.quantize.methods import METHODS, Method, Rounder
 from mlx_mm.quantize.plan import LayerPlan
 from mlx_mm.quantize.precision import Precision
@@ -53,7 +51,7 @@ class Tensors:
         `Precision.check` does.
         """
         sizes = self._sizes()
-        _check_space(new, sizes)
+        writing.check_space(new, sizes)
         with writing.ShardWriter(new, sizes) as writer:
             tensors = Writing(self, writer, on_written)
             if first is not None:
@@ -140,13 +138,3 @@ class Writing:
         self.writer.write(path + "weight", packed())
         for part, pieces in zip(scheme.parts[1:], zip(*rest, strict=True), strict=True):
             self.writer.write(path + part, pieces)
-
-
-def _check_space(folder: Path, sizes: writing.Sizes) -> None:
-    needed = writing.total_bytes(sizes)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OutputError(
-            f"The converted model needs {needed / 1e6:,.1f} MB, and the disk for it has {free / 1e6:,.1f} MB free. "
-            "Free some space, or write to another disk."
-        )

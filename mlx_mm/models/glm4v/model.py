@@ -39,7 +39,7 @@ from mlx_mm.models.glm4v.language import LanguageModel
 from mlx_mm.models.glm4v.positions import IMAGE, NAMES, VIDEO, rope_index, types_by_id
 from mlx_mm.models.glm4v.request import Request
 from mlx_mm.models.glm4v.vision import VisionTower
-from mlx_mm.models.glm4v.weights import Tensors, fits_half_precision, is_quantizable, sanitize_weights
+from mlx_mm.models.glm4v.weights import Tensors, fits_half_precision, is_quantizable, restore_weights, sanitize_weights
 from mlx_mm.processing.batch import Batch
 
 IGNORED_LABEL = -100
@@ -203,6 +203,10 @@ class Model(nn.Module):
     def sanitize(self, weights: dict[str, mx.array]) -> Tensors:
         """Hugging Face's tensors under our names and in our layout."""
         return sanitize_weights(self.config, weights, has_head=self.has_head)
+
+    def restore(self, weights: Tensors) -> Tensors:
+        """The other way, under the names of a file."""
+        return restore_weights(weights)
 
     def quant_predicate(self, path: str, _module: nn.Module) -> bool:
         """Whether the layer at a path may be quantised."""
