@@ -41,8 +41,10 @@ def signals_that_act() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a conversion lost takes longer to measure than the rest of most tests: it is measured where check=True."""
+def plain_conversions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To round by the inputs of layers, and to measure what was lost, takes longer than the rest of most tests: a
+    conversion does it where method= or check= say so."""
+    monkeypatch.setitem(convert.__kwdefaults__, "method", "plain")
     monkeypatch.setitem(convert.__kwdefaults__, "check", False)
 
 

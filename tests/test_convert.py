@@ -119,7 +119,7 @@ def test_files_of_the_result(bits: int | None, tiny_checkpoint: Checkpoint, tmp_
     report = mlx_mm.convert(source, tmp_path / "out", bits=bits)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     carried = {"preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE", "chat_template.jinja"}
-    own = {"model.safetensors", "model.safetensors.index.json", "config.json", "README.md"}
+    own = {"model.safetensors", "model.safetensors.index.json", "config.json", "conversion.json", "README.md"}
     assert names == carried | own
     for name in carried:
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()

@@ -15,7 +15,7 @@ from mlx_mm import batches, classify, convert, encode_audio, encode_text, load, 
 from mlx_mm.backend import device
 from mlx_mm.cli import program as cli
 from mlx_mm.errors import InputError, MediaError
-from mlx_mm.evaluate import synthetic_sounds
+from mlx_mm.probes import synthetic_sounds
 
 RATE = 48000
 

@@ -4,8 +4,8 @@ import json
 import math
 import shutil
 from collections.abc import Iterable
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 import mlx.core as mx
 import numpy as np
@@ -32,7 +32,7 @@ class ShardWriter:
         self._sizes = sizes
         self._todo = set(sizes)
         self._places: dict[str, tuple[int, int]] = {}  # name -> the number of its shard, and where it begins there
-        self._file: BinaryIO | None = None
+        self._file: BufferedRandom | None = None
         self._open = -1  # the number of the shard that is `_file`
 
     def __enter__(self) -> "ShardWriter":
@@ -77,15 +77,10 @@ class ShardWriter:
         (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
         return total
 
-    def _finish_file(self) -> None:
-        if self._file:
-            self._file.close()
-            self._file = None
-
-    def _start(self, number: int) -> None:
-        self._finish_file()
+    def _begin(self, number: int) -> None:
+        """Write the header of a shard."""
         header: dict[str, object] = {"__metadata__": {"format": self._layout}}
-        offset = 0
+        offset, starts = 0, {}
         for name in self._shards[number]:
             dtype, shape = self._sizes[name]
             end = offset + _num_bytes(dtype, shape)
@@ -97,7 +92,7 @@ class ShardWriter:
         (self._folder / self._name(number)).write_bytes(len(text).to_bytes(8, "little") + text)
         self._places |= {name: (number, 8 + len(text) + start) for name, start in starts.items()}
 
-    def _seek(self, name: str, place: int) -> BinaryIO:
+    def _seek(self, name: str, place: int) -> BufferedRandom:
         """The file of a tensor, at a place in it."""
         number, _ = self._places[name]
         if self._file is None or number != self._open:

@@ -65,7 +65,7 @@ def test_convert_measures_and_compare_does_again(run: Run, model: Path, photos: 
     assert values["vectors"] == report["cost"]["vectors"]
     own = run("compare", model, "out", "--calibrate", "photos").out.splitlines()
     assert own[2].split()[:2] == ["image", "4"]
-    assert own[-1].startswith("measured on 50 texts (bundled), 4 pictures (photos) in ")
+    assert own[-1].startswith("measured on 1 text (photos), 4 pictures (photos) in ")
     Path("empty").mkdir()
     assert_one_error(run("compare", model, "out", "--calibrate", "empty"), "empty holds 0 files", "expected pictures")
 
@@ -132,7 +132,7 @@ COST = Cost(
     0.75,
     {"text": TokenCost(9, 0.01, 0.2, 1.0)},
     "answers",
-    (LayerCost("text_model.head", 4, 0.12, 0.0066), LayerCost("text_model.fc1", None, 0.1)),
+    (LayerCost("text_model.head", 4, 0.12, 0.0066), LayerCost("text_model.layers.1.fc1", None, 0.1)),
     {"text": (50, "bundled"), "image": (1, "photos")},
     1.5,
 )
@@ -176,9 +176,9 @@ def test_report_table() -> None:
         "for 75.0 % of the texts the nearest of the others is the same",
         "distributions  compared  KL divergence, mean  highest  same first choice",
         "text                  9              0.01000  0.20000            100.0 %",
-        "layers that lost most  bits  own error  effect",
-        "text_model.head           4     0.1200  0.0066",
-        "text_model.fc1        float     0.1000       -",
+        "layers that lost most     bits  own error  effect",
+        "text_model.head              4     0.1200  0.0066",
+        "text_model.layers.1.fc1  float     0.1000       -",
         "measured on 50 texts (bundled), 1 picture (photos), along the source's answers in 1.5 s",
         "licence of the weights: apache-2.0",
         "written to out",
