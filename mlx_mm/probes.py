@@ -89,7 +89,7 @@ def bundled_probes() -> Probes:
         "bundled",
         tuple(text for texts_of_one in texts.values() for text in texts_of_one),
         tuple(sorted(pictures.glob("*.png"))),
-        tuple(synthetic_sounds()),
+        (*sorted((BUNDLED / "sounds").glob("*.flac")), *synthetic_sounds()),
         tuple(
             Chat(cast(str, chat["text"]), tuple(pictures / name for name in cast("list[str]", chat["images"])))
             for chat in chats
