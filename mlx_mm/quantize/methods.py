@@ -42,7 +42,7 @@ class Method:
                 assert not isinstance(inputs, Sequence)
                 return self._round(rows, scheme, dtype, inputs)
             parts = [self._round(expert, scheme, dtype, next(experts) if experts else None) for expert in rows]
-            return [mx.stack(part) for part in zip(*parts, strict=True)]
+            return [mx.stack(list(part)) for part in zip(*parts, strict=True)]
 
         return round_rows
 
