@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlx_mm.convert import ConvertReport, convert
     from mlx_mm.dequantize import DequantizeReport, dequantize
     from mlx_mm.embed import encode_audio, encode_image, encode_text
+    from mlx_mm.evaluate.comparing import compare
     from mlx_mm.generate import generate, stream_generate
     from mlx_mm.generation.answer import Generation
     from mlx_mm.generation.prompt_cache import PromptCache
@@ -35,6 +36,7 @@ __all__ = [
     "RefreshReport",
     "Where",
     "classify",
+    "compare",
     "convert",
     "dequantize",
     "encode_audio",
@@ -58,6 +60,7 @@ _ROOMS = {
     "RefreshReport": "search.records",
     "Where": "search.records",
     "classify": "classify",
+    "compare": "evaluate.comparing",
     "convert": "convert",
     "dequantize": "dequantize",
     "encode_audio": "embed",

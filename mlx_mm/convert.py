@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,16 +19,19 @@ from mlx_mm.backend import device
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import atomic, card, matching
 from mlx_mm.checkpoint.carrying import carry_files
+from mlx_mm.checkpoint.digest import weights_digest
 from mlx_mm.checkpoint.padding import pad_to
-from mlx_mm.errors import InputError, OutputError, WeightsError, is_whole
-from mlx_mm.evaluate import cosines_between, vectors_of
+from mlx_mm.errors import MlxMmError, OutputError, WeightsError, is_whole
+from mlx_mm.evaluate.comparing import measure
 from mlx_mm.load import OpenCheckpoint, open_checkpoint, parse_dtype
 from mlx_mm.models.contracts import Modality, Model
 from mlx_mm.probes import Probes, bundled_probes, fitting, folder_probes, joined, prepared, run
 from mlx_mm.processing.arguments import flag, text_or_path
 from mlx_mm.processing.batch import Batch
 from mlx_mm.progress import Progress, check_progress, progressing
+from mlx_mm.quantize import record
 from mlx_mm.quantize.calibrating import Walk
+from mlx_mm.quantize.cost import Cost
 from mlx_mm.quantize.methods import Method, find_method
 from mlx_mm.quantize.plan import LayerPlan, plan, to_block, usual_scheme
 from mlx_mm.quantize.precision import HALF, WIDER_HALF, OutOfRangeError, choose_precision
@@ -42,8 +46,8 @@ class ConvertReport:
 
     choices: one per layer with a weight matrix, empty with bits=None. padded: config keys that were rounded up,
     {key: [old, new]}. licence: as the source's card names it, else the one that binds all published checkpoints of
-    the model, else None. cosines: with check=True, {"text" | "image" | "audio": (mean, lowest)} of converted against
-    source vectors.
+    the model, else None. seconds: of converting. cost: what it lost, with the seconds of measuring that; None with
+    check=False, and where it could not be measured.
     """
 
     out: Path
@@ -54,7 +58,7 @@ class ConvertReport:
     choices: list[LayerPlan] = field(repr=False)
     padded: dict[str, list[int]]
     licence: str | None
-    cosines: dict[str, tuple[float, float]] | None = None
+    cost: Cost | None = None
 
 
 def convert(
@@ -70,7 +74,7 @@ def convert(
     calibrate: str | Path | None = None,
     revision: str | None = None,
     overwrite: bool = False,
-    check: bool = False,
+    check: bool = True,
     progress: Progress = False,
 ) -> ConvertReport:
     """Convert a checkpoint to MLX weights in the new folder `out`.
@@ -86,8 +90,9 @@ def convert(
     method: how weights are rounded, a name of `quantize.methods.METHODS`; all but "plain" and "search" run the model on
     some inputs while they round. calibrate: a folder of such inputs, pictures, sounds or texts like those the model is
     to work on; by default those that come with the package.
-    overwrite: replace a checkpoint that stands at `out`. check: compare vectors with the source afterwards and
-    write the result into the card. progress: show it on stderr, or a function that is called with (done, total).
+    overwrite: replace a checkpoint that stands at `out`. check: run the source and the result afterwards, on the half
+    of the inputs that was not rounded with, and write what was lost into the card and into conversion.json; False
+    leaves that out. progress: show it on stderr, or a function that is called with (done, total) while it converts.
     The folder appears complete or not at all, and whether it can is found out first. Raises MlxMmError's subclasses,
     OutputError for `out`.
     """
@@ -98,8 +103,9 @@ def convert(
     out = atomic.as_name(out)
     with atomic.new_folder(out, overwrite) as new:
         opened = open_checkpoint(source, revision=revision)
-        _check_source(opened, out, check)
-        theirs = vectors_of(opened.folder) if check else None
+        _check_source(opened, out)
+        if check:
+            fitting(probes, opened)
         with computing():
             job = _prepare(opened, scheme, recipe, asked, HALF, rounding)
         calibration = _calibration(job, probes)
@@ -111,9 +117,11 @@ def convert(
             with computing():
                 job = _prepare(opened, scheme, recipe, asked, WIDER_HALF, rounding)
             size = _write(job, new, progress, calibration)
-        cosines = None if theirs is None else cosines_between(vectors_of(new), theirs)
-        report = _report(job, out, size, start, cosines)
+        report = _report(job, out, size, start)
+        if check:
+            report = dataclasses.replace(report, cost=_measured(opened, new, probes, progress))
         (new / "README.md").write_text(_card(job, report), "utf-8")
+        (new / record.FILE).write_text(_record(job, report, method, check), "utf-8")
     return report
 
 
@@ -128,6 +136,7 @@ class _Job:
     scheme: QuantConfig | None
     parameters: int
     padded: dict[str, list[int]]
+    recipe: str | Recipe | None
 
 
 def _scheme(bits: int | None, group_size: int | None, mode: str) -> QuantConfig | None:
@@ -156,14 +165,11 @@ def _check_arguments(
     find_recipe(recipe)
 
 
-def _check_source(source: OpenCheckpoint, out: Path, check: bool) -> None:
+def _check_source(source: OpenCheckpoint, out: Path) -> None:
     if source.folder.resolve().is_relative_to(out.resolve()):
         raise OutputError(f"{out} is the source, or holds it. Name another folder for the result.")
     if "quantization" in source.values:
         raise WeightsError(f"{source.folder} is quantised already. Convert the original checkpoint instead.")
-    if check and source.kind != "encoder":
-        kind = "answers in words" if source.kind == "generator" else "is a classifier"
-        raise InputError(f"check compares vectors, and this checkpoint {kind}. Leave check out.")
 
 
 def _prepare(
@@ -193,7 +199,7 @@ def _prepare(
         scheme = usual_scheme(plans, scheme)  # neither config nor card may name what no layer has
     precision = choose_precision(asked, checkpoint.float_dtypes, None if scheme is None else half)
     tensors = Tensors(source.folder, checkpoint, arrays, shapes, plans, precision, method)
-    return _Job(source, model, _new_values(source, plans, scheme, padded), tensors, scheme, parameters, padded)
+    return _Job(source, model, _new_values(source, plans, scheme, padded), tensors, scheme, parameters, padded, recipe)
 
 
 def _widen(source: OpenCheckpoint, scheme: QuantConfig | None) -> tuple[OpenCheckpoint, dict[str, list[int]]]:
@@ -242,9 +248,7 @@ def _write(job: _Job, new: Path, progress: Progress, calibration: Mapping[Modali
     return size
 
 
-def _report(
-    job: _Job, out: Path, size: int, start: float, cosines: dict[str, tuple[float, float]] | None
-) -> ConvertReport:
+def _report(job: _Job, out: Path, size: int, start: float) -> ConvertReport:
     return ConvertReport(
         out=out,
         source_bytes=job.tensors.checkpoint.num_bytes,
@@ -254,14 +258,46 @@ def _report(
         choices=job.tensors.plans,
         padded=job.padded,
         licence=card.read_licence(job.source.folder) or job.source.config.licence,
-        cosines=cosines,
     )
+
+
+def _measured(source: OpenCheckpoint, new: Path, probes: Probes, progress: Progress) -> Cost | None:
+    """What the new files lost. They are whole whatever comes of it, so an error is a warning."""
+    try:
+        return measure(source, open_checkpoint(new), probes, progress if isinstance(progress, bool) else False)
+    except MlxMmError as error:
+        warnings.warn(f"What the conversion lost was not measured: {error}", stacklevel=3)  # the caller of convert
+        return None
+
+
+def _names(job: _Job, report: ConvertReport) -> tuple[str, str]:
+    """Of the new checkpoint and of its source, without paths."""
+    source = job.source
+    base = source.folder.resolve().name if Path(source.name).expanduser().is_dir() else source.name
+    name, base = (" ".join(os.fsencode(each).decode("utf-8", "replace").split()) for each in (report.out.name, base))
+    return name, base
 
 
 def _card(job: _Job, report: ConvertReport) -> str:
     source, scheme = job.source, job.scheme
-    base = source.folder.resolve().name if Path(source.name).expanduser().is_dir() else source.name
     how = "without quantisation" if scheme is None else f"to {scheme}"
     sizes = report.source_bytes, report.bytes
-    name, base = (" ".join(os.fsencode(each).decode("utf-8", "replace").split()) for each in (report.out.name, base))
-    return card.write_card(name, base, source.folder, how, sizes, report.cosines, default_licence=source.config.licence)
+    measured = "" if report.cost is None else report.cost.as_markdown()
+    names = _names(job, report)
+    return card.write_card(*names, source.folder, how, sizes, measured, default_licence=source.config.licence)
+
+
+def _record(job: _Job, report: ConvertReport, method: str, check: bool) -> str:
+    return record.conversion_record(
+        source=_names(job, report)[1],
+        digest=weights_digest(job.source.folder) if check else None,
+        scheme=job.scheme,
+        plans=job.tensors.plans,
+        recipe=job.recipe,
+        method=None if job.scheme is None else method,
+        sizes=(report.source_bytes, report.bytes),
+        parameters=report.parameters,
+        padded=report.padded,
+        seconds=report.seconds,
+        cost=report.cost,
+    )

@@ -89,7 +89,7 @@ def bundled_probes() -> Probes:
         "bundled",
         tuple(text for texts_of_one in texts.values() for text in texts_of_one),
         tuple(sorted(pictures.glob("*.png"))),
-        tuple(synthetic_sounds()),
+        (*sorted((BUNDLED / "sounds").glob("*.flac")), *synthetic_sounds()),
         tuple(
             Chat(cast(str, chat["text"]), tuple(pictures / name for name in cast("list[str]", chat["images"])))
             for chat in chats
@@ -168,7 +168,7 @@ def prepared(probes: Probes, model: Checked, processor: Processor) -> dict[Modal
     batches: dict[Modality, list[Batch]] = {}
     for modality in model.modalities:
         items: Sequence[object] = {"text": probes.texts, "image": probes.images, "audio": probes.sounds}[modality]
-        if items:
+        if items and modality in processor.modalities:
             batches[modality] = [_encoded(modality, chunk, processor) for chunk in _chunks(items, PER_BATCH[modality])]
     return batches
 

@@ -32,7 +32,7 @@ ROOMS = {
     "generate": "prompts → answers",
     "conversation": "a chat that goes on",
     "probes": "what a model is tried on",
-    "evaluate": "what rounding cost",
+    "evaluate": "what rounding cost, two checkpoints side by side",
     "convert": "Hugging Face's folder → ours",
     "dequantize": "ours → Hugging Face's folder",
     "search": "an index of files: search, duplicates, tags",

@@ -115,7 +115,7 @@ def test_odd_names_are_names(name: str, tiny_checkpoint: Checkpoint, tmp_path: P
     ("arguments", "error"),
     [
         *(({"bits": bits}, QuantizationError) for bits in (True, False, 4.0, np.float32(4), "8", [4], np.array([4]))),
-        *(({"group_size": size}, QuantizationError) for size in (True, 64.0, "64", None, (64,), 48)),
+        *(({"group_size": size}, QuantizationError) for size in (True, 64.0, "64", (64,), 48)),
         ({"bits": None, "group_size": 48}, QuantizationError),
         ({"bits": None, "mode": "nonsense"}, QuantizationError),
         ({"mode": ["affine"]}, QuantizationError),

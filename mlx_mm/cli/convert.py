@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mlx_mm.cli.command import Command
+from mlx_mm.cli.compare import add_calibrate
+from mlx_mm.cli.costs import cost_table
 from mlx_mm.cli.opening import PHOTO_MODEL
 from mlx_mm.cli.options import add_revision
 from mlx_mm.cli.output import say, say_json, terminal_width, visible
@@ -42,7 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_revision(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that stands at OUT")
-    parser.add_argument("--check", action="store_true", help="compare vectors with the source's afterwards")
+    parser.add_argument(
+        "--method", default="best", help="of rounding: plain, search, weighted, gptq or best (default: %(default)s)"
+    )
+    add_calibrate(parser)
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure afterwards what was lost (default: yes)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
         mode=args.mode,
         dtype=args.dtype,
         recipe=read_recipe(args.recipe),
+        method=args.method,
+        calibrate=args.calibrate,
         revision=args.revision,
         overwrite=args.overwrite,
         check=args.check,
@@ -79,7 +92,8 @@ def read_recipe(recipe: str | None) -> "str | Recipe | None":
 
 def report_as_dict(report: "ConvertReport") -> dict[str, object]:
     """A conversion report with plain types only."""
-    return {**asdict(report), "out": str(report.out)}
+    cost = None if report.cost is None else report.cost.as_dict()
+    return {**asdict(report), "out": str(report.out), "cost": cost}
 
 
 def report_table(report: "ConvertReport", width: int | None = None) -> str:
@@ -101,8 +115,8 @@ def report_table(report: "ConvertReport", width: int | None = None) -> str:
         f"{report.parameters:,} parameters, {report.source_bytes / 1e6:,.1f} MB -> {report.bytes / 1e6:,.1f} MB "
         f"in {report.seconds:.1f} s"
     )
-    for modality, (mean, low) in (report.cosines or {}).items():
-        lines.append(f"{modality} vectors against the source's: cosine {mean:.4f} on average, {low:.4f} at the lowest")
+    if report.cost is not None:
+        lines.append(cost_table(report.cost, width))
     lines.append(f"licence of the weights: {visible(report.licence or 'not named by the source')}")
     lines.append(f"written to {visible(str(report.out))}")
     return "\n".join(lines)
@@ -121,7 +135,7 @@ COMMAND = Command(
     add_arguments,
     run,
     (
-        "mlx_mm convert emoji-siglip2 emoji-8bit --bits 8 --check",
+        "mlx_mm convert emoji-siglip2 emoji-8bit --bits 8",
         f"mlx_mm convert {PHOTO_MODEL} photos-4bit",
         "mlx_mm convert ./my-checkpoint my-checkpoint-float16 --bits none --dtype float16",
     ),

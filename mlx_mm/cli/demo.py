@@ -106,7 +106,7 @@ def run_demo(sheet: Path) -> Demo:
     check_sheet(sheet)
     plan = json.loads((hub.BUNDLED / "demo.json").read_text("utf-8"))
     model = cache_folder() / f"{DEFAULT_MODEL}-{BITS}bit"
-    report = convert(DEFAULT_MODEL, model, bits=BITS, overwrite=True)
+    report = convert(DEFAULT_MODEL, model, bits=BITS, overwrite=True, check=False)
     folder = _fresh(cache_folder() / "demo")
     pictures = lay_out(folder / "pictures")
     with Index(folder / "demo.mmindex", model=str(model)) as index:

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 COMMAND = Command(
-    "write the weights of a converted folder as floats that transformers loads",
+    "write converted weights as floats for transformers",
     add_arguments,
     run,
     ("mlx_mm dequantize emoji-4bit emoji-floats", "mlx_mm dequantize photos-4bit photos-half --dtype bfloat16"),

@@ -34,6 +34,17 @@ def default_settings(block: Mapping[str, object]) -> dict[str, object]:
     return {"bits": block.get("bits"), "group_size": block.get("group_size"), "mode": block.get("mode", "affine")}
 
 
+def bits_of(block: Mapping[str, object], names: Iterable[str]) -> dict[str, int]:
+    """The bits of each quantised layer, by path, of a `quantization` block and the names of the files' tensors."""
+    found: dict[str, int] = {}
+    for path in (name.removesuffix(".scales") for name in names if name.endswith(".scales")):
+        own = block.get(path)
+        bits = (own if isinstance(own, Mapping) else block).get("bits", block.get("bits"))
+        if isinstance(bits, int):
+            found[path] = bits
+    return found
+
+
 def apply_block(model: Layers, block: Mapping[str, object], names: Iterable[str]) -> None:
     """Give `model` the quantised layers of a `quantization` block; `names` are those of the files' tensors.
 

@@ -15,6 +15,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map_with_path
 
+from mlx_mm.backend.native.views import is_view
 from mlx_mm.backend.streams import check_wanted, compute
 from mlx_mm.backend.watching import Watched
 from mlx_mm.checkpoint.rows import Rows
@@ -118,7 +119,7 @@ def _of_experts(x: mx.array, chosen: mx.array, count: int) -> list[Inputs]:
 
 
 def _numbers(x: mx.array) -> Floats:
-    return np.array(x.astype(mx.float32)) if isinstance(x, mx.array) else cast(Floats, x)
+    return cast(Floats, x) if is_view(x) else np.array(x.astype(mx.float32))
 
 
 def _in_float32(array: mx.array | Rows) -> mx.array:

@@ -13,7 +13,7 @@ A group of a row has a scale and a bias; a weight is then scale · code + bias, 
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TypeAlias
 
 import mlx.core as mx
@@ -29,15 +29,16 @@ Codes: TypeAlias = npt.NDArray[np.uint8]
 DAMPING = 0.01  # of the mean of H's diagonal, added to it (GPTQ, section 3.3)
 MOST_COLUMNS = 4096  # that H relates to each other: its factors take the cube of them
 ROWS_AT_ONCE = 1024  # of a weight: the columns of a group then fit a processor's cache
-# Shares of a group's range that are tried, by bits: the fewer there are, the more a finer grid is worth clipping.
-SHARES = {
-    2: tuple(np.linspace(1, 0.4, 13).tolist()),
-    3: tuple(np.linspace(1, 0.5, 11).tolist()),
-    4: tuple(np.linspace(1, 0.65, 8).tolist()),
-    5: (1.0, 0.95, 0.9, 0.85, 0.8),
-    6: (1.0, 0.95, 0.9),
-    8: (1.0,),
+# Shares of a group's range that are cut off at either end, by bits, in all pairs: the coarser, the more it is worth.
+CUTS = {
+    2: (0.0, 0.1, 0.2, 0.3, 0.4),
+    3: (0.0, 0.07, 0.14, 0.21),
+    4: (0.0, 0.06, 0.12),
+    5: (0.0, 0.04),
+    6: (0.0, 0.02),
+    8: (0.0,),
 }
+REFITS = 2  # of the best of them
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ def column_blocks(width: int, group_size: int) -> list[slice]:
     return [slice(*pair) for pair in pairwise(bounds)]
 
 
-def _triangle(product: Floats) -> Floats:
-    """R of H = R·Rᵀ, damped, each column divided by its diagonal. product: H, which is changed."""
-    mean = float(product.diagonal().mean())
-    product[np.diag_indices_from(product)] += DAMPING * mean if mean > 0 else 1.0
-    upper = np.linalg.cholesky(product[::-1, ::-1])[::-1, ::-1]  # of the reversed matrix, R from its end
+def _triangle(squares: Floats) -> Floats:
+    """R of H = R·Rᵀ, damped, each column divided by its diagonal. squares: H, which is changed."""
+    mean = float(squares.diagonal().mean())
+    squares[np.diag_indices_from(squares)] += DAMPING * mean if mean > 0 else 1.0
+    upper = np.linalg.cholesky(squares[::-1, ::-1])[::-1, ::-1]  # of the reversed matrix, R from its end
     return np.ascontiguousarray(upper / upper.diagonal())
 
 
@@ -79,23 +80,23 @@ def searched(weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, energy: Float
     """(out, in) -> packed weight, scales and biases of `dtype`. energy: (in,) of the inputs; without it all columns
     weigh the same."""
     energy = np.ones(weight.shape[1], np.float32) if energy is None else energy
-    return _round(weight, scheme, dtype, Inputs(energy), SHARES[scheme.bits])
+    return _round(weight, scheme, dtype, Inputs(energy), CUTS[scheme.bits])
 
 
 def compensated(
     weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs, *, searching: bool = True
 ) -> list[mx.array]:
     """As `searched`, errors compensated. searching: else a grid reaches from the smallest weight to the largest."""
-    return _round(weight, scheme, dtype, inputs, SHARES[scheme.bits] if searching else ())
+    return _round(weight, scheme, dtype, inputs, CUTS[scheme.bits] if searching else ())
 
 
 def _round(
-    weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs, shares: tuple[float, ...]
+    weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs, cuts: tuple[float, ...]
 ) -> list[mx.array]:
     def round_rows(first: int) -> tuple[npt.NDArray[np.uint32], Floats, Floats]:
         check_wanted()
         columns = np.array(weight[first : first + ROWS_AT_ONCE].T, np.float32, order="C")  # a copy, to be changed
-        codes, scales, biases = _round_columns(columns, scheme, dtype, inputs, shares)
+        codes, scales, biases = _round_columns(columns, scheme, dtype, inputs, cuts)
         return pack(codes.T, scheme.bits), scales.T, biases.T
 
     parts = [round_rows(first) for first in range(0, len(weight), ROWS_AT_ONCE)]
@@ -104,7 +105,7 @@ def _round(
 
 
 def _round_columns(
-    columns: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs, shares: tuple[float, ...]
+    columns: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs, cuts: tuple[float, ...]
 ) -> tuple[Codes, Floats, Floats]:
     """A transposed weight (in, out) -> codes (in, out), scales and biases (groups, out). With compensation its errors
     stand in its place afterwards."""
@@ -115,10 +116,14 @@ def _round_columns(
     for block, triangle in zip(blocks, inputs.triangles or [None] * len(blocks), strict=True):
         for first in range(block.start, block.stop, size):
             group, place = slice(first, first + size), first - block.start
-            wanted = columns[group]
+            weights = wanted = columns[group]
             if triangle is not None and place:
-                wanted = wanted + triangle[:place, place : place + size].T @ columns[block.start : first]
-            scale, bias = fit_grid(wanted, inputs.energy[group], scheme.bits, shares)
+                beside = slice(place, place + size)
+                change = triangle[:place, beside].T @ columns[block.start : first]
+                wanted = weights + change
+                # What the columns of the group would be if none of them was rounded: a grid is fitted to that.
+                weights = weights + np.linalg.inv(triangle[beside, beside].T) @ change
+            scale, bias = fit_grid(weights, inputs.energy[group], scheme.bits, cuts)
             scale, bias = _as_stored(scale, dtype), _as_stored(bias, dtype)
             scales[first // size], biases[first // size] = scale, bias
             if triangle is None:
@@ -140,35 +145,39 @@ def _round_group(errors: Floats, wanted: Floats, within: Floats, scale: Floats, 
     return codes
 
 
-def fit_grid(group: Floats, energy: Floats, bits: int, shares: tuple[float, ...]) -> tuple[Floats, Floats]:
-    """Scale and bias (out,) for the groups (group, out) of as many rows; without shares their whole ranges.
+def fit_grid(group: Floats, energy: Floats, bits: int, cuts: tuple[float, ...]) -> tuple[Floats, Floats]:
+    """Scale and bias (out,) for the groups (group, out) of as many rows; without cuts their whole ranges.
 
     Weighted by energy (group,), the codes c of a range have the refitted scale cov(c, w) / var(c), which leaves the
     error var(w) − cov(c, w)² / var(c).
     """
-    most = 2**bits - 1
+    most, half = 2**bits - 1, np.float32((2**bits - 1) / 2)
     low, high = group.min(axis=0), group.max(axis=0)
     scale = (high - low) / most
     bias = low
-    if not shares:
+    if not cuts:
         return scale, bias
     weights = (energy / energy.sum() if energy.sum() > 0 else np.full_like(energy, 1 / len(energy))).astype(np.float32)
-    centre, best = (low + high) / 2, np.full_like(low, -1)
+    best = np.full_like(low, -1)
     level = weights @ group
     centred = group - level
-    for share in shares:
-        step = (high - low) * np.float32(share / most)
-        codes = _codes(group, step, centre - step * np.float32(most / 2), bits)
-        codes -= np.float32(most / 2)
+    pairs = list(product(cuts, repeat=2))
+    for turn in range(len(pairs) + REFITS):
+        if turn < len(pairs):
+            below, above = (np.float32(cut) for cut in pairs[turn])
+            codes = _codes(group, (high - low) * ((1 - below - above) / most), low + (high - low) * below, bits)
+        else:  # the best so far, rounded to its refitted grid
+            codes = _codes(group, scale, bias, bits)
+        codes -= half
         mean = weights @ codes
         covariance = weights @ (codes * centred)
         variance = weights @ np.square(codes, out=codes) - mean * mean
-        gain = np.divide(covariance**2, variance, out=np.zeros_like(mean), where=variance > 0)
-        better = gain > best
         fitted = np.divide(covariance, variance, out=np.zeros_like(mean), where=variance > 0)
+        gain = fitted * covariance
+        better = gain > best
         best = np.where(better, gain, best)
         scale = np.where(better, fitted, scale)
-        bias = np.where(better, level - fitted * (mean + np.float32(most / 2)), bias)
+        bias = np.where(better, level - fitted * (mean + half), bias)
     return scale, bias
 
 
