@@ -1,4 +1,4 @@
-"""The terminal session in README.md, run again. `python tests/test_readme_session.py` writes it anew."""
+"""The terminal sessions in README.md, run again. `python tests/test_readme_session.py` writes them anew."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import io
 import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
+from mlx_mm.checkpoint import hub
 from mlx_mm.cli import main
-from mlx_mm.cli.demo import lay_out
+from mlx_mm.cli.demo_run import lay_out
 
 README = Path(__file__).parents[1] / "README.md"
 SESSION = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -29,9 +31,11 @@ def lines_of(command: str) -> list[str]:
 
 
 def played(session: str, folder: Path) -> list[str]:
-    """The session, as it goes in `folder`, where `photos/` has the bundled pictures, two of them twice."""
-    for picture in lay_out(folder / "photos").iterdir():
-        os.utime(picture, (TAKEN, TAKEN))
+    """The session, as it goes in `folder`, where `photos/` has the bundled pictures, two of them twice, and `sounds/`
+    the bundled sounds."""
+    shutil.copytree(hub.BUNDLED / "sounds", folder / "sounds")
+    for file in [*lay_out(folder / "photos").iterdir(), *(folder / "sounds").iterdir()]:
+        os.utime(file, (TAKEN, TAKEN))
     found = []
     before = Path.cwd()
     os.chdir(folder)
@@ -61,22 +65,30 @@ def home(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("XDG_DATA_HOME", str(folder / "data"))
 
 
-def test_the_session_goes_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SESSIONS = SESSION.findall(README.read_text("utf-8"))
+
+
+def test_the_sessions_show_what_is_done_every_day() -> None:
+    commands = [{line.split()[2] for line in session.splitlines() if line.startswith("$ ")} for session in SESSIONS]
+    assert commands == [{"index", "search", "dups", "tag"}, {"index", "search"}, {"generate"}]
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+def test_the_session_goes_as_it_is_shown(session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home(tmp_path, monkeypatch)
-    [session] = SESSION.findall(README.read_text("utf-8"))
-    shown = session.splitlines()
-    assert {line.split()[2] for line in shown if line.startswith("$ ")} == {"index", "search", "dups", "tag"}
-    found = played(session, tmp_path)
+    shown, found = session.splitlines(), played(session, tmp_path)
     assert list(map(comparable, found)) == list(map(comparable, shown))
     assert scores(found) == pytest.approx(scores(shown), abs=0.02)
-    assert len(scores(shown)) >= 3
 
 
 if __name__ == "__main__":
     import tempfile
 
     text = README.read_text("utf-8")
-    with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
-        home(Path(place), patch)
-        new = played(SESSION.findall(text)[0], Path(place))
-    README.write_text(SESSION.sub(lambda _: "```console\n" + "\n".join(new) + "\n```", text), "utf-8")
+
+    def anew(found: re.Match[str]) -> str:
+        with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+            home(Path(place), patch)
+            return "```console\n" + "\n".join(played(found[1], Path(place))) + "\n```"
+
+    README.write_text(SESSION.sub(anew, text), "utf-8")

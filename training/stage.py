@@ -8,20 +8,24 @@ from muon import Muon
 
 MATRIX_RATE = 2.0  # Muon's rate in units of AdamW's
 SAVE_SECONDS = 300  # a long run that is interrupted should leave something
+SLOW = 0.35  # rate of what has learnt before and should keep most of it
 
 
 class Stage:
     """Steps until the stage's minutes are over; the rate warms up, then falls to zero along a cosine."""
 
-    def __init__(self, name: str, minutes: float, modules: list[torch.nn.Module], rate: float, save=None):
+    def __init__(self, name: str, minutes: float, modules: list[torch.nn.Module], rate: float, save=None, slow=()):
         self.name, self.seconds, self.save = name, minutes * 60, save
-        named = [item for module in modules for item in module.named_parameters()]
-        matrices = [p for name, p in named if p.ndim == 2 and "embedding" not in name]
-        others = [p for name, p in named if p.ndim != 2 or "embedding" in name]
-        self.parameters = [*matrices, *others]
-        self.optimizers = [torch.optim.AdamW(others, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))]
-        if matrices:
-            self.optimizers.append(Muon(matrices, lr=MATRIX_RATE * rate, weight_decay=0.02))
+        self.parameters, self.optimizers = [], []
+        for part, own_rate in ((modules, rate), (slow, SLOW * rate)):
+            named = [item for module in part for item in module.named_parameters()]
+            matrices = [p for name, p in named if is_matrix(name, p)]
+            others = [p for name, p in named if not is_matrix(name, p)]
+            self.parameters += [*matrices, *others]
+            if others:
+                self.optimizers.append(torch.optim.AdamW(others, lr=own_rate, weight_decay=0.02, betas=(0.9, 0.98)))
+            if matrices:
+                self.optimizers.append(Muon(matrices, lr=MATRIX_RATE * own_rate, weight_decay=0.02))
         self.step_count, self.average = 0, None
 
     def __iter__(self):
@@ -53,3 +57,8 @@ class Stage:
             optimizer.step()
         value = loss.item()
         self.average = value if self.average is None else 0.98 * self.average + 0.02 * value
+
+
+def is_matrix(name: str, parameter: torch.Tensor) -> bool:
+    """Whether it maps vectors to vectors. Of a table of tokens or places most rows have no gradient in a step."""
+    return parameter.ndim == 2 and not any(part in name for part in ("embed", "table", "lm_head"))

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from mlx_mm import __version__
+from mlx_mm.checkpoint.bundled import PICTURES
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.notes import note
-from mlx_mm.cli.opening import DEFAULT_MODEL
 from mlx_mm.cli.options import add_revision
 from mlx_mm.cli.output import say, say_json, terminal_width
 from mlx_mm.cli.tables import key_values, table
@@ -60,7 +60,7 @@ class Measured(TypedDict):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of `bench`."""
     parser.add_argument(
-        "-m", "--model", default=DEFAULT_MODEL, help="folder, bundled name or hub id (default: the bundled %(default)s)"
+        "-m", "--model", default=PICTURES.name, help="folder, bundled name or hub id (default: the bundled %(default)s)"
     )
     add_revision(parser)
     parser.add_argument(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mlx_mm.cli.attachments import Attachments, find_attachments, is_there, local_name, unquote
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.notes import note
-from mlx_mm.cli.opening import open_generator, require_name
+from mlx_mm.cli.opening import open_generator
 from mlx_mm.cli.options import add_answering, answering
 from mlx_mm.cli.output import say, watched
 from mlx_mm.cli.reading import stdin_line
@@ -35,12 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer the lines of stdin."""
-    name = require_name(args.model)
     if args.json:
         raise InputError("--json is given, and a chat has no result; expected none. Use generate --json.")
     from mlx_mm import Conversation
 
-    model, processor = open_generator(name, args.revision).load()
+    model, processor = open_generator(args.model, args.revision).load()
     system, size, bits = args.system or None, args.max_kv_size, args.kv_bits
 
     def begin() -> Conversation:
@@ -164,6 +163,7 @@ COMMAND = Command(
     add_arguments,
     run,
     (
+        "mlx_mm chat",
         "mlx_mm chat -m glm-flash-4bit",
         "mlx_mm chat -m zai-org/GLM-4.6V-Flash --system 'Answer in one sentence.' --no-thinking",
         "printf 'What is on receipt.jpg?\\nWhat did it cost?\\n' | mlx_mm chat -m glm-flash-4bit",

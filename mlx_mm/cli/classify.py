@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from mlx_mm.checkpoint.bundled import PICTURES
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.files import input_lines, modality_of, require_some
 from mlx_mm.cli.notes import Skipped
-from mlx_mm.cli.opening import modality_beside_text, open_encoder
+from mlx_mm.cli.opening import fitting_encoder, modality_beside_text, open_encoder
 from mlx_mm.cli.options import add_encoder, add_fast_decode, add_inputs
 from mlx_mm.cli.output import json_text, put_json, say, terminal_width
 from mlx_mm.cli.reading import lines, read_text
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--top is {top}; expected 1 or more.")
     skipped = Skipped()
     inputs = require_some(input_lines(args.inputs, null=args.null))
-    checkpoint = open_encoder(args.model, args.revision)
+    fitting = PICTURES if args.model else fitting_encoder(inputs)
+    checkpoint = open_encoder(args.model, args.revision, fitting)
     modality = modality_of(inputs) or modality_beside_text(checkpoint)
     check_labels(checkpoint, labels, templates)
     require_modality(checkpoint, modality)
@@ -106,6 +108,6 @@ COMMAND = Command(
     (
         "mlx_mm classify photos/ --labels 'cat, pizza, rocket' --top 2",
         "mlx_mm classify holiday.jpg --labels-file words.txt --template 'a photo of a {}' --json",
-        "mlx_mm classify sounds/ -m sounds-4bit --labels 'rain, applause'",
+        "mlx_mm classify sounds/ --labels 'rain, applause'",
     ),
 )

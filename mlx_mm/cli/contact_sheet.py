@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont, features
 
+from mlx_mm.checkpoint import hub
 from mlx_mm.checkpoint.atomic import check_file, new_file
 from mlx_mm.errors import OutputError
 
 if TYPE_CHECKING:
-    from mlx_mm.cli.demo import Search
+    from mlx_mm.cli.demo_run import Search
 
 COLUMNS = 3  # queries side by side
 CELL, GAP, LABEL, ROW, HEAD = 112, 16, 176, 132, 44  # pixels
@@ -33,11 +34,9 @@ def check_sheet(path: Path) -> None:
     check_file(path)
 
 
-def draw_sheet(path: Path, title: str, searches: Sequence[Search], pictures: Path, fonts: Path) -> None:
-    """Write a PNG with the pictures that fit each search. Raises OutputError.
-
-    pictures, fonts: the folders that hold them.
-    """
+def draw_sheet(path: Path, title: str, searches: Sequence[Search]) -> None:
+    """Write a PNG with the bundled pictures that fit each search. Raises OutputError."""
+    pictures, fonts = hub.BUNDLED / "pictures", hub.BUNDLED / "fonts"
     most = max(len(search["fitting"]) for search in searches)
     width = LABEL + most * (CELL + GAP) + GAP
     rows = -(-len(searches) // COLUMNS)

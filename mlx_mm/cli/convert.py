@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from mlx_mm.checkpoint.bundled import PICTURES
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.compare import add_calibrate
 from mlx_mm.cli.costs import cost_table
-from mlx_mm.cli.opening import PHOTO_MODEL
 from mlx_mm.cli.options import add_revision
 from mlx_mm.cli.output import say, say_json, terminal_width, visible
 from mlx_mm.cli.reading import read_json_file
@@ -136,7 +136,7 @@ COMMAND = Command(
     run,
     (
         "mlx_mm convert emoji-siglip2 emoji-8bit --bits 8",
-        f"mlx_mm convert {PHOTO_MODEL} photos-4bit",
+        f"mlx_mm convert {PICTURES.advised} photos-4bit",
         "mlx_mm convert ./my-checkpoint my-checkpoint-float16 --bits none --dtype float16",
     ),
 )

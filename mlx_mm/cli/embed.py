@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from mlx_mm.checkpoint.bundled import PICTURES
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.files import input_lines, modality_of, require_some
 from mlx_mm.cli.notes import Skipped
-from mlx_mm.cli.opening import DEFAULT_MODEL, modality_beside_text, open_encoder
+from mlx_mm.cli.opening import fitting_encoder, modality_beside_text, open_encoder
 from mlx_mm.cli.options import add_encoder, add_fast_decode, add_inputs
 from mlx_mm.cli.output import put_json, say, say_json, visible
 from mlx_mm.cli.tables import plural
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         check_output(out)
     skipped = Skipped()
     inputs = require_some(input_lines(args.inputs, names=not args.text, null=args.null))
-    checkpoint = open_encoder(args.model, args.revision)
+    fitting = PICTURES if args.text or args.model else fitting_encoder(inputs)
+    checkpoint = open_encoder(args.model, args.revision, fitting)
     modality = "text" if args.text else modality_of(inputs) or modality_beside_text(checkpoint)
     _check_options(args, modality)
     require_encoder(checkpoint, modality)
@@ -80,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         for line in json_lines(ids, embeddings):
             put_json(line)
     else:
-        write_embeddings(out, ids, embeddings, args.model or DEFAULT_MODEL)
+        write_embeddings(out, ids, embeddings, checkpoint.name)
         dim = embeddings.shape[1]
         summary = {"out": str(out), "vectors": len(ids), "dim": dim, "skipped": skipped.count}
         if args.json:

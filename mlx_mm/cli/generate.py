@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 from mlx_mm.cli.command import Command
-from mlx_mm.cli.opening import open_generator, require_name
+from mlx_mm.cli.opening import open_generator
 from mlx_mm.cli.options import add_answering, answering
 from mlx_mm.cli.output import say_json
 from mlx_mm.cli.reading import read_json_file, read_stdin
@@ -27,14 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print an answer as it comes, or with --json all of it at the end."""
-    name = require_name(args.model)
     tools = read_tools(args.tools)
     messages = _messages(args.system, read_stdin() if args.prompt == "-" else args.prompt)
     from mlx_mm.generate import refuse_idle, stream_generate
     from mlx_mm.generation.answer import join
 
     refuse_idle(args.image, args.video, args.max_pixels, args.fps)
-    model, processor = open_generator(name, args.revision).load()
+    model, processor = open_generator(args.model, args.revision).load()
     screen, pieces = Screen(show_thinking=args.show_thinking), []
     for piece in stream_generate(
         model,
@@ -80,6 +79,7 @@ COMMAND = Command(
     add_arguments,
     run,
     (
+        'mlx_mm generate "What is this?" --image cat.png',
         'mlx_mm generate "What is on this receipt?" --image receipt.jpg -m glm-flash-4bit',
         'mlx_mm generate "What happens here?" --video clip.mp4 --no-thinking -m glm-flash-4bit',
         "mlx_mm generate - -m glm-flash-4bit --json < question.txt",

@@ -55,7 +55,7 @@ def summary(hits: "Hits", asked: str, *, show_all: bool) -> str:
         rest = f"; {weaker}{'' if show_all else ' (--all)'}" if hits.weaker else ""
         return f"{counted(hits.strong, 'strong match', 'strong matches')}{more}{rest}"
     if not hits.weaker:
-        return f"nothing fits {asked}"
+        return f"nothing fits {asked}; there was no file to compare with it"
     return f"nothing fits {asked}; {f'{weaker} above' if hits else f'--all shows {weaker}'}"
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_mm.checkpoint.bundled import EACH, PICTURES, SOUNDS
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.hits import counted
 from mlx_mm.cli.indexes import (
@@ -20,7 +21,7 @@ from mlx_mm.cli.indexes import (
     shown_seconds,
 )
 from mlx_mm.cli.notes import note
-from mlx_mm.cli.opening import DEFAULT_MODEL, PHOTO_MODEL
+from mlx_mm.cli.opening import note_bundled
 from mlx_mm.cli.output import flush, say, say_json, terminal_width, visible
 from mlx_mm.cli.signals import Raised
 from mlx_mm.cli.tables import key_values
@@ -38,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folders", nargs="*", help="folders to add (default: those of the index are brought up to date)"
     )
-    parser.add_argument("-m", "--model", help=f"what makes vectors of a new index, such as {PHOTO_MODEL}")
+    bundled = f"the bundled {PICTURES.name}, and {SOUNDS.name} for sounds"
+    parser.add_argument(
+        "-m",
+        "--model",
+        help=f"what makes vectors of a new index, such as {PICTURES.advised} (default: {bundled})",
+    )
     add_index(parser)
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="PAT", help="leave such names out; repeatable"
@@ -101,12 +107,12 @@ def run(args: argparse.Namespace) -> int:
         if args.stats:
             return _stats(index, args)
         if args.compact:
-            index.compact()
+            index.compact(wait=args.wait)
             return _say(args, {"compacted": str(path_of(args))})
         if args.forget:
-            count = index.forget(missing=not args.folders, folders=args.folders)
+            count = index.forget(missing=not args.folders, folders=args.folders, wait=args.wait)
             return _say(args, {"forgotten": count})
-        return _say(args, {"moved": index.moved(*args.moved)})
+        return _say(args, {"moved": index.moved(*args.moved, wait=args.wait)})
 
 
 def _refuse_for(args: argparse.Namespace, task: str) -> None:
@@ -119,7 +125,7 @@ def _refuse_for(args: argparse.Namespace, task: str) -> None:
         "--accept-missing": args.accept_missing,
         "--add-space": args.add_space,
         "--reembed": args.reembed,
-        "--wait": args.wait != 0,
+        "--wait": args.wait != 0 and task not in ("--compact", "--forget", "--moved"),
     }
     for name in (name for name, is_given in given.items() if is_given):
         raise InputError(f"{name} says nothing about {task}. Leave it out, or run mlx_mm index with it first.")
@@ -127,11 +133,20 @@ def _refuse_for(args: argparse.Namespace, task: str) -> None:
 
 def _watch(index: "Index", args: argparse.Namespace) -> int:
     """Follow the folders until a signal comes."""
-    reports = 0
+    from mlx_mm.search.planning import refuse
+
+    reports, noted = 0, ""
+
+    def tell(trouble: str) -> None:
+        nonlocal noted
+        if trouble and trouble != noted:
+            note(f"error: {trouble}")
+        noted = trouble
 
     def on_report(report: "RefreshReport") -> None:
         nonlocal reports
         reports += 1
+        tell(str(refuse(report.left_alone)) if report.left_alone else "")
         if reports > 1 and not (report.new or report.changed or report.moved or report.copied or report.missing):
             return
         if args.json:
@@ -143,7 +158,11 @@ def _watch(index: "Index", args: argparse.Namespace) -> int:
     def on_error(error: MlxMmError) -> None:
         if not reports:
             raise error
-        note(f"error: {error}")
+        tell(str(error))
+
+    def on_event(event: str, name: str) -> None:
+        if event == "model":
+            note_bundled(EACH[name])
 
     every = {} if args.every is None else {"every": args.every}
     Raised.outcome = "the index is as the last line says"
@@ -152,6 +171,7 @@ def _watch(index: "Index", args: argparse.Namespace) -> int:
         exclude=args.exclude,
         videos=args.videos,
         poll=args.poll,
+        on_event=on_event,
         on_report=on_report,
         on_error=on_error,
         **every,
@@ -177,15 +197,15 @@ def _say(args: argparse.Namespace, values: dict[str, object]) -> int:
 
 def _refresh(args: argparse.Namespace) -> int:
     path, given = path_of(args), [Path(name).expanduser() for name in args.folders]
-    if args.model is None and not path.exists():
-        note(f"using the bundled {DEFAULT_MODEL}, made for emoji-like drawings; for photographs: --model {PHOTO_MODEL}")
     kept, failed = 0, list[str]()
 
     def count(event: str, path: str) -> None:
         nonlocal kept
         if event == "failed":
             failed.append(path)
-        kept += event not in ("missing", "failed")
+        if event == "model":
+            note_bundled(EACH[path])
+        kept += event not in ("missing", "failed", "model")
         Raised.outcome = (
             f"{counted(kept, 'file')} of this run {'is' if kept == 1 else 'are'} kept, run it again to go on"
         )
@@ -207,14 +227,23 @@ def _refresh(args: argparse.Namespace) -> int:
         )
     if args.json:
         say_json({"index": str(path), **asdict(report)})
-        return 0
+        return _status(report, given)
     for name in failed[:LISTED]:
         why = report.failed.get(name, "")
         note(f"not indexed: {why if name in why else f'{shown_path(name)}: {why}'}")
     if len(failed) > LISTED:
         note(f"… and {counted(len(failed) - LISTED, 'other')}; --json names all")
     say(summary(report))
-    return 0
+    return _status(report, given)
+
+
+def _status(report: "RefreshReport", named: list[Path]) -> int:
+    """1 where something must be seen to: a folder that was left alone, unless others were named."""
+    from mlx_mm.search.planning import refuse
+
+    if report.left_alone:
+        note(f"{'note' if named else 'error'}: {refuse(report.left_alone)}")
+    return int(bool(report.left_alone) and not named)
 
 
 def summary(report: "RefreshReport") -> str:
@@ -234,7 +263,7 @@ def summary(report: "RefreshReport") -> str:
         ", ".join(said),
     ]
     if report.skipped:
-        parts.append("left out: " + "; ".join(f"{count:,} {what}" for what, count in sorted(report.skipped.items())))
+        parts.append("left out: " + "; ".join(f"{what}: {count:,}" for what, count in sorted(report.skipped.items())))
     took = shown_seconds(report.seconds)
     if report.encoded:
         rate = f" ({report.encoded / report.seconds:,.1f}/s)" if report.seconds > 0 else ""
@@ -250,7 +279,7 @@ def _check(index: "Index", args: argparse.Namespace) -> int:
         say_json(asdict(report))
     else:
         say(check_lines(report, args.repair))
-    return 1 if report.problems else 0
+    return 1 if report.left else 0
 
 
 def check_lines(report: "CheckReport", repair: bool) -> str:
@@ -258,7 +287,7 @@ def check_lines(report: "CheckReport", repair: bool) -> str:
     lines = [f"repaired: {visible(line)}" for line in report.repaired]
     lines += [f"problem: {visible(line)}" for line in report.problems]
     counts = ", ".join(f"{what} {count:,}" for what, count in report.counts.items())
-    if report.problems:
+    if report.left:
         lines.append("mlx_mm index --check --repair mends what can be mended" if not repair else "not all is mended")
     else:
         lines.append(f"all is well{f': {counts}' if counts else ''}")
@@ -270,7 +299,7 @@ COMMAND = Command(
     add_arguments,
     run,
     (
-        f"mlx_mm index ~/Pictures -m {PHOTO_MODEL}",
+        f"mlx_mm index ~/Pictures -m {PICTURES.advised}",
         "mlx_mm index",
         "mlx_mm index ~/Pictures --exclude '*.tmp' --videos",
         "mlx_mm index --watch",

@@ -13,7 +13,8 @@ from mlx_mm.errors import InputError, ModalityError
 
 
 def describe_machine() -> dict[str, object]:
-    """Versions, device, and on a CPU the kernels and the matrix library in use with its measured speed.
+    """Versions, device, on a CPU the kernels and the matrix library in use with its measured speed, and the bundled
+    checkpoints with what they take.
 
     Raises InputError if MLX_MM_CPU, MLX_MM_THREADS or MLX_MM_BLAS has an unknown value.
     """
@@ -23,7 +24,7 @@ def describe_machine() -> dict[str, object]:
 
     from mlx_mm.backend import blas, device
     from mlx_mm.backend.native import library
-    from mlx_mm.checkpoint import hub
+    from mlx_mm.checkpoint.bundled import EACH
     from mlx_mm.models import MODEL_TYPES
 
     status = device.prepare()
@@ -44,7 +45,8 @@ def describe_machine() -> dict[str, object]:
             "threads": status.threads,
             "gflops": round(blas.measure_gflops(), 1),
         }
-    return {**result, "model_types": sorted(MODEL_TYPES), "bundled": hub.bundled_names()}
+    bundled = {one.name: " ".join(one.modalities) for one in EACH.values()}
+    return {**result, "model_types": sorted(MODEL_TYPES), "bundled": bundled}
 
 
 def describe_model(path_or_repo: str, revision: str | None = None) -> dict[str, object]:

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_mm.checkpoint.bundled import PICTURES
 from mlx_mm.cli.command import Command
-from mlx_mm.cli.demo import cache_folder
+from mlx_mm.cli.demo_run import cache_folder
 from mlx_mm.cli.notes import note
-from mlx_mm.cli.opening import PHOTO_MODEL
 from mlx_mm.cli.output import say, say_json, terminal_width, visible, watched
 from mlx_mm.cli.reading import stdin_line
 from mlx_mm.cli.tables import table
@@ -95,6 +95,6 @@ COMMAND = Command(
         "mlx_mm models",
         "mlx_mm models ~/models --json",
         "mlx_mm models --remove glm-flash-4bit",
-        f"mlx_mm models --remove {PHOTO_MODEL} --yes",
+        f"mlx_mm models --remove {PICTURES.advised} --yes",
     ),
 )

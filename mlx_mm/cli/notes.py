@@ -41,6 +41,7 @@ def warnings_as_notes(as_options: Callable[[str], str] = str) -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damaged EXIF: they name no file
         usual, warnings.showwarning = warnings.showwarning, show
         yield
 

@@ -1,21 +1,21 @@
 """Which checkpoint a command uses; whether it can, is known before gigabytes are read."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from mlx_mm.checkpoint.bundled import ANSWERS, PICTURES, SOUNDS, Bundled
+from mlx_mm.cli.files import ending_of, endings_of, find_files, modality_of
 from mlx_mm.cli.notes import note
-from mlx_mm.errors import InputError
 
 if TYPE_CHECKING:
     from mlx_mm.models.contracts import Kind, Modality, Model, Processor
-
-DEFAULT_MODEL = "emoji-siglip2"
-PHOTO_MODEL = "google/siglip2-base-patch16-naflex"
-CHAT_MODEL = "zai-org/GLM-4.6V-Flash"
 
 
 class Opened(Protocol):
     """A checkpoint whose configuration was read, and whose weights were not."""
 
+    @property
+    def name(self) -> str: ...
     @property
     def kind(self) -> "Kind": ...
     @property
@@ -23,35 +23,52 @@ class Opened(Protocol):
     def load(self) -> "tuple[Model, Processor]": ...
 
 
-def open_encoder(model: str | None, revision: str | None) -> Opened:
-    """The checkpoint that makes vectors: the named one, or with a note about it the bundled one."""
+def note_bundled(used: Bundled) -> None:
+    """Say in a line which bundled checkpoint is used, what it was made for, and how to take another one."""
+    note(f"using the bundled {used.name}, made for {used.knows}; for {used.others}: --model {used.advised}")
+
+
+def open_encoder(model: str | None, revision: str | None, fitting: Bundled = PICTURES) -> Opened:
+    """The checkpoint that makes vectors: the named one, or with a note about it the bundled one that fits."""
     from mlx_mm.load import open_checkpoint
 
     if model is None:
-        note(f"using the bundled {DEFAULT_MODEL}, made for emoji-like drawings; for photographs: --model {PHOTO_MODEL}")
-    return open_checkpoint(model or DEFAULT_MODEL, revision=revision)
+        note_bundled(fitting)
+    return open_checkpoint(model or fitting.name, revision=revision)
 
 
-def require_name(model: str | None) -> str:
-    """The name of the checkpoint that answers; InputError without one."""
-    if model is None:
-        raise InputError(
-            f"No model is named, and the bundled ones do not answer; expected one that does. Pass -m {CHAT_MODEL}, "
-            "or a folder that convert made of it."
-        )
-    return model
-
-
-def open_generator(model: str, revision: str | None) -> Opened:
-    """The checkpoint that answers; ModalityError where it does not."""
+def open_generator(model: str | None, revision: str | None) -> Opened:
+    """The checkpoint that answers: the named one, or with a note about it the bundled one; ModalityError where it does
+    not."""
     from mlx_mm.load import open_checkpoint
     from mlx_mm.models.modalities import require_generator
 
-    checkpoint = open_checkpoint(model, revision=revision)
+    if model is None:
+        note_bundled(ANSWERS)
+    checkpoint = open_checkpoint(model or ANSWERS.name, revision=revision)
     require_generator(checkpoint)
     return checkpoint
+
+
+def fitting_encoder(inputs: Sequence[str]) -> Bundled:
+    """The bundled checkpoint for what a user names: that of sounds where there are some, and no pictures.
+
+    Where there are both it is that of pictures, and a note says how to get the sounds.
+    """
+    modality = modality_of(inputs)
+    if modality is None:
+        sounds, pictures = (_are_among(inputs, kind) for kind in ("audio", "image"))
+        if sounds and pictures:
+            note(f"there are pictures and sounds, and this run takes the pictures; for the sounds: -m {SOUNDS.name}")
+        modality = "audio" if sounds and not pictures else "image"
+    return SOUNDS if modality == "audio" else PICTURES
 
 
 def modality_beside_text(checkpoint: Opened) -> "Modality":
     """What an encoder takes beside texts: "audio" or "image"."""
     return "audio" if "audio" in checkpoint.modalities else "image"
+
+
+def _are_among(inputs: Sequence[str], modality: "Modality") -> bool:
+    endings = endings_of(modality)
+    return any(ending_of(name) in endings for name in find_files(inputs, modality).files)

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from mlx_mm.cli.opening import CHAT_MODEL, DEFAULT_MODEL
+from mlx_mm.checkpoint.bundled import ANSWERS, PICTURES, SOUNDS
 
 if TYPE_CHECKING:
     from mlx_mm.generate import GenerateOptions
@@ -28,7 +28,8 @@ def add_fast_decode(parser: argparse.ArgumentParser) -> None:
 
 def add_encoder(parser: argparse.ArgumentParser) -> None:
     """Which model makes vectors, of how much at a time."""
-    parser.add_argument("-m", "--model", help=f"folder, bundled name or hub id (default: the bundled {DEFAULT_MODEL})")
+    bundled = f"the bundled {PICTURES.name}, or {SOUNDS.name} for sounds"
+    parser.add_argument("-m", "--model", help=f"folder, bundled name or hub id (default: {bundled})")
     add_revision(parser)
     parser.add_argument("--batch-size", type=int, default=8, help="items at a time (default: %(default)s)")
 
@@ -40,7 +41,8 @@ def add_revision(parser: argparse.ArgumentParser) -> None:
 
 def add_answering(parser: argparse.ArgumentParser) -> None:
     """Which model answers, and how."""
-    parser.add_argument("-m", "--model", help=f"folder or hub id of a model that answers, such as {CHAT_MODEL}")
+    bundled = f"the bundled {ANSWERS.name}, which knows emoji; such as {ANSWERS.advised}"
+    parser.add_argument("-m", "--model", help=f"folder or hub id of a model that answers (default: {bundled})")
     add_revision(parser)
     parser.add_argument("--system", help="what the model is told before everything")
     parser.add_argument(

@@ -9,9 +9,14 @@ from mlx_mm.errors import InputError, OutputError, reason
 WAIT = 5.0  # seconds for the desktop to say that it cannot
 
 
+def has_display() -> bool:
+    """Whether there is a desktop to show anything."""
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
 def check_display() -> None:
-    """InputError where there is no desktop to show anything."""
-    if sys.platform != "darwin" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    """InputError where there is no desktop."""
+    if not has_display():
         raise InputError("--open needs a desktop, and neither DISPLAY nor WAYLAND_DISPLAY is set. Leave it out.")
 
 

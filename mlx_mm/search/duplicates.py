@@ -4,7 +4,7 @@ import itertools
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import get_args
+from typing import TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ SAME = 0.96
 FLAT_SAME = 0.99  # where the hash says nothing: of flat pictures and of gradients all bits are alike
 SIMILAR = 0.9
 MOST_PAIRS = 5_000_000
+Ranked: TypeAlias = tuple[tuple[object, ...], Copy]  # by what the best one comes first
 
 # Endings of what a camera stored itself, of which others were made
 ORIGINALS = frozenset(
@@ -46,7 +47,8 @@ def duplicates(store: Store, kind: DuplicateKind = "same", threshold: float | No
     "identical": files with the same bytes. "same": pictures that differ in size, format or compression alone: their
     perceptual hashes in 6 bits of 64 at most, and the cosine is 0.96 (threshold) or more. "similar": pictures, sounds
     and videos with a cosine of 0.9 (threshold) or more; of pictures that are the same, the keeper stands for them all.
-    One file of each content, but for identical ones. Pairs that are kept apart are in no group.
+    One file of each content, but for identical ones; links to a file are no copies of it. Pairs that are kept apart are
+    in no group.
     Raises InputError for another kind, or a threshold that is none.
     """
     if kind not in get_args(DuplicateKind):
@@ -105,18 +107,29 @@ def _digest(text: str) -> bytes:
 
 def _files(rows: sqlite3.Connection) -> dict[int, list[Copy]]:
     """All files that are there, by content, the one to be kept first."""
-    found: dict[int, list[tuple[tuple[object, ...], Copy]]] = {}
-    for content, digest, size, width, height, moment, path, root in rows.execute(
-        f"SELECT c.id, c.digest, c.size, c.width, c.height, {MOMENT}, f.path, r.path FROM contents c "
-        "JOIN files f ON f.content = c.id JOIN roots r ON r.id = f.root WHERE f.state = 'here'"
+    found: dict[int, dict[object, list[Ranked]]] = {}
+    for content, digest, size, width, height, moment, path, root, device, inode in rows.execute(
+        f"SELECT c.id, c.digest, c.size, c.width, c.height, {MOMENT}, f.path, r.path, f.device, f.inode "
+        "FROM contents c JOIN files f ON f.content = c.id JOIN roots r ON r.id = f.root WHERE f.state = 'here'"
     ):
         name = os.fsdecode(os.path.join(root, path))
         is_original = os.path.splitext(name)[1].lower() in ORIGINALS
         rank = (-(width or 0) * (height or 0), not is_original, moment, len(name), name)
-        found.setdefault(content, []).append((rank, Copy(name, digest.hex(), size, width, height)))
-    ranked = {content: sorted(copies, key=lambda pair: pair[0]) for content, copies in found.items()}
+        file = (device, inode) if inode else name
+        names = found.setdefault(content, {}).setdefault(file, [])
+        names.append((rank, Copy(name, digest.hex(), size, width, height)))
+    ranked = {
+        content: sorted(map(_itself, copies.values()), key=lambda pair: pair[0]) for content, copies in found.items()
+    }
     order = sorted(ranked, key=lambda content: ranked[content][0][0])
     return {content: [copy for _, copy in ranked[content]] for content in order}  # the best contents first
+
+
+def _itself(names: list[Ranked]) -> Ranked:
+    """Of several names of the same file, such as links, one which is no link: who deletes the others loses nothing."""
+    if len(names) == 1:
+        return names[0]
+    return min(names, key=lambda pair: (os.path.islink(pair[1].path), pair[0]))
 
 
 def _vectors(rows: sqlite3.Connection, space: int, wanted: Iterable[int]) -> tuple[npt.NDArray[np.int64], Halves]:

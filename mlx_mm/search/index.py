@@ -22,8 +22,9 @@ class Index:
     """Files in folders with the vectors of a model, in one folder NAME.mmindex.
 
     path: of that folder; the default is one for each user. model: the checkpoint that makes vectors, where the index
-    is new; an existing one knows its own, and refuses another with OtherModelError. Any number of processes and threads
-    may search, one at a time refreshes. `refresh` makes it where there is none; anything else raises StoreError then.
+    is new, by default the bundled ones of pictures and of sounds, as far as there are some; an existing one knows its
+    own, and refuses another with OtherModelError. Any number of processes and threads may search, one at a time
+    refreshes. `refresh` makes it where there is none; anything else raises StoreError then.
     """
 
     def __init__(self, path: str | Path | None = None, model: str | None = None):
@@ -51,10 +52,12 @@ class Index:
         exclude: patterns as in .gitignore of what is left out; videos: take key frames of videos; both are remembered
         for the folders. max_num_patches: the budget of a NaFlex model, which the index keeps. retry: read files again
         that could not be read. accept_missing: go on where a folder lost more than half of its files. add_space,
-        reembed: a model that is not the index's makes a second space, or all vectors anew. wait: seconds for another
-        refresh to end. on_event: called with what became of a file ("new", "changed", "moved", "copied", "missing",
-        "failed") and its path. progress: as of `encode_image`.
-        Raises StoreError where a folder lost too much and nothing was changed, OtherModelError, BusyError, InputError.
+        reembed: a model that is not the index's makes a second space, or all vectors anew, until when the old ones are
+        searched, too. wait: seconds for another refresh to end. on_event: called with what became of a file ("new",
+        "changed", "moved", "copied", "missing", "failed") and its path, or with "model" and the name of a bundled one
+        that is used since none was named. progress: as of `encode_image`.
+        Raises StoreError where a folder that was named, or each one, lost too much and nothing was changed,
+        OtherModelError, BusyError, InputError.
         """
         options = refresh.Options(
             exclude=tuple(exclude),
@@ -84,9 +87,9 @@ class Index:
     ) -> None:
         """Refresh, and again whenever something changes in the folders of the index, until `stop` is set.
 
-        poll: look every so many seconds instead of being told by the system (which needs the extra `watch`), as on
-        network volumes. every: seconds after which they are looked at in any case. Other arguments as of `refresh` and
-        `watching.watch`.
+        poll: look every so many seconds instead of being told by the system (which needs the extra `watch`). Folders on
+        network volumes are looked at each minute without it. every: seconds after which they are looked at in any case.
+        Other arguments as of `refresh` and `watching.watch`.
         """
         given = [folders] if isinstance(folders, str | Path) else list(folders)
         end = stop or threading.Event()
@@ -177,25 +180,28 @@ class Index:
         """
         return inspection.check(self._store, repair=repair)
 
-    def compact(self) -> None:
-        """Give the room of what was taken away back to the disk. Raises BusyError, OutputError where that is full."""
-        tending.compact(self._store)
+    def compact(self, *, wait: float = 0.0) -> None:
+        """Give the room of what was taken away back to the disk. wait: seconds for somebody else who writes to end.
+        Raises BusyError, OutputError where the disk is full."""
+        tending.compact(self._store, wait)
 
     def stats(self) -> dict[str, object]:
         """How much is in it, and how large it is."""
         return tending.stats(self._store)
 
-    def forget(self, *, missing: bool = True, folders: Sequence[str | Path] = ()) -> int:
+    def forget(self, *, missing: bool = True, folders: Sequence[str | Path] = (), wait: float = 0.0) -> int:
         """Take away what is known of files that are gone (missing), and of all files in these folders of the index; how
-        many files. The files themselves stay. Raises InputError for a folder of which the index has nothing."""
-        return tending.forget(self._store, missing=missing, folders=[Path(name) for name in folders])
+        many files. The files themselves stay. wait: as of `compact`. Raises InputError for a folder of which the index
+        has nothing, BusyError."""
+        return tending.forget(self._store, missing=missing, folders=[Path(name) for name in folders], wait=wait)
 
-    def moved(self, old: str | Path, new: str | Path) -> int:
+    def moved(self, old: str | Path, new: str | Path, *, wait: float = 0.0) -> int:
         """A folder that was added has another place now, and no file is read; how many files it has.
 
-        Raises StoreError where the index has no such folder, InputError where there is none at its new place.
+        wait: as of `compact`. Raises StoreError where the index has no such folder, InputError where there is none at
+        its new place, BusyError.
         """
-        return refresh.moved(self._store, Path(old), Path(new))
+        return refresh.moved(self._store, Path(old), Path(new), wait)
 
     def close(self) -> None:
         """Give everything back; a second time does nothing."""

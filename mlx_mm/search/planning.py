@@ -163,8 +163,8 @@ def trouble(changes: Changes) -> str | None:
 def refuse(reasons: list[str]) -> StoreError:
     """The error for folders that lost too much."""
     return StoreError(
-        f"{'; '.join(reasons)}; expected less than half. Nothing was changed. Connect the volume; or, where files went "
-        "on purpose, pass --accept-missing; or, where the folder has another place, pass --moved OLD NEW."
+        f"{'; '.join(reasons)}; expected less than half. Nothing was changed there. Connect the volume; or, where "
+        "files went on purpose, pass --accept-missing; or, where the folder has another place, pass --moved OLD NEW."
     )
 
 

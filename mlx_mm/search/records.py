@@ -101,7 +101,8 @@ class RefreshReport:
     """What a refresh found and did.
 
     files: that are in the index and there. failed: path -> why it cannot be read. encoded: contents that the model
-    ran for. skipped: kind of thing that was left out -> how many.
+    ran for. skipped: kind of thing that was left out -> how many. left_alone: folders that are not there, or lost most
+    of their files, and of which nothing was changed.
     """
 
     files: int = 0
@@ -114,12 +115,15 @@ class RefreshReport:
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    left_alone: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What is the matter with an index. problems: one line each. repaired: what was made right."""
+    """What is the matter with an index. problems: that were found, one line each. repaired: what was made right. left:
+    problems that are still there."""
 
     problems: tuple[str, ...]
     repaired: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    left: tuple[str, ...] = ()

@@ -31,7 +31,6 @@ from mlx_mm.search.writing import Tell, Writing, name_of, put_words
 __all__ = ["Options", "moved", "refresh"]
 
 KEPT_SECONDS = 30 * 24 * 3600.0  # that a file which is gone stays known, so that it costs nothing when it comes back
-LEFT_ALONE = "folders that are not there, or lost most of their files"
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,10 @@ def refresh(
     """All folders of the index, and these new ones.
 
     on_event: called in the thread of the caller with "new", "changed", "moved", "copied", "missing" or "failed" and a
-    path, once that is committed. progress: counts the files that are read. An interruption keeps what was committed.
-    Raises StoreError where a folder lost most of its files and nothing was changed; BusyError, OtherModelError.
+    path, once that is committed, and with "model" and the name of a bundled model that is used since none was named.
+    progress: counts the files that are read. An interruption keeps what was committed.
+    Raises StoreError where a folder that was named, or each one, lost most of its files, and nothing was changed;
+    BusyError, OtherModelError.
     """
     check_progress(progress)
     begun, report = time.monotonic(), RefreshReport()
@@ -80,7 +81,13 @@ def refresh(
         changes = _planned(store, folders_of.absorb(store, roots), options, report)
         moves = find_moves(changes)
         changes = _sound(changes, options, report)
-        used = spaces.prepared(options.max_num_patches, add=options.add_space, anew=options.reembed)
+        used = spaces.prepared(
+            options.max_num_patches,
+            add=options.add_space,
+            anew=options.reembed,
+            kinds={job.entry.kind for found in changes for job in found.read},
+            on_bundled=lambda name: tell("model", name),
+        )
         folders_of.write_roots(store, [found.root for found in changes])
         _apply(store, changes, moves, report, tell)
         jobs = _readable([job for found in changes for job in found.read], used, report)
@@ -96,6 +103,8 @@ def refresh(
                 encode(store, space, late, Claims(lambda _: False), writing, advance)
         if any((report.new, report.changed, report.moved, report.copied, report.missing, report.encoded)):
             _note_time(store, [found.root for found in changes])
+        if spaces.replaced and all(job.shown in report.failed for space in used for job in _lacking(store, space)):
+            spaces.drop_replaced()
         _forget_old(store)
         for space in used:
             extend_codes(store, space.id)  # also those that a run which was killed has left
@@ -129,21 +138,21 @@ def _place(path: bytes) -> tuple[int, int]:
 
 
 def _sound(changes: list[Changes], options: Options, report: RefreshReport) -> list[Changes]:
-    """Those folders that did not lose too much; StoreError where one that was asked for did."""
+    """Those folders that did not lose too much. A disk that is away hinders no other: StoreError where a folder that
+    was named lost too much, or all did."""
     if options.accept_missing:
         return changes
-    any_named = any(found.root.named for found in changes)
     kept, reasons = [], []
     for found in changes:
         why = trouble(found)
         if why is None:
             kept.append(found)
-        elif found.root.named or not any_named:
+        elif found.root.named:
             reasons.append(why)
         else:
-            report.skipped[LEFT_ALONE] = report.skipped.get(LEFT_ALONE, 0) + 1
-    if reasons:
-        raise refuse(reasons)
+            report.left_alone.append(why)
+    if reasons or (report.left_alone and not kept):
+        raise refuse([*reasons, *report.left_alone])
     return kept
 
 

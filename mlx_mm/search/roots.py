@@ -106,13 +106,13 @@ def absorb(store: Store, roots: Sequence[Root]) -> list[Root]:
     return kept
 
 
-def moved(store: Store, old: Path, new: Path) -> int:
+def moved(store: Store, old: Path, new: Path, wait: float = 0.0) -> int:
     """A folder of the index has another place now; how many files it has. No file is read.
 
     Raises StoreError where the index has no such folder, InputError for what is none.
     """
     before, after = os.path.abspath(os.fsencode(old.expanduser())), _checked(store, new)
-    with store.writer():
+    with store.writer(wait):
         roots = known_roots(store)
         root = next((root for root in roots if root.path == before), None)
         if root is None:

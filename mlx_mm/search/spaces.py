@@ -1,18 +1,21 @@
 """The vector spaces of an index: each belongs to one model with one setting of it."""
 
+import contextlib
 import json
 import os
+import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
+from mlx_mm.checkpoint.bundled import EACH, PICTURES, SOUNDS, Bundled
 from mlx_mm.embed import encode_audio, encode_image, encode_text
-from mlx_mm.errors import OtherModelError, StoreError
+from mlx_mm.errors import MlxMmError, OtherModelError, StoreError
 from mlx_mm.load import OpenCheckpoint, open_checkpoint
 from mlx_mm.models.contracts import Modality, Model, Processor
 from mlx_mm.processing.audio import AudioSource
@@ -23,7 +26,9 @@ from mlx_mm.search.fingerprint import Fingerprint, fingerprint, in_words
 from mlx_mm.search.records import MediaKind
 from mlx_mm.search.store import Store
 
-DEFAULT_MODEL = "emoji-siglip2"
+LEAVING = "leaving"  # key in the table `meta`
+# What makes vectors where no model is named
+DEFAULTS: dict[MediaKind, Bundled] = {"image": PICTURES, "video": PICTURES, "audio": SOUNDS}
 TIMED = 4  # pictures or sounds by which the time of making all vectors anew is estimated
 
 
@@ -31,8 +36,9 @@ TIMED = 4  # pictures or sounds by which the time of making all vectors anew is 
 class Space:
     """A row of `spaces`, and its model once it is needed.
 
-    kinds: what files it holds vectors of. about: see `Fingerprint`. canaries: by what they are. `opened` may be called
-    from any thread; weights that a modality does not need are not read.
+    kinds: what files it holds vectors of. leaving: another model takes its place, and until that has vectors of all, it
+    is searched, too. about: see `Fingerprint`. canaries: by what they are. `opened` may be called from any thread;
+    weights that a modality does not need are not read.
     """
 
     id: int
@@ -44,6 +50,7 @@ class Space:
     digest: str
     canaries: dict[Modality, Vectors]
     store_name: str
+    leaving: bool = False
     _loaded: tuple[Model, Processor] | None = None
     _proven: set[Modality] = field(default_factory=set)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -82,6 +89,12 @@ class Space:
                     check_canary(self.name, modality, self.canaries[modality], now)
                     self._proven.add(modality)
             return self._loaded
+
+    def is_usable(self) -> bool:
+        """Whether its model is there, and still the same."""
+        with contextlib.suppress(MlxMmError):
+            return bool(self.opened())
+        return False
 
     def vectors_of_text(self, texts: Sequence[str], *, task: str | None = None) -> Vectors:
         """(N, dim) of length 1."""
@@ -125,19 +138,34 @@ class Spaces:
                 return space
         raise StoreError(f"{self.store.path} has no vectors of kind {kind}; expected some. Refresh it with such files.")
 
-    def prepared(self, patches: int | None, *, add: bool, anew: bool) -> list[Space]:
+    def prepared(
+        self,
+        patches: int | None,
+        *,
+        add: bool,
+        anew: bool,
+        kinds: Collection[MediaKind] = (),
+        on_bundled: Callable[[str], None] = lambda name: None,
+    ) -> list[Space]:
         """All of the index, with that of the named model, which is made where it may be; the caller is the writer.
 
         patches: see `fingerprint`. add, anew: a model of a kind that the index has already becomes another space, or
-        takes the place of those. Raises OtherModelError without them.
+        takes the place of those. Raises OtherModelError without them. kinds: of files that are to be read; each
+        gets its bundled model, whose name on_bundled is called with, in an index that has no others.
         """
-        spaces = self._rows()
-        if spaces and self.name is None and patches is None:
-            return spaces
+        if self.name is None:
+            staying = self._staying()
+            if all(space.name in EACH for space in staying):
+                staying = self._with_bundled(staying, kinds, patches, on_bundled)
+            if patches is None:
+                return staying
+        spaces = sorted(self._rows(), key=lambda space: space.leaving)
+        staying = [space for space in spaces if not space.leaving]
         checkpoint, found = self._candidate(spaces, patches)
-        if any(space.digest == found.digest for space in spaces):
-            return spaces
-        rivals = [space for space in spaces if set(space.kinds) & set(found.kinds)]
+        same = next((space for space in spaces if space.digest == found.digest), None)
+        rivals = [space for space in staying if space is not same and set(space.kinds) & set(found.kinds)]
+        if same is not None and not same.leaving and not (anew and rivals):
+            return staying
         if rivals and not (add or anew):
             raise _other(
                 self.store.path.name,
@@ -145,19 +173,68 @@ class Spaces:
                 in_words(checkpoint.name, found.about),
                 self._minutes(checkpoint, cast("int | None", found.about["max_num_patches"]), rivals),
             )
-        self._create(checkpoint, found, rivals if anew else [])
-        return self._rows()
+        self._write(checkpoint, found, same, rivals if anew else [])
+        return self._staying()
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another model takes the place of a space."""
+        return any(space.leaving for space in self._rows())
+
+    def drop_replaced(self) -> None:
+        """Take away those spaces; the caller is the writer."""
+        with self.store.writing() as rows:
+            rows.executemany("DELETE FROM spaces WHERE id = ?", [(number,) for number in _leaving(rows)])
+            rows.execute("DELETE FROM meta WHERE key = ?", (LEAVING,))
+
+    def _with_bundled(
+        self,
+        spaces: list[Space],
+        kinds: Collection[MediaKind],
+        patches: int | None,
+        on_bundled: Callable[[str], None],
+    ) -> list[Space]:
+        """These, and the bundled models of kinds that none of them takes; pictures' for an index without any files."""
+        held = {kind for space in spaces for kind in space.kinds}
+        lacking = [DEFAULTS[kind] for kind in sorted(kinds, reverse=True) if kind not in held]
+        new = dict.fromkeys(lacking if spaces or lacking else [PICTURES])
+        for one in new:
+            on_bundled(one.name)
+            checkpoint = open_checkpoint(one.name)
+            self._write(checkpoint, fingerprint(checkpoint, patches if one is PICTURES else None), None, [])
+        return self._staying()
 
     def _candidate(self, spaces: Sequence[Space], patches: int | None) -> tuple[OpenCheckpoint, Fingerprint]:
         """The named model, or else that of the first space of pictures; with the settings that the index has of it."""
         pictures = [space for space in spaces if "image" in space.kinds]
-        name = self.name or (pictures[0].name if pictures else DEFAULT_MODEL)
+        name = self.name or (pictures[0].name if pictures else PICTURES.name)
         same = next((space for space in spaces if space.name == name), None)
         checkpoint = open_checkpoint(name, revision=same.revision if same else None)
         patches = same.patches if same is not None and patches is None else patches
         return checkpoint, fingerprint(checkpoint, patches, same.about if same else None)
 
-    def _create(self, checkpoint: OpenCheckpoint, found: Fingerprint, replaced: Sequence[Space]) -> None:
+    def _write(
+        self, checkpoint: OpenCheckpoint, found: Fingerprint, same: Space | None, replaced: Sequence[Space]
+    ) -> None:
+        """Make a space of it, unless there is the same one. Those that it takes the place of stay until it has vectors
+        of all, but where their own model cannot be opened any more, so that nobody could search them."""
+        values = self._values(checkpoint, found) if same is None else None
+        usable = [space.id for space in replaced if space.is_usable()]
+        with self.store.writing() as rows:
+            leaving = {*_leaving(rows), *usable} - {None if same is None else same.id}
+            rows.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (LEAVING, json.dumps(sorted(leaving))))
+            rows.executemany(
+                "DELETE FROM spaces WHERE id = ?", [(space.id,) for space in replaced if space.id not in usable]
+            )
+            if values is not None:
+                rows.execute(
+                    "INSERT INTO spaces(fingerprint, model, revision, dim, kinds, about, canary)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    values,
+                )
+
+    def _values(self, checkpoint: OpenCheckpoint, found: Fingerprint) -> tuple[object, ...]:
+        """The row of a new space."""
         loaded = checkpoint.load(lazy=True)
         patches = cast("int | None", found.about["max_num_patches"])
         about = found.about | {"canaries": [what for what in HEARD if what in checkpoint.modalities]}
@@ -165,22 +242,9 @@ class Spaces:
         revision = (
             checkpoint.folder.name if checkpoint.folder.parent.name == "snapshots" else None
         )  # of the hub's cache
-        with self.store.writing() as rows:
-            for space in replaced:
-                rows.execute("DELETE FROM spaces WHERE id = ?", (space.id,))
-            rows.execute(
-                "INSERT INTO spaces(fingerprint, model, revision, dim, kinds, about, canary)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    found.digest,
-                    checkpoint.name,
-                    revision,
-                    vectors.shape[1],
-                    json.dumps(found.kinds),
-                    json.dumps(about),
-                    vectors.astype("<f4").tobytes(),
-                ),
-            )
+        plain = vectors.astype("<f4").tobytes()
+        kinds = json.dumps(found.kinds)
+        return found.digest, checkpoint.name, revision, vectors.shape[1], kinds, json.dumps(about), plain
 
     def _minutes(self, checkpoint: OpenCheckpoint, patches: int | None, rivals: Sequence[Space]) -> float:
         """How long it would take to make the vectors of these spaces anew, by the time that canaries take."""
@@ -195,11 +259,16 @@ class Spaces:
             canary(*loaded, modality, patches)
         return float((time.monotonic() - start) / TIMED * count / 60)
 
+    def _staying(self) -> list[Space]:
+        """Those whose place no other model takes."""
+        return [space for space in self._rows() if not space.leaving]
+
     def _rows(self) -> list[Space]:
         with self.store.reading() as rows:
             found = rows.execute(
                 "SELECT id, model, revision, dim, kinds, about, fingerprint, canary FROM spaces ORDER BY id"
             ).fetchall()
+            leaving = _leaving(rows)
         with self._lock:
             for number, name, revision, dim, kinds, about, digest, blob in found:
                 if number not in self._known or self._known[number].digest != digest:
@@ -217,7 +286,14 @@ class Spaces:
                         canaries,
                         self.store.path.name,
                     )
+                self._known[number].leaving = number in leaving
             return [self._known[row[0]] for row in found]
+
+
+def _leaving(rows: sqlite3.Connection) -> list[int]:
+    """Ids of spaces that another model takes the place of."""
+    found = rows.execute("SELECT value FROM meta WHERE key = ?", (LEAVING,)).fetchone()
+    return [] if found is None else [int(number) for number in json.loads(found[0])]
 
 
 def _other(index: str, rivals: Sequence[Space], found: str, minutes: float | None) -> OtherModelError:

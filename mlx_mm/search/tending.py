@@ -13,12 +13,12 @@ from mlx_mm.search.store import THUMBNAILS, Store
 _UNUSED = "DELETE FROM contents WHERE id NOT IN (SELECT content FROM files WHERE content IS NOT NULL)"
 
 
-def compact(store: Store) -> None:
+def compact(store: Store, wait: float = 0.0) -> None:
     """Take away contents that no file has, give the room of what was taken away back to the disk, and make codes again.
     Raises BusyError while somebody else writes, OutputError where the disk has no room for a copy of the file."""
     with store.reading():  # there is one
         pass
-    with store.writer():
+    with store.writer(wait):
         with store.writing() as rows:
             rows.execute(_UNUSED)
             known = {row[0].hex() for row in rows.execute("SELECT digest FROM contents")}
@@ -64,7 +64,7 @@ def _bytes(paths: Iterator[Path]) -> int:
     return total
 
 
-def forget(store: Store, *, missing: bool, folders: Sequence[Path]) -> int:
+def forget(store: Store, *, missing: bool, folders: Sequence[Path], wait: float = 0.0) -> int:
     """Take away files that are gone, and all below some folders, with what was known of them; how many files.
 
     A folder within one of the index comes back with the next refresh, unless it is excluded. Raises InputError for a
@@ -72,7 +72,7 @@ def forget(store: Store, *, missing: bool, folders: Sequence[Path]) -> int:
     """
     with store.reading():  # there is an index
         pass
-    with store.writer(), store.writing() as rows:
+    with store.writer(wait), store.writing() as rows:
         before = rows.execute("SELECT count(*) FROM files").fetchone()[0]
         if missing:
             rows.execute("DELETE FROM files WHERE state = 'missing'")

@@ -1,5 +1,7 @@
 """An index that follows its folders: what the system tells of changes only says when to look again."""
 
+import contextlib
+import math
 import os
 import threading
 import time
@@ -7,12 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mlx_mm.errors import InputError, MlxMmError, foreign, is_number, shown
+from mlx_mm.search.file_systems import network_kind
 from mlx_mm.search.records import RefreshReport
 
 QUIET_SECONDS = 2.0  # without a change, before folders are looked at
 EVERY_SECONDS = 15 * 60.0  # they are looked at in any case: systems lose changes, and network volumes tell of none
 LONGEST_WAIT = 60.0  # in which something always changes
 SHORTEST_POLL = 1.0
+NETWORK_SECONDS = 60.0  # after which folders on network volumes are looked at, or ten times what a look takes
+STEP = 0.25  # seconds in which watchfiles gathers changes
 
 
 def watch(
@@ -63,28 +68,85 @@ def polled(seconds: float, stop: threading.Event) -> Iterator[bool]:
 def changes(
     folders: Callable[[], Sequence[bytes]], own: Path, stop: threading.Event, *, quiet: float = QUIET_SECONDS
 ) -> Iterator[bool]:
-    """True once something has changed in folders and then nothing for `quiet` seconds, else False now and then, until
-    `stop` is set. folders: asked at the beginning. own: the folder of the index, which a refresh changes itself.
+    """True once something has changed in folders and then nothing for `quiet` seconds, else False each second, until
+    `stop` is set. True also when one of them went away, or came (back), which systems do not tell: it is followed
+    then. Where one lies on a network volume, of which they tell nothing, True each NETWORK_SECONDS.
+
+    folders: asked at the beginning, and after such a change. own: the folder of the index, which a refresh changes.
     Raises InputError where watchfiles, an extra, is not there, or the system does not watch them."""
     try:
-        import watchfiles
+        import watchfiles  # noqa: F401
     except ImportError as error:
         raise InputError(
             "Folders are to be watched, and watchfiles is not there; expected it. pip install 'mlx_mm[watch]', or look "
             "at them every so many seconds with --poll."
         ) from error
-    there = [os.fsdecode(folder) for folder in folders() if os.path.isdir(folder)]
+    while not stop.is_set():
+        known = folders()
+        places = [_place(folder) for folder in known]
+        there = [os.fsdecode(folder) for folder, place in zip(known, places, strict=True) if place]
+        pause = NETWORK_SECONDS if any(network_kind(Path(folder)) for folder in there) else math.inf
+        looked = time.monotonic()
+        with _told(there, own) as (told, errors):
+            while not stop.is_set() and [_place(folder) for folder in known] == places:
+                changed = told.wait(SHORTEST_POLL)
+                if errors:
+                    raise errors[0]
+                deadline = time.monotonic() + LONGEST_WAIT
+                while told.is_set() and time.monotonic() < deadline and not stop.is_set():
+                    told.clear()
+                    told.wait(quiet)
+                begun = time.monotonic()
+                changed = changed or begun - looked >= pause
+                yield changed
+                if changed:
+                    looked = time.monotonic()
+                    pause = max(NETWORK_SECONDS, 10 * (looked - begun)) if pause < math.inf else pause
+        if not stop.is_set():
+            yield True
+
+
+@contextlib.contextmanager
+def _told(folders: Sequence[str], own: Path) -> Iterator[tuple[threading.Event, list[InputError]]]:
+    """An event that is set when something changes, and what hinders watching. In a thread of its own, since watchfiles
+    makes Ctrl-C of every signal that comes to it."""
+    import watchfiles
+
+    told, ended, errors = threading.Event(), threading.Event(), list[InputError]()
     inside = os.path.join(os.path.realpath(own), "")
-    with foreign(InputError, "Folders cannot be watched", "expected a system that does. Look at them with --poll."):
-        for found in watchfiles.watch(
-            *there,
-            watch_filter=lambda _, path: not path.startswith(inside),
-            debounce=int(LONGEST_WAIT * 1000),
-            step=int(quiet * 1000),
-            stop_event=stop,
-            rust_timeout=int(SHORTEST_POLL * 1000),
-            yield_on_timeout=True,
-            raise_interrupt=True,
-            ignore_permission_denied=True,
-        ):
-            yield bool(found)
+
+    def follow() -> None:
+        try:
+            with foreign(InputError, "Folders cannot be watched", "expected a system that does. Look with --poll."):
+                for _ in watchfiles.watch(
+                    *folders,
+                    watch_filter=lambda _, path: not path.startswith(inside),
+                    debounce=int(2 * STEP * 1000),
+                    step=int(STEP * 1000),
+                    stop_event=ended,
+                    rust_timeout=int(SHORTEST_POLL * 1000),
+                    ignore_permission_denied=True,
+                ):
+                    told.set()
+        except InputError as error:
+            errors.append(error)
+            told.set()
+
+    thread = threading.Thread(target=follow, name="watching", daemon=True)
+    if folders:
+        thread.start()
+    try:
+        yield told, errors
+    finally:
+        ended.set()
+        if folders:
+            thread.join()
+
+
+def _place(folder: bytes) -> tuple[int, int] | None:
+    """By which a folder is known; None where there is none."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

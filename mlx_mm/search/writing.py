@@ -1,11 +1,13 @@
 """What became of files that were read, written into the store, some at a time."""
 
+import os
 import sqlite3
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlx_mm.errors import MlxMmError
+from mlx_mm.processing.fetching import short_name
 from mlx_mm.processing.vectors import Vectors
 from mlx_mm.search import words
 from mlx_mm.search.planning import Job
@@ -43,7 +45,7 @@ class Writing:
         self.again = again
         self._outcomes: list[Outcome] = []
         self._copies: dict[bytes, list[Outcome]] = {}  # of contents that are being encoded
-        self._failures: dict[bytes, MlxMmError] = {}
+        self._failures: dict[bytes, tuple[Job, MlxMmError]] = {}
 
     @property
     def waiting(self) -> int:
@@ -71,7 +73,7 @@ class Writing:
         if outcome.error is not None:
             self._write_error(rows, outcome, outcome.error, told)
             if digest is not None:
-                self._failures[digest] = outcome.error
+                self._failures[digest] = outcome.job, outcome.error
         elif self.again:
             self._add_again(rows, outcome)
         elif outcome.vectors is None:
@@ -100,7 +102,9 @@ class Writing:
         found = rows.execute("SELECT id FROM contents WHERE digest = ?", (facts.digest,)).fetchone()
         if found is None:
             if facts.digest in self._failures:
-                self._write_error(rows, outcome, self._failures[facts.digest], told)
+                first, error = self._failures[facts.digest]
+                said = str(error).replace(_named(first), _named(outcome.job))
+                self._write_error(rows, outcome, type(error)(said), told)
             else:
                 self._copies.setdefault(facts.digest, []).append(outcome)
             return
@@ -135,6 +139,11 @@ class Writing:
     def _count(self, outcome: Outcome, what: str, told: list[tuple[str, str]]) -> None:
         setattr(self.report, what, getattr(self.report, what) + 1)
         told.append((what, outcome.job.shown))
+
+
+def _named(job: Job) -> str:
+    """As errors of reading name a file."""
+    return short_name(os.fsdecode(job.place))
 
 
 def name_of(path: bytes) -> str:

@@ -402,21 +402,43 @@ def test_a_run_that_is_interrupted_says_what_is_kept(run: Run, tmp_path: Path, m
     assert ended.err == "interrupted; 2 files of this run are kept, run it again to go on\n"
 
 
+def test_a_disk_that_is_away_is_told_of(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = RefreshReport(files=3, new=1, left_alone=["/disk is not there, and 2 of its 2 files are gone"])
+    monkeypatch.setattr(Index, "refresh", lambda *_, **__: report)
+    options = ("--index", tmp_path / "a.mmindex", "-m", "emoji-siglip2")
+    done = run("index", *options)
+    assert done.out == "3 files | 1 new | 0.0 s\n"
+    assert done.err.startswith("error: /disk is not there, and 2 of its 2 files are gone; expected less than half.")
+    assert done.status == 1
+    assert run("index", tmp_path, *options).status == 0  # who names another folder knows
+
+
 def test_watching_says_what_changed(album: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line for the first look, and for each one that found something; errors after it are notes."""
+    """A line for the first look, and for each one that found something; the model and errors after it are notes."""
     reports = (RefreshReport(files=2, new=2), RefreshReport(files=2), RefreshReport(files=3, new=1))
 
-    def watch(*_: object, on_report: Callable[..., None], on_error: Callable[..., None], **options: object) -> None:
+    def watch(
+        *_: object,
+        on_event: Callable[..., None],
+        on_report: Callable[..., None],
+        on_error: Callable[..., None],
+        **options: object,
+    ) -> None:
         assert options == {"exclude": ["a"], "videos": False, "poll": 5.0, "every": 60.0}
         for report in reports:
+            on_event("new", "a.png")
             on_report(report)
         on_error(StoreError("a disk is gone"))
+        on_error(StoreError("a disk is gone"))  # still
+        on_event("model", "sounds-clap")
 
     monkeypatch.setattr(Index, "watch", watch)
     words = ("index", "--watch", "--poll", "5s", "--every", "1m", "--exclude", "a", "--index", album / "photos.mmindex")
     done = run(*words)
     assert done.out.splitlines() == ["2 files | 2 new | 0.0 s", "3 files | 1 new | 0.0 s"]
-    assert done.err == "error: a disk is gone\n"
+    error, used = done.err.splitlines()
+    assert error == "error: a disk is gone"
+    assert used.startswith("using the bundled sounds-clap")
     assert [row["new"] for row in run(*words, "--json").rows] == [2, 1]
     reports = ()
     assert_one_error(run(*words), "a disk is gone")

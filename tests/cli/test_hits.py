@@ -56,7 +56,7 @@ def test_dots_keep_strong_and_weak_apart() -> None:
         (Hits([hit("/a", 1.0)], strong=9, weaker=0), False, "9 strong matches, the best 1 shown (--top)"),
         (Hits(strong=0, weaker=1), False, 'nothing fits "x"; --all shows 1 weaker one'),
         (Hits([hit("/a", 0.0, strong=False)], strong=0, weaker=3), True, 'nothing fits "x"; 3 weaker ones above'),
-        (Hits(), False, 'nothing fits "x"'),
+        (Hits(), False, 'nothing fits "x"; there was no file to compare with it'),
         (Hits([hit("/a", None)], strong=1), False, "1 file"),
         (Hits([hit("/a", None)], strong=1_200), False, "1,200 files, 1 shown (--top)"),
     ],
@@ -68,7 +68,7 @@ def test_the_line_below(found: Hits, shown_all: bool, line: str) -> None:
 def test_a_refresh_in_a_line() -> None:
     much = RefreshReport(12431, 812, 3, 40, 2, 5, 812, {"/x": "empty"}, {"videos": 3}, 63.2)
     assert refresh_summary(much) == (
-        "12,431 files | 812 new, 3 changed, 40 moved, 2 copied, 5 missing, 1 unreadable | left out: 3 videos | "
+        "12,431 files | 812 new, 3 changed, 40 moved, 2 copied, 5 missing, 1 unreadable | left out: videos: 3 | "
         "812 through the model in 1 min 3 s (12.8/s)"
     )
     assert refresh_summary(RefreshReport(files=1, seconds=0.04)) == "1 file | nothing new | 0.0 s"
@@ -77,10 +77,11 @@ def test_a_refresh_in_a_line() -> None:
 
 def test_a_check_in_lines() -> None:
     assert check_lines(CheckReport((), (), {"files": 3}), False) == "all is well: files 3"
-    bad = CheckReport(("a\x1bb",), ("c",))
+    bad = CheckReport(("a\x1bb",), ("c",), left=("a\x1bb",))
     assert check_lines(bad, False).splitlines()[:2] == ["repaired: c", r"problem: a\x1bb"]
     assert "--repair" in check_lines(bad, False).splitlines()[2]
-    assert "--repair" not in check_lines(bad, True)
+    assert check_lines(bad, True).splitlines()[2] == "not all is mended"
+    assert check_lines(CheckReport(("a",), ("c",)), True).splitlines()[2] == "all is well"
 
 
 def test_groups_of_duplicates() -> None:

@@ -17,7 +17,7 @@ from tiny import siglip_shapes, tiny_config
 from mlx_mm import __version__, convert, load
 from mlx_mm.backend import blas, device
 from mlx_mm.backend.native.library import native_status
-from mlx_mm.checkpoint import hub
+from mlx_mm.checkpoint.bundled import EACH
 from mlx_mm.cli import info
 from mlx_mm.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from mlx_mm.models import MODEL_TYPES
@@ -38,7 +38,8 @@ def test_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     result = info.describe_machine()
     assert result["versions"]["mlx"] == metadata.version("mlx")
     assert result["model_types"] == sorted(MODEL_TYPES)
-    assert result["bundled"] == hub.bundled_names()
+    assert list(result["bundled"]) == list(EACH)
+    assert result["bundled"]["emoji-siglip2"] == "text image"
     assert result["device"] in ("cpu", "gpu")
     if device.on_cpu():
         native = native_status()

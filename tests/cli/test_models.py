@@ -12,6 +12,7 @@ import pytest
 from command_line import Run, assert_one_error
 
 from mlx_mm import convert
+from mlx_mm.checkpoint import hub
 from mlx_mm.cli import models
 
 
@@ -37,7 +38,7 @@ def home(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_listed(run: Run, home: Path) -> None:
     rows = {row["name"]: row for row in run("models", "--json").json}
     assert {name: row["kind"] for name, row in rows.items()} == {
-        "emoji-siglip2": "bundled",
+        **dict.fromkeys(hub.bundled_names(), "bundled"),
         "tiny-4bit": "converted",
         "plain": "hugging face",
         "owner/name": "hub cache",
@@ -50,7 +51,7 @@ def test_what_is_listed(run: Run, home: Path) -> None:
     assert rows["plain"]["model_type"] == "siglip2"
     shown = run("models").out.splitlines()
     assert shown[0].split() == ["name", "kind", "size", "bits", "licence", "folder"]
-    assert len(shown) == 5
+    assert len(shown) == 1 + len(rows)
 
 
 def test_folders_that_are_named(run: Run, home: Path) -> None:
@@ -58,10 +59,11 @@ def test_folders_that_are_named(run: Run, home: Path) -> None:
     shutil.move("tiny-4bit", "shelf/tiny-4bit")
     for folder in ("shelf", "shelf/tiny-4bit"):
         names = [row["name"] for row in run("models", folder, "--json").json]
-        assert names == ["emoji-siglip2", "shelf/tiny-4bit", "owner/name"]
+        assert names == [*hub.bundled_names(), "shelf/tiny-4bit", "owner/name"]
     (home / "shelf/tiny-4bit/config.json").write_text("{")
     (home / "photos/config.json").write_text('{"model_type": "bert"}')
-    assert [row["kind"] for row in run("models", "shelf", "photos", "--json").json] == ["bundled", "hub cache"]
+    kinds = [row["kind"] for row in run("models", "shelf", "photos", "--json").json]
+    assert kinds == [*["bundled"] * len(hub.bundled_names()), "hub cache"]
     assert run("models", "missing", "--json").status == 0
 
 

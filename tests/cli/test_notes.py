@@ -44,6 +44,14 @@ def test_nothing_skipped_nothing_said(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_pillow_says_of_damaged_exif_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """It names no file, and the picture is read."""
+    with warnings_as_notes():
+        warnings.warn_explicit("Corrupt EXIF data.", UserWarning, "x.py", 1, module="PIL.TiffImagePlugin")
+        warnings.warn_explicit("Our own.", UserWarning, "x.py", 1, module="mlx_mm.embed")
+    assert capsys.readouterr().err == "warning: Our own.\n"
+
+
 def test_one_skipped(capsys: pytest.CaptureFixture[str]) -> None:
     skipped = Skipped()
     skipped.on_error(["a.png"])(0, MediaError("a.png is empty"))

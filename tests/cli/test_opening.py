@@ -6,40 +6,116 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from command_line import Checkpoint, Run, assert_one_error
+import soundfile
+from command_line import Checkpoint, Result, Run, assert_one_error, stdin
 from tiny import golden_weights, siglip_shapes, tiny_config, write_checkpoint
 
+from mlx_mm import Index
 from mlx_mm.checkpoint import hub
-from mlx_mm.cli import opening
+from mlx_mm.checkpoint.bundled import ANSWERS, EACH, PICTURES, SOUNDS, Bundled
+from mlx_mm.load import open_checkpoint
 
 
-def test_the_default_model_is_named_in_one_line(
-    run: Run, model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def bundled(photos: Path, model: Path, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with pictures, sounds, and both; tiny checkpoints have the names of the bundled ones."""
+    shutil.copytree(model, photos / "bundled" / PICTURES.name)
+    tiny_checkpoint("clap", name=f"bundled/{SOUNDS.name}")
+    tiny_checkpoint("glm46v", name=f"bundled/{ANSWERS.name}")
+    monkeypatch.setattr(hub, "BUNDLED", photos / "bundled")
+    for folder in ("sounds", "both"):
+        (photos / folder).mkdir()
+        soundfile.write(photos / folder / "rain.wav", np.full(480, 0.1, np.float32), 48000)
+    shutil.copy(photos / "photos" / "a.jpg", photos / "both")
+    return photos
+
+
+USED = {
+    PICTURES: [
+        ["embed", "--text", "cat"],
+        ["embed", "photos"],
+        ["embed", "photos/a.jpg", "photos/deep"],
+        ["classify", "photos", "-l", "cat"],
+    ],
+    SOUNDS: [
+        ["embed", "sounds/rain.wav"],
+        ["embed", "sounds"],
+        ["embed", "soun*/*.wav"],
+        ["classify", "sounds", "-l", "rain"],
+    ],
+    ANSWERS: [["generate", "What?", "--max-tokens", "1"], ["chat", "--max-tokens", "1"]],
+}
+
+
+@pytest.mark.parametrize(("used", "command"), [(used, command) for used, some in USED.items() for command in some])
+def test_the_bundled_model_that_fits_is_named_in_one_line(
+    used: Bundled, command: list[str], bundled: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever has photographs must learn which checkpoint to take."""
-    monkeypatch.setattr(hub, "BUNDLED", model.parent)
-    monkeypatch.setattr(opening, "DEFAULT_MODEL", model.name)
-    for command in (["embed", "--text", "cat"], ["embed", "photos"], ["classify", "photos", "-l", "cat"]):
-        result = run(*command)
-        assert result.status == 0
-        [line] = result.err.splitlines()
-        assert model.name in line
-        assert opening.PHOTO_MODEL in line
-        assert not line.startswith(("error", "warning"))
-        assert run(*command, "-m", model).err == ""
+    """Whoever has photographs, recordings or questions must learn which checkpoint to take."""
+    stdin(monkeypatch, "What?\n")
+    result = run(*command)
+    assert result.status == 0
+    line, *rest = result.err.splitlines()
+    assert line == (f"using the bundled {used.name}, made for {used.knows}; for {used.others}: --model {used.advised}")
+    stdin(monkeypatch, "What?\n")
+    named = run(*command, "-m", used.name)
+    assert (named.out, named.err.splitlines()) == (result.out, rest)
 
 
-def test_the_default_model_is_bundled() -> None:
-    assert opening.DEFAULT_MODEL in hub.bundled_names()
-    assert opening.PHOTO_MODEL.count("/") == 1
+def test_of_pictures_and_sounds_the_pictures_are_taken(bundled: Path, run: Run) -> None:
+    """One file of vectors has one length; what is left out is told, and how to get it."""
+    for inputs in (["both"], ["both/a.jpg", "sounds"]):
+        result = run("embed", *inputs)
+        assert [row["id"] for row in result.rows] == ["both/a.jpg"]
+        told, used, *_ = result.err.splitlines()
+        assert f"-m {SOUNDS.name}" in told
+        assert used.startswith(f"using the bundled {PICTURES.name}")
+    assert [row["id"] for row in run("embed", "both", "-m", SOUNDS.name).rows] == ["both/rain.wav"]
 
 
-@pytest.mark.parametrize("command", [("generate", "What?"), ("chat",)])
-def test_without_a_model(command: tuple[str, ...], run: Run) -> None:
-    status, out, err = run(*command)
-    assert (status, out) == (1, "")
-    assert "zai-org/GLM-4.6V-Flash" in err
+def test_the_vectors_of_a_default_name_their_model(bundled: Path, run: Run) -> None:
+    run("embed", "sounds", "-o", "sounds.npz")
+    with np.load("sounds.npz") as file:
+        assert str(file["model"]) == SOUNDS.name
+
+
+def test_an_index_has_the_bundled_model_of_each_kind(bundled: Path, run: Run) -> None:
+    """Also where a kind comes later; and none beside a model that was chosen."""
+
+    def used(result: Result) -> list[str]:
+        return [line.split()[3].rstrip(",") for line in result.err.splitlines() if line.startswith("using the bundled")]
+
+    def files(index: str) -> list[str]:
+        with Index(index) as opened:
+            return sorted(
+                Path(path).name for path in set(opened.vectors(kind="image")[0] + opened.vectors(kind="audio")[0])
+            )
+
+    both = run("index", "both", "--index", "a.mmindex")
+    assert used(both) == [PICTURES.name, SOUNDS.name]
+    assert both.out.startswith("2 files | 2 new | 2 through the model")
+    assert files("a.mmindex") == ["a.jpg", "rain.wav"]
+    assert run("index", "--index", "a.mmindex").err == ""  # it knows its models now
+    assert used(run("index", "photos", "--index", "b.mmindex")) == [PICTURES.name]
+    assert used(run("index", "sounds", "--index", "b.mmindex")) == [SOUNDS.name]
+    assert files("b.mmindex") == ["a.jpg", "b.png", "c.webp", "d.gif", "rain.wav"]
+    chosen = shutil.copytree(bundled / "bundled" / PICTURES.name, bundled / "chosen")
+    named = run("index", "both", "--index", "c.mmindex", "-m", chosen)
+    assert (named.err, run("index", "--index", "c.mmindex").err) == ("", "")
+    assert "left out: sounds, for which the index has no model (--model): 1" in named.out
+    with Index(bundled / "d.mmindex") as index:
+        events: list[tuple[str, str]] = []
+        assert index.refresh(bundled / "sounds", on_event=lambda *event: events.append(event)).files == 1
+    assert events == [("model", SOUNDS.name), ("new", str(bundled / "sounds" / "rain.wav"))]
+
+
+def test_what_is_said_of_the_bundled_models_is_so() -> None:
+    assert sorted(EACH) == hub.bundled_names()
+    for one in EACH.values():
+        assert open_checkpoint(one.name).modalities == one.modalities
+        assert one.advised.count("/") == 1
 
 
 @pytest.mark.parametrize(
@@ -47,7 +123,7 @@ def test_without_a_model(command: tuple[str, ...], run: Run) -> None:
     [["info", "x/y/z"], ["embed", "photos", "-m", "nothing"], ["classify", "photos", "-l", "a", "-m", "./no"]],
 )
 def test_unknown_model(run: Run, photos: Path, arguments: list[str]) -> None:
-    assert_one_error(run(*arguments), "There is no folder", opening.DEFAULT_MODEL)
+    assert_one_error(run(*arguments), "There is no folder", PICTURES.name)
 
 
 def test_a_revision_needs_the_hub(run: Run, model: Path, photos: Path) -> None:

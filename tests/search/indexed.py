@@ -93,14 +93,14 @@ def _write(rows: sqlite3.Connection, root: str, items: Sequence[Item]) -> None:
             (digest, item.kind, item.size, width, height, item.dhash, item.taken_at, north, east, item.camera),
         ).lastrowid
         assert content is not None
-        for name in item.paths:
+        for place, name in enumerate(item.paths):
             raw = os.fsencode(name)
             file = rows.execute(
                 "INSERT INTO files(root, path, name, size, mtime_ns, device, inode, content, state) "
                 "VALUES (1, ?, ?, ?, ?, 1, ?, ?, ?)",
                 (
                     *(raw, raw.decode("utf-8", "replace"), item.size, int(item.changed * 1e9)),
-                    *(1000 + number, content, item.state),
+                    *(1000 * number + place + 1, content, item.state),
                 ),
             ).lastrowid
             assert file is not None

@@ -15,6 +15,7 @@ from PIL import Image
 from mlx_mm import encode_image, load
 from mlx_mm.errors import InputError, StoreError
 from mlx_mm.search import encoding, reading
+from mlx_mm.search.duplicates import duplicates
 from mlx_mm.search.planning import HALF_OF
 from mlx_mm.search.refresh import KEPT_SECONDS, moved
 from mlx_mm.search.thumbnail_files import thumbnail_path
@@ -136,6 +137,23 @@ def test_after_thirty_days_they_are_forgotten(library: Library) -> None:
     assert not thumbnail_path(library.store.path, digest[0][0]).exists()
 
 
+def test_links_are_no_copies(library: Library) -> None:
+    """Who deletes what is listed as a copy must not lose the file itself."""
+    real = picture(library.photos / "a long name.png", 0)
+    (library.photos / "a.png").symlink_to(real)
+    os.link(real, library.photos / "b.png")
+    assert library.refresh(library.photos) == {"new": 1, "copied": 2, "encoded": 1}
+    assert duplicates(library.store, "identical") == []
+    shutil.copy2(real, library.photos / "another long name.png")
+    library.refresh()
+    (group,) = duplicates(library.store, "identical")
+    assert [os.path.basename(file.path) for file in group.files] == ["b.png", "another long name.png"]
+    os.unlink(library.photos / "b.png")
+    library.refresh()
+    (group,) = duplicates(library.store, "identical")
+    assert [os.path.basename(file.path) for file in group.files] == ["a long name.png", "another long name.png"]
+
+
 # --- folders that lost too much ---------------------------------------------------------------------------------
 
 
@@ -160,8 +178,26 @@ def test_another_folder_can_be_refreshed_meanwhile(library: Library) -> None:
     os.rename(library.photos, library.place / "away")
     pictures(library.place / "other", 1, 20)
     assert library.refresh(library.place / "other") == {"new": 1, "encoded": 1}
-    assert library.report.skipped == {"folders that are not there, or lost most of their files": 1}
+    assert library.report.left_alone == [f"{library.photos} is not there, and 3 of its 3 files are gone"]
     assert len(library.files()) == 6
+    pictures(library.place / "other", 1, 21)
+    assert library.refresh() == {"new": 1, "encoded": 1}  # also where none is named: a disk that is away is usual
+    assert len(library.report.left_alone) == 1
+    assert len(library.files()) == 7
+    os.rename(library.place / "other", library.place / "gone too")
+    with pytest.raises(StoreError, match=r"other is not there.*photos is not there"):
+        library.refresh()
+
+
+def test_copies_of_what_cannot_be_read_are_named_themselves(library: Library) -> None:
+    for name in ("a.png", "b.png"):
+        (library.photos / name).write_bytes(b"")
+        age(library.photos / name)
+    assert library.refresh(library.photos) == {"failed": 2}
+    assert library.report.failed == {
+        str(path): f"{path} is empty; expected an image. Replace the file."
+        for path in (library.photos / "a.png", library.photos / "b.png")
+    }
 
 
 def test_more_than_half_of_a_hundred(library: Library) -> None:
@@ -239,12 +275,13 @@ def test_a_file_that_is_being_written_comes_last(library: Library, monkeypatch: 
     waited: list[float] = []
     monkeypatch.setattr(reading.time, "sleep", waited.append)
     pictures(library.photos, 3)
-    age(library.photos / "0.png", time.time() - 0.5)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)  # also where reading takes long
+    age(library.photos / "0.png", now - 0.5)
     events: list[str] = []
     library.refresh(library.photos, on_event=lambda _, path: events.append(Path(path).name))
     assert events == ["1.png", "2.png", "0.png"]
-    assert len(waited) == 1
-    assert 0 < waited[0] <= 1.5
+    assert waited == pytest.approx([1.5])
 
 
 # --- folders, and what is remembered of them ----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import pytest
 from folders import Library, Spy, picture, pictures
 from safetensors.numpy import load_file, save_file
 
+from mlx_mm import Index
 from mlx_mm.checkpoint.digest import weights_digest
 from mlx_mm.errors import DamagedError, InputError, ModalityError, ModelNotFoundError, OtherModelError, StoreError
 from mlx_mm.load import open_checkpoint
+from mlx_mm.search import encoding
 from mlx_mm.search import fingerprint as fingerprints
 from mlx_mm.search.fingerprint import fingerprint
 from mlx_mm.search.spaces import Spaces
+from mlx_mm.search.writing import Writing
 
 Write = Callable[..., Path]
 
@@ -105,6 +109,63 @@ def test_all_vectors_are_made_anew(library: Library, tiny_checkpoint: Write) -> 
     library.model = None
     assert library.refresh() == {}
     assert [space.name for space in Spaces(library.store).all()] == [str(other)]
+
+
+def test_until_all_vectors_are_made_anew_the_old_ones_are_searched(
+    library: Library, tiny_checkpoint: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = changed_weight(tiny_checkpoint("siglip2", name="other"), "patch_embedding.bias", 0.5)
+    pictures(library.photos, 6)
+    library.refresh(library.photos)
+    mine, library.model = library.model, None
+
+    def counts() -> list[int]:
+        return [row[0] for row in library.query("SELECT count(*) FROM vectors GROUP BY space ORDER BY space")]
+
+    def found() -> int:
+        with Index(library.store.path) as index:
+            return len(index.search(like=library.photos / "5.png", strong_only=False, top=9))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding, "FILES", 2)
+        commit, commits = Writing.commit, []
+
+        def interrupted(self: Writing) -> None:
+            commit(self)
+            commits.append(1)
+            if len(commits) == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(Writing, "commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            library.refresh(model=other, reembed=True)
+    assert counts() == [6, 4]
+    assert found() == 6
+    picture(library.photos / "new.png", 77)
+    assert library.refresh(model=mine, reembed=True) == {"new": 1, "encoded": 1}  # another mind: all are there
+    assert counts() == [7]
+    library.refresh(model=other, add_space=True)
+    (library.photos / "5.png").rename(library.place / "5.png")
+    assert library.refresh(model=other, reembed=True) == {"missing": 1}  # of two spaces one stays
+    assert [space.name for space in Spaces(library.store).all()] == [str(other)]
+    assert counts() == [7]
+
+
+def test_old_vectors_whose_model_is_gone_go_at_once(library: Library, tiny_checkpoint: Write) -> None:
+    library.model = tiny_checkpoint("siglip2", name="mine")
+    pictures(library.photos, 2)
+    library.refresh(library.photos)
+    shutil.rmtree(library.model)
+    library.model = tiny_checkpoint("siglip2", name="other")
+    changed_weight(library.model, "patch_embedding.bias", 0.5)
+    picture(library.photos / "new.png", 77)
+
+    def stop(event: str, path: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        library.refresh(reembed=True, on_event=stop)
+    assert [space.name for space in Spaces(library.store).all()] == [str(library.model)]
 
 
 def test_other_patches_are_another_space(library: Library) -> None:

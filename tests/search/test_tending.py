@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filling import make, unit
 
-from mlx_mm.errors import InputError, StoreError
+from mlx_mm.errors import BusyError, InputError, StoreError
 from mlx_mm.search import words
 from mlx_mm.search.codes import open_codes
 from mlx_mm.search.inspection import check
+from mlx_mm.search.roots import moved
 from mlx_mm.search.store import Store
 from mlx_mm.search.tending import compact, forget, stats
 
@@ -113,3 +117,26 @@ def test_where_there_is_no_index(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="no index"):
             tend(Store(tmp_path / "none.mmindex"))
     assert not list(tmp_path.iterdir())
+
+
+def test_they_wait_for_another_writer(store: Store, tmp_path: Path) -> None:
+    tasks: list[Callable[[float], object]] = [
+        lambda wait: compact(store, wait),
+        lambda wait: forget(store, missing=True, folders=[], wait=wait),
+        lambda wait: moved(store, Path("/photos"), tmp_path, wait),
+    ]
+    for task in tasks:
+        begun = threading.Event()
+
+        def write(begun: threading.Event = begun) -> None:
+            with Store(store.path).writer():
+                begun.set()
+                time.sleep(0.3)
+
+        other = threading.Thread(target=write)
+        other.start()
+        begun.wait()
+        with pytest.raises(BusyError):
+            task(0.0)
+        task(30.0)
+        other.join()

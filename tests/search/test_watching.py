@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -116,3 +118,57 @@ def test_the_system_tells_of_changes(tmp_path: Path) -> None:
     assert not any(found[:-1])  # what the index writes itself is no hint
     stop.set()
     assert list(hints) in ([], [False])
+
+
+def test_a_folder_that_comes_back_is_followed(tmp_path: Path) -> None:
+    """It is another one then, which the system was not asked to watch."""
+    pytest.importorskip("watchfiles")
+    photos, stop = tmp_path / "photos", threading.Event()
+    hints = changes(lambda: [bytes(photos)], tmp_path / "x.mmindex", stop, quiet=0.1)
+
+    def next_hint() -> None:
+        for _ in range(10):
+            if next(hints):
+                return
+        raise AssertionError("nothing was told")
+
+    assert not next(hints)  # it is not there
+    photos.mkdir()
+    next_hint()
+    assert not next(hints)
+    (photos / "a.png").touch()
+    next_hint()
+    shutil.rmtree(photos)
+    next_hint()
+    stop.set()
+    assert not any(hints)
+
+
+def test_signals_come_as_what_they_are(tmp_path: Path) -> None:
+    """A service that is told to end has another status than one that somebody interrupts."""
+    pytest.importorskip("watchfiles")
+
+    class Ended(BaseException):
+        pass
+
+    def end(*_: object) -> None:
+        raise Ended
+
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(Ended):
+            list(changes(lambda: [bytes(tmp_path)], tmp_path / "x.mmindex", threading.Event()))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_network_volumes_are_looked_at_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("watchfiles")
+    monkeypatch.setattr("mlx_mm.search.watching.network_kind", lambda folder: "nfs4" if folder == tmp_path else None)
+    monkeypatch.setattr("mlx_mm.search.watching.NETWORK_SECONDS", 1.5)
+    stop = threading.Event()
+    hints = changes(lambda: [bytes(tmp_path)], tmp_path / "x.mmindex", stop)
+    assert [next(hints) for _ in range(4)] == [False, True, False, True]
+    stop.set()
+    assert not any(hints)
