@@ -22,7 +22,7 @@ from mlx_mm.checkpoint.carrying import carry_files
 from mlx_mm.checkpoint.digest import weights_digest
 from mlx_mm.checkpoint.padding import pad_to
 from mlx_mm.errors import MlxMmError, OutputError, WeightsError, is_whole
-from mlx_mm.evaluate.comparing import measure
+from mlx_mm.evaluate.comparing import check_measurable, measure
 from mlx_mm.load import OpenCheckpoint, open_checkpoint, parse_dtype
 from mlx_mm.models.contracts import Modality, Model
 from mlx_mm.probes import Probes, bundled_probes, fitting, folder_probes, joined, prepared, run
@@ -105,6 +105,7 @@ def convert(
         opened = open_checkpoint(source, revision=revision)
         _check_source(opened, out)
         if check:
+            check_measurable(opened)
             fitting(probes, opened)
         with computing():
             job = _prepare(opened, scheme, recipe, asked, HALF, rounding)
@@ -223,12 +224,19 @@ def _new_values(
 
 
 def _calibration(job: _Job, probes: Probes) -> dict[Modality, Batch]:
-    """What the model is run on while its weights are rounded, a batch of each kind; none where that needs no inputs."""
-    if job.scheme is None or not job.tensors.method.asks_for_inputs:
+    """What the model is run on while its weights are rounded, a batch of each kind; none where that needs no inputs,
+    nor of a kind that has no head to run to: those layers are rounded without."""
+    model = job.model
+    if (
+        job.scheme is None
+        or not job.tensors.method.asks_for_inputs
+        or (model.kind == "generator" and not model.has_head)
+    ):
         return {}
     processor = job.source.processor()
-    batches = prepared(fitting(probes, job.model).halves()[0], job.model, processor)
-    return joined(batches, processor)
+    batches = prepared(fitting(probes, model).halves()[0], model, processor)
+    headless = job.source.config.without_vectors if model.kind == "encoder" else ()
+    return joined({kind: some for kind, some in batches.items() if kind not in headless}, processor)
 
 
 def _write(job: _Job, new: Path, progress: Progress, calibration: Mapping[Modality, Batch]) -> int:

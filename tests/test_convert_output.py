@@ -160,6 +160,20 @@ def test_a_tower_without_head_is_not_checked(tmp_path: Path, monkeypatch: pytest
     assert os.listdir(tmp_path) == ["source"]
 
 
+def test_a_tower_without_head_is_rounded_without_inputs(tmp_path: Path) -> None:
+    """The texts of the same model have vectors, so their layers are rounded with their inputs."""
+    config = tiny_config("siglip2")
+    config["vision_config"]["vision_use_head"] = False
+    source = write_checkpoint(tmp_path / "source", config, tiny_weights(config))
+    written = {}
+    for method in ("search", "best"):
+        mlx_mm.convert(source, tmp_path / method, bits=4, group_size=32, method=method, check=False)
+        written[method] = mx.load(str(tmp_path / method / "model.safetensors"))
+    same = {name: mx.array_equal(array, written["best"][name]).item() for name, array in written["search"].items()}
+    assert all(equal for name, equal in same.items() if name.startswith("vision_model"))
+    assert not all(equal for name, equal in same.items() if name.startswith("text_model.encoder"))
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_limit_of_the_system(overwrite: bool, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     source = tiny_checkpoint("siglip2")

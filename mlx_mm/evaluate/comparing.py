@@ -69,15 +69,12 @@ def measure(source: OpenCheckpoint, other: OpenCheckpoint, probes: Probes, progr
     that they take."""
     start = time.perf_counter()
     source, other = alike(source, other)
+    check_measurable(source)
     used = fitting(probes, source).halves()[1]
     processor = source.processor()
     small = reading.Checkpoint(source.folder).num_bytes <= SMALL_BYTES
     theirs, ours = Streamed(source, keep=small), Streamed(other)
     model = theirs.model
-    if model.kind == "generator" and not model.has_head:
-        raise ModalityError(
-            "This checkpoint has no head and cannot answer, so what it lost shows nowhere. Compare one with."
-        )
     task = answers(used, model, processor) if small and model.kind == "generator" else prompts(used, model, processor)
     errors = LayerErrors(_compared(source, other))
     with progressing(progress, 2 * task.count, "measuring", "run") as advance:
@@ -94,6 +91,18 @@ def measure(source: OpenCheckpoint, other: OpenCheckpoint, probes: Probes, progr
         _described(used, probes),
         time.perf_counter() - start,
     )
+
+
+def check_measurable(source: OpenCheckpoint) -> None:
+    """Raise ModalityError for a checkpoint that gives nothing to compare of something that it takes."""
+    model, lacking = source.model(), source.config.without_vectors
+    what = "what a conversion loses cannot be measured. Convert it with check=False (--no-check)."
+    if model.kind == "generator" and not model.has_head:
+        raise ModalityError(f"This checkpoint has no head and cannot answer, so {what}")
+    if model.kind == "encoder" and lacking:
+        raise ModalityError(
+            f"This checkpoint has no pooling head for {lacking[0]} inputs and gives no vectors, so {what}"
+        )
 
 
 def alike(source: OpenCheckpoint, other: OpenCheckpoint) -> tuple[OpenCheckpoint, OpenCheckpoint]:
