@@ -82,7 +82,7 @@ def measure(source: OpenCheckpoint, other: OpenCheckpoint, probes: Probes, progr
         got = results(ours.model, task, lambda _modality: advance(1))
     worst = errors.worst(WORST)
     if small:
-        few = prompts(_few(used), model, processor)
+        few = prompts(some_of_each(used), model, processor)
         worst = _effects(worst, errors, theirs, ours, few)
     return Cost(
         *_costs(model, got, given),
@@ -188,9 +188,8 @@ def _effects(
         theirs.look = partial(_exchanged, ours, cost.path)
         got = results(theirs.model, part, lambda _modality: None)
         theirs.look = None
-        vectors, _, tokens = _costs(theirs.model, got, {kind: given[kind] for kind in got})
-        effects = [1 - one.mean for one in vectors.values()] + [one.mean for one in tokens.values()]
-        measured.append(dataclasses.replace(cost, effect=max(0.0, sum(effects) / len(effects)) if effects else None))
+        effects = losses_of(theirs.model, got, {kind: given[kind] for kind in got}).values()
+        measured.append(dataclasses.replace(cost, effect=sum(effects) / len(effects) if effects else None))
     return measured
 
 
@@ -209,7 +208,13 @@ def _costs(model: Model, got: Rows, given: Rows) -> tuple[dict[str, VectorCost],
     return {}, None, {kind: token_cost(*divergence(got[kind], given[kind])) for kind in got}
 
 
-def _few(probes: Probes) -> Probes:
+def losses_of(model: Model, got: Rows, given: Rows) -> dict[str, float]:
+    """What the rows that a model gives lost against those of the source: 1 - cosine, or the divergence, by kind."""
+    vectors, _, tokens = _costs(model, got, given)
+    return {kind: max(0.0, 1 - one.mean) for kind, one in vectors.items()} | {k: one.mean for k, one in tokens.items()}
+
+
+def some_of_each(probes: Probes) -> Probes:
     """Some of each kind."""
     return Probes(
         probes.name,
