@@ -82,7 +82,7 @@ def measure(source: OpenCheckpoint, other: OpenCheckpoint, probes: Probes, progr
         got = results(ours.model, task, lambda _modality: advance(1))
     worst = errors.worst(WORST)
     if small:
-        few = prompts(some_of_each(used), model, processor)
+        few = prompts(some_of_each(used, FEW), model, processor)
         worst = _effects(worst, errors, theirs, ours, few)
     return Cost(
         *_costs(model, got, given),
@@ -214,14 +214,14 @@ def losses_of(model: Model, got: Rows, given: Rows) -> dict[str, float]:
     return {kind: max(0.0, 1 - one.mean) for kind, one in vectors.items()} | {k: one.mean for k, one in tokens.items()}
 
 
-def some_of_each(probes: Probes) -> Probes:
-    """Some of each kind."""
+def some_of_each(probes: Probes, count: int) -> Probes:
+    """So many of each kind at most."""
     return Probes(
         probes.name,
-        tuple(spread(probes.texts, FEW)),
-        tuple(spread(probes.images, FEW)),
-        tuple(spread(probes.sounds, FEW)),
-        tuple(spread(probes.chats, FEW)),
+        tuple(spread(probes.texts, count)),
+        tuple(spread(probes.images, count)),
+        tuple(spread(probes.sounds, count)),
+        tuple(spread(probes.chats, count)),
     )
 
 

@@ -29,6 +29,7 @@ from mlx_mm.quantize.scheme import QuantConfig
 
 ROWS = 256  # inputs of a layer that are tried
 OUTPUTS = 256  # of its outputs
+ITEMS = 24  # of each kind
 TRIED_BITS = 4  # in which a whole layer is rounded to see what its errors do
 
 Schemes = Mapping[str, Sequence[QuantConfig]]
@@ -87,7 +88,7 @@ def layer_options(
     sources above 2 GB, which would be read once for each layer, half the square of its relative error is taken instead.
     Layers that no input reaches are left out.
     """
-    used = some_of_each(fitting(probes, source).halves()[0])
+    used = some_of_each(fitting(probes, source).halves()[0], ITEMS)
     small = reading.Checkpoint(source.folder).num_bytes <= SMALL_BYTES
     streamed = Streamed(source, keep=small)
     task = prompts(used, streamed.model, source.processor())

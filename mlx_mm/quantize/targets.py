@@ -103,38 +103,44 @@ def reach(target: Target, layers: Mapping[str, Sequence[Option]], rest: int, sou
         return
     kinds = sorted({kind for options in layers.values() for option in options for kind in option.losses})
     limits = target.limits(kinds)
-    aims, met = dict(limits), dict[str, float]()
-    best: tuple[Losses, int] | None = None
-    for turn in range(TURNS):
+    aims: Losses = limits
+    met: Losses | None = None
+    missed: Losses | None = None
+    nearest: tuple[Losses, int] | None = None
+    for _ in range(TURNS):
         choice = within_losses(layers, aims, strict=False)
+        expected, size = total(choice).losses, total(choice).bytes + rest
         got = attempt(choice)
-        if got is None:
-            if any(total(choice).losses.get(kind, 0.0) > limits[kind] for kind in kinds):
-                raise target.missed(total(choice).losses, total(choice).bytes + rest)
+        if got is None:  # nobody measures, so what is expected has to do
+            if any(expected.get(kind, 0.0) > limit for kind, limit in limits.items()):
+                raise target.missed(expected, size)
             return
-        ratio = max(got.get(kind, 0.0) / limit for kind, limit in limits.items())
-        if best is None or max(got.values()) < max(best[0].values()):
-            best = got, total(choice).bytes + rest
-        if ratio <= 1:
+        if nearest is None or max(got.values()) < max(nearest[0].values()):
+            nearest = got, size
+        shares = {kind: got.get(kind, 0.0) / limit for kind, limit in limits.items()}
+        if max(shares.values()) <= 1:
             met = aims
-            if ratio >= NEAR or turn == TURNS - 1:
+            if max(shares.values()) >= NEAR:
                 return
-        elif _is_most(layers, choice):
-            break
-        aims = {
-            kind: aims[kind] * MARGIN * limit / max(got.get(kind, 0.0), limit / 10) for kind, limit in limits.items()
-        }
-        if met and ratio > 1:
-            break  # what was larger was good enough
+        else:
+            missed = aims
+            if choice == within_losses(layers, dict.fromkeys(kinds, 0.0), strict=False):
+                break  # there are no more bits
+        aims = _between(met, missed) if met and missed else _moved(aims, shares)
     if met:
         attempt(within_losses(layers, met, strict=False))
         return
-    assert best is not None
-    raise target.missed(*best)
+    assert nearest is not None
+    raise target.missed(*nearest)
 
 
-def _is_most(layers: Mapping[str, Sequence[Option]], choice: Choice) -> bool:
-    return all(option.bytes == max(each.bytes for each in layers[path]) for path, option in choice.items())
+def _moved(aims: Losses, shares: Mapping[str, float]) -> Losses:
+    """By how much less, or more, was lost than allowed; at most ten times."""
+    return {kind: aim * MARGIN / min(max(shares[kind], 0.1), 10.0) for kind, aim in aims.items()}
+
+
+def _between(met: Losses, missed: Losses) -> Losses:
+    return {kind: math.sqrt(met[kind] * missed[kind]) for kind in met}
 
 
 def _rounded(value: float, name: str) -> str:
