@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SHOWN = 9  # points of a curve in a table
 SIZE = 960, 600  # pixels
-LEFT, RIGHT, TOP, BOTTOM = 90, 30, 60, 70  # of them outside of the axes
+LEFT, RIGHT, TOP, BOTTOM = 90, 60, 60, 70  # of them outside of the axes
 COLOURS = ("#2f6fb0", "#c5561d", "#3d8b45", "#8a4fa3", "#8c6d1f", "#4a4a4a")
 MARKS = 5  # of the axis of sizes
 LEAST = 1e-9  # that a logarithm is taken of

@@ -22,6 +22,7 @@ from mlx_mm.evaluate.streamed import Streamed
 from mlx_mm.load import OpenCheckpoint, open_checkpoint
 from mlx_mm.models.contracts import Modality, Model
 from mlx_mm.probes import Probes, bundled_probes, fitting, folder_probes, spread
+from mlx_mm.processing.arguments import text_or_path
 from mlx_mm.progress import Progress, check_progress, progressing
 from mlx_mm.quantize import apply
 from mlx_mm.quantize.cost import (
@@ -59,6 +60,8 @@ def compare(
     `load` raises.
     """
     check_progress(progress)
+    for name, value in (("first", first), ("second", second)):
+        text_or_path(name, value, "a folder, a bundled name or a hub id")
     probes = bundled_probes() if calibrate is None else folder_probes(calibrate)
     source, other = open_checkpoint(first, revision=revision), open_checkpoint(second)
     return measure(source, other, probes, progress)

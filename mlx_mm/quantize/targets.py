@@ -10,6 +10,7 @@ from mlx_mm.quantize.budget import Choice, Losses, Option, total, within_losses,
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 TURNS = 5  # conversions at most, on the way to a measured loss
+MOST_KL = 1e6  # nats, more than any distributions differ by
 NEAR = 0.8  # of what may be lost, from which on nothing smaller is looked for
 MARGIN = 0.95  # of what may be lost, at which the next conversion aims
 NAMES = {"encoder": "target_cosine", "generator": "target_kl", "classifier": "target_kl"}
@@ -61,7 +62,7 @@ def find_target(cosine: object, size: object, kl: object) -> Target | None:
     value = given[name]
     if name == "target_size":
         return Target(name, _bytes(value))
-    most = 1.0 if name == "target_cosine" else math.inf
+    most = 1.0 if name == "target_cosine" else MOST_KL
     if not is_number(value) or not 0 < value < most:
         expected = "a number between 0 and 1" if name == "target_cosine" else "a number above 0, in nats"
         raise QuantizationError(f"{name} is {shown(value)}; expected {expected}.")
