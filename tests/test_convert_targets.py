@@ -110,8 +110,8 @@ def test_the_goals_of_trained_models(name: str, tmp_path: Path) -> None:
     eight = convert(name, tmp_path / "eight", bits=8, method="plain")
     assert convert(name, tmp_path / "999", target_cosine=0.999, method="search", check=True).bytes < eight.bytes
     for group_size in (64, 32):
-        four = convert(name, tmp_path / "four", group_size=group_size, method="search", check=True)
-        dealt = convert(name, tmp_path / "dealt", target_size=four.bytes, method="search", check=True)
+        four = convert(name, tmp_path / f"four-{group_size}", group_size=group_size, method="search", check=True)
+        dealt = convert(name, tmp_path / f"dealt-{group_size}", target_size=four.bytes, method="search", check=True)
         assert four.cost is not None
         assert dealt.cost is not None
         assert dealt.bytes <= four.bytes
