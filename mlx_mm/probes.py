@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 MOST = 64  # of each kind that are taken of a folder
+MOST_TEXTS = 256  # which cost less
 MOST_CHATS = 16  # which cost more: each is a prompt with its pictures
 MOST_CHARACTERS = 2000  # of a text; what follows is left out
 MOST_PIXELS = 512 * 512  # of a picture in a chat
@@ -102,8 +103,8 @@ def folder_probes(path: str | os.PathLike[str]) -> Probes:
     """A user's: the pictures and sounds in a folder and those below, texts of .txt (one a line) and chats of .jsonl.
 
     A line of .jsonl is a text, or {"text": question, "images": [paths, as seen from the file]}. Of more than 64 of a
-    kind (16 chats) as many are taken, evenly spread over the sorted names; hidden files are passed over. Raises
-    InputError for a folder that has none of them.
+    kind (256 texts, 16 chats) as many are taken, evenly spread over the sorted names; hidden files are passed over.
+    Raises InputError for a folder that has none of them.
     """
     text_or_path("calibrate", path, "a folder with pictures, sounds or texts")
     folder = Path(path).expanduser()
@@ -123,7 +124,7 @@ def folder_probes(path: str | os.PathLike[str]) -> Probes:
         )
     return Probes(
         str(folder),
-        tuple(text[:MOST_CHARACTERS] for text in spread(texts, MOST)),
+        tuple(text[:MOST_CHARACTERS] for text in spread(texts, MOST_TEXTS)),
         tuple(spread(images, MOST)),
         tuple(spread(sounds, MOST)),
         tuple(spread(chats, MOST_CHATS)),

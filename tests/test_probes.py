@@ -25,7 +25,7 @@ def own(tmp_path: Path) -> Path:
     for i in range(9):
         Image.new("RGB", (20 + i, 20), (20 * i, 99, 9)).save(folder / "deep" / f"{i}.png")
     soundfile.write(folder / "a.wav", np.sin(np.arange(4800) / 9), 48000)
-    (folder / "texts.txt").write_text("\n\n".join(f"text number {i}" for i in range(70)), "utf-8")
+    (folder / "texts.txt").write_text("\n\n".join(f"text number {i}" for i in range(270)), "utf-8")
     lines = [{"text": "What is this?", "images": ["deep/3.png"]}, {"text": "Who are you?"}]
     (folder / "q.jsonl").write_text("\n".join(map(json.dumps, [*lines, "a plain text"])), "utf-8")
     (folder / ".hidden.txt").write_text("hidden")
@@ -56,7 +56,7 @@ def test_few_serve_both_purposes() -> None:
 
 def test_a_folder(own: Path) -> None:
     probes = folder_probes(own)
-    assert len(probes.texts) == 64
+    assert len(probes.texts) == 256
     assert (probes.texts[0], probes.texts[-1]) == ("text number 0", "a plain text")
     assert [Path(str(path)).name for path in probes.images] == [f"{i}.png" for i in range(9)]
     assert len(probes.sounds) == 1
@@ -109,7 +109,7 @@ def test_as_arrays(own: Path, tiny_checkpoint: Callable[..., Path]) -> None:
     model, processor = load(tiny_checkpoint("clap"))
     batches = prepared(fitting(folder_probes(own), model), model, processor)
     assert {kind: [len(batch["input_ids" if kind == "text" else "input_features"]) for batch in of_one]
-            for kind, of_one in batches.items()} == {"text": [64], "audio": [1]}  # fmt: skip
+            for kind, of_one in batches.items()} == {"text": [64] * 4, "audio": [1]}  # fmt: skip
     vectors = np.array(run(model, "text", batches["text"][0]))
     mask = batches["text"][0]["attention_mask"]
     assert mask.min() == 0

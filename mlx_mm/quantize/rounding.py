@@ -26,7 +26,9 @@ from mlx_mm.quantize.scheme import QuantConfig
 Floats: TypeAlias = npt.NDArray[np.float32]
 Codes: TypeAlias = npt.NDArray[np.uint8]
 
-DAMPING = 0.01  # of the mean of H's diagonal, added to it (GPTQ, section 3.3)
+# The least share of the mean of H's diagonal, times the identity, in what is taken for H. GPTQ's 1 % fits the layers to
+# the few inputs that are seen: on others its errors are then larger than those of a search (docs/quantisation.md).
+LEAST_SHARE = 0.1
 MOST_COLUMNS = 4096  # that H relates to each other: its factors take the cube of them
 ROWS_AT_ONCE = 1024  # of a weight: the columns of a group then fit a processor's cache
 # Shares of a group's range that are cut off at either end, by bits, in all pairs: the coarser, the more it is worth.
@@ -55,10 +57,32 @@ class Inputs:
 
 def inputs_of(x: Floats, group_size: int | None) -> Inputs:
     """Of inputs (rows, in). group_size: of the weight whose errors are to be compensated, None where they are not."""
-    energy = np.einsum("ij,ij->j", x, x)
     if group_size is None:
-        return Inputs(energy)
-    return Inputs(energy, tuple(_triangle(x[:, part].T @ x[:, part]) for part in column_blocks(x.shape[1], group_size)))
+        energy = np.einsum("ij,ij->j", x, x)
+        return Inputs((1 - LEAST_SHARE) * energy + np.float32(LEAST_SHARE * energy.mean()))
+    squares = [shrunk_squares(x[:, part]) for part in column_blocks(x.shape[1], group_size)]
+    return Inputs(np.concatenate([each.diagonal() for each in squares]), tuple(map(_triangle, squares)))
+
+
+def shrunk_squares(x: Floats) -> Floats:
+    """H of inputs (rows, in), divided by the rows, and as far on the way to its mean diagonal as they are too few.
+
+    The share of that is Ledoit and Wolf's (2004, equations 8 to 14, of means that are 0; here from one row on), but at
+    least LEAST_SHARE: rows of one text or picture resemble each other.
+    """
+    count, width = x.shape
+    squares = x.T @ x
+    squares /= max(1, count)
+    mean = float(squares.diagonal().mean())
+    if mean <= 0:
+        return np.eye(width, dtype=np.float32)
+    size = float(np.vdot(squares, squares))
+    fourth = float((np.einsum("ij,ij->i", x, x).astype(np.float64) ** 2).mean())
+    spread, error = size - width * mean**2, (fourth - size) / (count - 1) if count > 1 else np.inf
+    share = max(LEAST_SHARE, min(1.0, error / spread)) if spread > 0 else 1.0
+    squares *= 1 - share
+    squares[np.diag_indices(width)] += share * mean
+    return squares
 
 
 def column_blocks(width: int, group_size: int) -> list[slice]:
@@ -69,9 +93,7 @@ def column_blocks(width: int, group_size: int) -> list[slice]:
 
 
 def _triangle(squares: Floats) -> Floats:
-    """R of H = R·Rᵀ, damped, each column divided by its diagonal. squares: H, which is changed."""
-    mean = float(squares.diagonal().mean())
-    squares[np.diag_indices_from(squares)] += DAMPING * mean if mean > 0 else 1.0
+    """R of H = R·Rᵀ, each column divided by its diagonal."""
     upper = np.linalg.cholesky(squares[::-1, ::-1])[::-1, ::-1]  # of the reversed matrix, R from its end
     return np.ascontiguousarray(upper / upper.diagonal())
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import hashed
 
-from mlx_mm.quantize.rounding import DAMPING, compensated, inputs_of, pack, searched
+from mlx_mm.quantize.rounding import LEAST_SHARE, compensated, inputs_of, pack, searched, shrunk_squares
 from mlx_mm.quantize.scheme import QuantConfig
 
 AFFINE_BITS = (2, 3, 4, 5, 6, 8)
@@ -32,11 +32,20 @@ def plain_grids(group: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     return (high - low) / (2**bits - 1), low
 
 
+def expected_squares(x: np.ndarray) -> np.ndarray:
+    """Ledoit and Wolf's estimate, as they write it: outer products that differ from their mean, one by one."""
+    x = x.astype(np.float64)
+    outer = x[:, :, None] * x[:, None, :]
+    mean, target = outer.mean(axis=0), np.eye(x.shape[1]) * (x**2).mean()
+    error = ((outer - mean) ** 2).sum() / len(x) / (len(x) - 1)
+    share = max(LEAST_SHARE, min(1, error / ((mean - target) ** 2).sum()))
+    return (1 - share) * mean + share * target
+
+
 def gptq(weight: np.ndarray, x: np.ndarray, bits: int, size: int) -> np.ndarray:
     """The codes (out, in) of arXiv 2210.17323, algorithm 1, with groups, column by column in float64."""
     work, width = weight.astype(np.float64), weight.shape[1]
-    hessian = x.astype(np.float64).T @ x
-    hessian += DAMPING * hessian.diagonal().mean() * np.eye(width)
+    hessian = expected_squares(x)
     inverse = np.linalg.cholesky(np.linalg.inv(hessian)).T
     codes = np.zeros_like(work)
     for column in range(width):
@@ -78,6 +87,15 @@ def test_errors_are_compensated_as_by_gptq(bits: int) -> None:
     ours, theirs = codes_of(packed, scales, scheme), gptq(weight, x, bits, 32)
     assert (ours != theirs).mean() < 0.002  # ties, which float32 breaks in another way
     assert (ours != gptq(weight, x[:, ::-1], bits, 32)).mean() > 0.1
+
+
+@pytest.mark.parametrize("rows", [1, 4, 40, 400])
+def test_few_inputs_say_little_of_how_columns_depend(rows: int) -> None:
+    x = inputs(rows, 32)
+    share = 1 - shrunk_squares(x)[0, 1] / (x.T @ x / rows)[0, 1]
+    assert (share > 0.999) if rows == 1 else (share > 1.5 * LEAST_SHARE) == (rows < 100)
+    if rows > 1:
+        assert np.allclose(shrunk_squares(x), expected_squares(x), rtol=1e-4, atol=1e-5)
 
 
 def test_a_grid_errs_hardly_more_than_the_best_of_many() -> None:
