@@ -26,8 +26,9 @@ from mlx_mm.quantize.scheme import QuantConfig
 Floats: TypeAlias = npt.NDArray[np.float32]
 Codes: TypeAlias = npt.NDArray[np.uint8]
 
-# The least share of the mean of H's diagonal, times the identity, in what is taken for H. GPTQ's 1 % fits the layers to
-# the few inputs that are seen: on others its errors are then larger than those of a search (docs/quantisation.md).
+# H is taken on the way to its mean diagonal: of `width` columns and n inputs by width / (width + 2·n), but no less than
+# this. GPTQ's 1 % (section 3.3) fits a layer to the few inputs that were seen, of a few texts or pictures whose rows
+# resemble each other; on others it then loses more than a search (docs/quantisation.md, "Methods").
 LEAST_SHARE = 0.1
 MOST_COLUMNS = 4096  # that H relates to each other: its factors take the cube of them
 ROWS_AT_ONCE = 1024  # of a weight: the columns of a group then fit a processor's cache
@@ -58,31 +59,23 @@ class Inputs:
 def inputs_of(x: Floats, group_size: int | None) -> Inputs:
     """Of inputs (rows, in). group_size: of the weight whose errors are to be compensated, None where they are not."""
     if group_size is None:
-        energy = np.einsum("ij,ij->j", x, x)
-        return Inputs((1 - LEAST_SHARE) * energy + np.float32(LEAST_SHARE * energy.mean()))
+        energy, share = np.einsum("ij,ij->j", x, x), _share(*x.shape)
+        return Inputs((1 - share) * energy + np.float32(share * energy.mean()))
     squares = [shrunk_squares(x[:, part]) for part in column_blocks(x.shape[1], group_size)]
     return Inputs(np.concatenate([each.diagonal() for each in squares]), tuple(map(_triangle, squares)))
 
 
 def shrunk_squares(x: Floats) -> Floats:
-    """H of inputs (rows, in), divided by the rows, and as far on the way to its mean diagonal as they are too few.
-
-    The share of that is Ledoit and Wolf's (2004, equations 8 to 14, of means that are 0; here from one row on), but at
-    least LEAST_SHARE: rows of one text or picture resemble each other.
-    """
-    count, width = x.shape
-    squares = x.T @ x
-    squares /= max(1, count)
+    """H of inputs (rows, in), as far on the way to its mean diagonal as they are too few."""
+    squares, share = x.T @ x, _share(*x.shape)
     mean = float(squares.diagonal().mean())
-    if mean <= 0:
-        return np.eye(width, dtype=np.float32)
-    size = float(np.vdot(squares, squares))
-    fourth = float((np.einsum("ij,ij->i", x, x).astype(np.float64) ** 2).mean())
-    spread, error = size - width * mean**2, (fourth - size) / (count - 1) if count > 1 else np.inf
-    share = max(LEAST_SHARE, min(1.0, error / spread)) if spread > 0 else 1.0
     squares *= 1 - share
-    squares[np.diag_indices(width)] += share * mean
+    squares[np.diag_indices_from(squares)] += share * mean if mean > 0 else 1.0
     return squares
+
+
+def _share(rows: int, width: int) -> float:
+    return max(LEAST_SHARE, width / (width + 2 * rows))
 
 
 def column_blocks(width: int, group_size: int) -> list[slice]:
