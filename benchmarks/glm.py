@@ -113,7 +113,9 @@ def blocks(name: str, shape: tuple[int, ...], drawn: np.ndarray):
 def convert(folder: Path, bits: int, recipe: str | None) -> dict:
     import mlx_mm
 
-    report = mlx_mm.convert(folder / "source", folder / "converted", bits=bits, recipe=recipe, overwrite=True)
+    report = mlx_mm.convert(
+        folder / "source", folder / "converted", bits=bits, recipe=recipe, overwrite=True, check=False
+    )
     return {
         "parameters": report.parameters,
         "source_gb": report.source_bytes / 1e9,

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from mlx_mm.classify import classify
     from mlx_mm.conversation import Conversation
     from mlx_mm.convert import ConvertReport, convert
+    from mlx_mm.dequantize import DequantizeReport, dequantize
     from mlx_mm.embed import encode_audio, encode_image, encode_text
+    from mlx_mm.evaluate.comparing import compare
     from mlx_mm.generate import generate, stream_generate
     from mlx_mm.generation.answer import Generation
     from mlx_mm.generation.prompt_cache import PromptCache
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Conversation",
     "ConvertReport",
+    "DequantizeReport",
     "Generation",
     "Hit",
     "Index",
@@ -33,7 +36,9 @@ __all__ = [
     "RefreshReport",
     "Where",
     "classify",
+    "compare",
     "convert",
+    "dequantize",
     "encode_audio",
     "encode_image",
     "encode_text",
@@ -47,6 +52,7 @@ __all__ = [
 _ROOMS = {
     "Conversation": "conversation",
     "ConvertReport": "convert",
+    "DequantizeReport": "dequantize",
     "Generation": "generation.answer",
     "Hit": "search.records",
     "Index": "search.index",
@@ -54,7 +60,9 @@ _ROOMS = {
     "RefreshReport": "search.records",
     "Where": "search.records",
     "classify": "classify",
+    "compare": "evaluate.comparing",
     "convert": "convert",
+    "dequantize": "dequantize",
     "encode_audio": "embed",
     "encode_image": "embed",
     "encode_text": "embed",

@@ -14,6 +14,7 @@ from mlx_mm.backend import device
 from mlx_mm.backend.memory import expect
 from mlx_mm.backend.streams import compute, computing
 from mlx_mm.checkpoint import hub, matching, reading, shards
+from mlx_mm.checkpoint.padding import pad_to
 from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.errors import ConfigError, InputError, ModelNotFoundError, WeightsError, foreign, shown
 from mlx_mm.models import KNOWN_PROBLEMS, find_family
@@ -76,6 +77,7 @@ class OpenCheckpoint:
     """A checkpoint of which all is known but the weights.
 
     name: as the user called it. folder: where it lies. values: its config.json, config: what the family read of it.
+    pads: where the config has wider MLPs than the files, their tensors are filled up with zeros.
     """
 
     name: str
@@ -83,6 +85,7 @@ class OpenCheckpoint:
     values: dict[str, object]
     family: Family[FamilyConfig]
     config: FamilyConfig
+    pads: bool = False
 
     def model(self) -> Model:
         """A new model without its weights. Nothing is computed for it, and it takes next to no memory."""
@@ -120,14 +123,22 @@ class OpenCheckpoint:
     def load(self, *, dtype: str | mx.Dtype | None = None, lazy: bool = False) -> tuple[Model, Processor]:
         """The model with its weights, and the processor; see `load`."""
         target = parse_dtype(dtype)
-        device.prepare()
         if (name := Path(self.name).name) in KNOWN_PROBLEMS:
             warnings.warn(f"{name}: {KNOWN_PROBLEMS[name]}.", stacklevel=3)  # the caller of mlx_mm.load
         opened, checkpoint = self.with_tensors()
-        model = opened.model()
+        return opened._loaded(checkpoint, target, lazy=lazy), opened.processor()
+
+    def load_lazily(self) -> Model:
+        """The model alone, whose weights stay on disk until they are used."""
+        opened, checkpoint = self.with_tensors()
+        return opened._loaded(checkpoint, None, lazy=True)
+
+    def _loaded(self, checkpoint: reading.Checkpoint, dtype: mx.Dtype | None, *, lazy: bool) -> Model:
+        device.prepare()
+        model = self.model()
         with foreign(WeightsError, f"The weights in {self.folder} cannot be loaded", OF_ONE_CHECKPOINT):
-            opened._fill(model, checkpoint, dtype=target, lazy=lazy)
-        return model, opened.processor()
+            self._fill(model, checkpoint, dtype=dtype, lazy=lazy)
+        return model
 
     def with_tensors(self) -> tuple["OpenCheckpoint", reading.Checkpoint]:
         """The tensors, and this checkpoint as they have it, where config.json says otherwise; see `settled`."""
@@ -152,6 +163,8 @@ class OpenCheckpoint:
             tensors = self.arrange(model, checkpoint)
             if block is not None:
                 apply.apply_block(model, block, tensors)
+            if self.pads:
+                tensors = pad_to(tensors, matching.parameter_shapes(model), model.padded_axes)
             matching.check_match(matching.parameter_shapes(model), tensors, self.folder)
             matching.check_kinds(model, tensors, self.folder)
             arrays = {name: tensor.join() if isinstance(tensor, Rows) else tensor for name, tensor in tensors.items()}

@@ -23,6 +23,7 @@ if sys.dont_write_bytecode:
 
 from recipes import RECIPES
 
+from mlx_mm import convert
 from mlx_mm.backend import device
 from mlx_mm.backend.native import library, signatures
 
@@ -37,6 +38,14 @@ def signals_that_act() -> Iterator[None]:
     yield
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.fixture(autouse=True)
+def plain_conversions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To round by the inputs of layers, and to measure what was lost, takes longer than the rest of most tests: a
+    conversion does it where method= or check= say so."""
+    monkeypatch.setitem(convert.__kwdefaults__, "method", "plain")
+    monkeypatch.setitem(convert.__kwdefaults__, "check", False)
 
 
 @pytest.fixture

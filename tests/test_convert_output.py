@@ -115,7 +115,7 @@ def test_odd_names_are_names(name: str, tiny_checkpoint: Checkpoint, tmp_path: P
     ("arguments", "error"),
     [
         *(({"bits": bits}, QuantizationError) for bits in (True, False, 4.0, np.float32(4), "8", [4], np.array([4]))),
-        *(({"group_size": size}, QuantizationError) for size in (True, 64.0, "64", None, (64,), 48)),
+        *(({"group_size": size}, QuantizationError) for size in (True, 64.0, "64", (64,), 48)),
         ({"bits": None, "group_size": 48}, QuantizationError),
         ({"bits": None, "mode": "nonsense"}, QuantizationError),
         ({"mode": ["affine"]}, QuantizationError),
@@ -158,6 +158,20 @@ def test_a_tower_without_head_is_not_checked(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ModalityError, match="no pooling head"):
         mlx_mm.convert(source, tmp_path / "out", check=True)
     assert os.listdir(tmp_path) == ["source"]
+
+
+def test_a_tower_without_head_is_rounded_without_inputs(tmp_path: Path) -> None:
+    """The texts of the same model have vectors, so their layers are rounded with their inputs."""
+    config = tiny_config("siglip2")
+    config["vision_config"]["vision_use_head"] = False
+    source = write_checkpoint(tmp_path / "source", config, tiny_weights(config))
+    written = {}
+    for method in ("search", "best"):
+        mlx_mm.convert(source, tmp_path / method, bits=4, group_size=32, method=method, check=False)
+        written[method] = mx.load(str(tmp_path / method / "model.safetensors"))
+    same = {name: mx.array_equal(array, written["best"][name]).item() for name, array in written["search"].items()}
+    assert all(equal for name, equal in same.items() if name.startswith("vision_model"))
+    assert not all(equal for name, equal in same.items() if name.startswith("text_model.encoder"))
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

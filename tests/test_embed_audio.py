@@ -15,7 +15,7 @@ from mlx_mm import batches, classify, convert, encode_audio, encode_text, load, 
 from mlx_mm.backend import device
 from mlx_mm.cli import program as cli
 from mlx_mm.errors import InputError, MediaError
-from mlx_mm.evaluate import synthetic_sounds
+from mlx_mm.probes import synthetic_sounds
 
 RATE = 48000
 
@@ -226,9 +226,9 @@ def test_classify_takes_iterators_too(clap: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised_models_hear(folders: dict[str, Path], tmp_path: Path, bits: int) -> None:
     report = convert(folders["clap-fused"], tmp_path / "out", bits=bits, group_size=32, check=True)
-    assert set(report.cosines) == {"text", "audio"}
-    assert report.cosines["audio"][1] > (0.97 if bits == 4 else 0.9998)
-    assert report.cosines["audio"][1] < 1
+    assert report.cost is not None
+    assert set(report.cost.vectors) == {"text", "audio"}
+    assert (0.97 if bits == 4 else 0.9998) < report.cost.vectors["audio"].lowest < 1
     quantised = {choice.path for choice in report.choices if choice.scheme}
     assert any("audio_model" in path for path in quantised)
     assert any("token_embedding" in path for path in quantised)

@@ -26,7 +26,6 @@ import mlx_mm
 from mlx_mm import Conversation, PromptCache, convert, generate, load, stream_generate
 from mlx_mm.backend.streams import computing
 from mlx_mm.errors import InputError
-from mlx_mm.evaluate import cosines_between, vectors_of
 
 pytestmark = [*LONG]
 
@@ -80,7 +79,7 @@ def test_every_public_function_from_any_thread_at_once(calls: dict[str, Callable
         "stream": lambda: [piece.raw for piece in stream_generate(*answering, "hello", max_tokens=4)],
         "ask": lambda: [piece.raw for piece in Conversation(*answering).ask("hello", max_tokens=4)],
         "convert": converted,
-        "evaluate": lambda: cosines_between(vectors_of(same), vectors_of(hearing)),
+        "evaluate": lambda: mlx_mm.compare(hearing, same).vectors,
         "to_mlx": lambda: {key: np.array(value).tolist() for key, value in mlx_mm.to_mlx(batch).items()},
         "features": lambda: np.array(encoder.get_text_features(**mlx_mm.to_mlx(batch))).tobytes(),
     }

@@ -11,6 +11,7 @@ from mlx_mm.backend.elementwise import swiglu
 from mlx_mm.backend.native import calls, library, signatures
 from mlx_mm.backend.native.views import is_view, run, serves, view
 from mlx_mm.backend.native.weights import prepared_experts
+from mlx_mm.backend.watching import at_work
 
 Router = Callable[[mx.array], tuple[mx.array, mx.array]]
 
@@ -43,6 +44,7 @@ def experts(layer: nn.Module, x: mx.array, chosen: mx.array, weights: mx.array) 
 
 
 def _multiply(layer: nn.Module, rows: calls.Floats, chosen: np.ndarray) -> calls.Floats:
+    layer = at_work(layer, cast(mx.array, rows), cast(mx.array, chosen))
     prepared = prepared_experts(layer)
     inputs = library.inputs_of(signatures.INPUTS_FINE)
     return calls.experts(library.kernels(), prepared.weight, len(layer.weight), chosen, rows, inputs=inputs)

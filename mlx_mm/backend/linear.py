@@ -12,6 +12,7 @@ from mlx_mm.backend.native import calls, library, signatures
 from mlx_mm.backend.native.views import is_view, run, serves, view
 from mlx_mm.backend.native.weights import prepared_linear
 from mlx_mm.backend.streams import streams_of_others
+from mlx_mm.backend.watching import at_work
 
 Stream: TypeAlias = mx.Stream | mx.ThreadLocalStream
 Activation: TypeAlias = Callable[[mx.array], mx.array]
@@ -47,10 +48,10 @@ def _linear(
     layer: nn.Module, x: mx.array, activation: Activation | None, residual: mx.array | None, inputs: int
 ) -> mx.array:
     if is_view(x):
-        return _native(layer, x, activation, residual, inputs)
+        return _native(at_work(layer, x), x, activation, residual, inputs)
     if serves(x):
         return run(lambda x: _linear(layer, x, activation, residual, inputs), x)
-    product = _plain(layer, x)
+    product = _plain(at_work(layer, x), x)
     product = product if activation is None else activation(product)
     return product if residual is None else product + residual
 

@@ -22,7 +22,7 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from queue import SimpleQueue
-from typing import ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import mlx.core as mx
 
@@ -43,10 +43,17 @@ _QUEUE, _COMPUTING = threading.Lock(), threading.Lock()
 class _Thread(threading.local):
     """computes: it has the turn, or works for a thread that has. part: it is one of several that do. works: it does
     what it is asked for itself, as a worker. ends: it is one that has done its last. noted: it is among the callers.
-    stream: of a worker, for parts."""
+    stream: of a worker, for parts. task: what a worker does."""
 
     computes = part = works = ends = noted = False
     stream: mx.Stream | None = None
+    task: "_Task[Any] | None" = None
+
+
+class _Task(Future[Result]):
+    """What a worker is to do. unwanted: who asked for it was interrupted, and waits only for its end."""
+
+    unwanted = False
 
 
 class _Process:
@@ -114,6 +121,12 @@ def give_back_memory() -> None:
         mx.clear_cache()
 
 
+def check_wanted() -> None:
+    """Within long work of a worker: raise KeyboardInterrupt where the thread that asked for it was interrupted."""
+    if _thread.task is not None and _thread.task.unwanted:
+        raise KeyboardInterrupt
+
+
 def streams_of_others() -> list[mx.Stream] | list[mx.ThreadLocalStream]:
     """A stream for each processor but the first, which works on the stream of the caller. A worker is one of many."""
     if _thread.part:
@@ -147,16 +160,18 @@ def _own() -> Iterator[None]:
             _thread.computes = _thread.part = False
 
 
-def _submit(function: Callable[[], Result], where: Callable[[], Streams]) -> Future[Result]:
-    future: Future[Result] = Future()
+def _submit(function: Callable[[], Result], where: Callable[[], Streams]) -> _Task[Result]:
+    future: _Task[Result] = _Task()
 
     def run() -> None:
+        _thread.task = future
         if future.set_running_or_notify_cancel():
             with contextlib.ExitStack() as raised:
                 raised.push(partial(_hand_over, future))
                 with where():
                     result = function()
                 future.set_result(result)
+        _thread.task = None
 
     _Process.tasks.put(run)
     return future
@@ -169,12 +184,13 @@ def _hand_over(future: Future[Result], _kind: object, error: BaseException | Non
     return error is not None
 
 
-def _results(running: Sequence[Future[Result]]) -> list[Result]:
+def _results(running: Sequence[_Task[Result]]) -> list[Result]:
     try:
         while wait(running, timeout=SECONDS_TO_LOOK).not_done:
             continue
     finally:  # after an interruption, too, nothing may run when the turn ends
         for future in running:
+            future.unwanted = True
             future.cancel()
         wait(running)
     return [future.result() for future in running]

@@ -9,6 +9,7 @@ from mlx_mm.processing.files import open_regular
 TOP_BYTES = 1 << 20  # of a card, in which its front matter lies
 # Keys of a card's front matter that say under which terms the weights may be used
 LICENCE_KEYS = ("license", "license_name", "license_link")
+CARRIED_KEYS = ("base_model", *LICENCE_KEYS)
 
 
 def front_matter(folder: Path) -> dict[str, str]:
@@ -39,15 +40,14 @@ def write_card(
     folder: Path,
     how: str,
     sizes: tuple[int, int],
-    cosines: dict[str, tuple[float, float]] | None,
+    measured: str = "",
     *,
     default_licence: str | None = None,
 ) -> str:
     """The text of the card.
 
     name: of the converted checkpoint. base: of its source, and folder where that lies. how: it was quantised, in words.
-    sizes: bytes before and after. cosines: {kind: (mean, lowest)} of converted against source vectors, where they were
-    compared.
+    sizes: bytes before and after. measured: tables of what was lost, "" where that is not known.
     default_licence: of the published checkpoints, for a source that names none.
     """
     terms = {key: value for key, value in front_matter(folder).items() if key in LICENCE_KEYS}
@@ -62,11 +62,6 @@ def write_card(
         f"{base} converted with mlx_mm {how}: {before:.1f} MB became {after:.1f} MB.",
         f"Licence of the weights: {licence or 'not named by the source; see the base model'}.",
     ]
-    if cosines:
-        rows = [f"| {kind} | {mean:.4f} | {low:.4f} |" for kind, (mean, low) in cosines.items()]
-        body += [
-            "Cosine between the vectors of the converted and of the base model, over the pictures and names that "
-            "mlx_mm bundles:",
-            "\n".join(["| | mean | lowest |", "|---|---|---|", *rows]),
-        ]
+    if measured:
+        body += ["## What this lost", "Against the base model, on inputs that were not rounded with:", measured]
     return "\n".join([*head, "---", ""]) + "\n" + "\n\n".join(body) + "\n"

@@ -1,4 +1,4 @@
-"""Tensors filled up with zeros, for a model whose MLPs are wider than those of its files."""
+"""Tensors filled up with zeros, for a model whose MLPs are wider than those of its files, and cut again."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +19,28 @@ def pad_to(
         name: _pad(array, shapes[name], _growing(name, axes)) if name in shapes else array
         for name, array in arrays.items()
     }
+
+
+def cut_to(
+    arrays: Mapping[str, mx.array | Rows], shapes: Mapping[str, tuple[int, ...]], axes: Axes
+) -> dict[str, mx.array | Rows]:
+    """The other way: without the zeros after the numbers of each part of an axis, as far as the shapes reach."""
+    return {name: _cut(array, shapes[name], _growing(name, axes)) for name, array in arrays.items()}
+
+
+def _cut(array: mx.array | Rows, shape: tuple[int, ...], growing: tuple[int, int] | None) -> mx.array | Rows:
+    if array.shape == shape or growing is None:
+        return array
+    axis, parts = growing
+    if isinstance(array, Rows):  # stacks, whose blocks have the other axes whole
+        return Rows(tuple(_cut_axis(block, axis, parts, shape[axis]) for block in array.blocks))
+    return _cut_axis(array, axis, parts, shape[axis])
+
+
+def _cut_axis(array: mx.array, axis: int, parts: int, size: int) -> mx.array:
+    divided = mx.unflatten(array, axis, (parts, -1))
+    kept = [slice(None)] * (axis + 1) + [slice(size // parts)]
+    return divided[tuple(kept)].flatten(axis, axis + 1)
 
 
 def _growing(name: str, axes: Axes) -> tuple[int, int] | None:

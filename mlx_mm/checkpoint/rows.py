@@ -28,6 +28,15 @@ class Rows:
     def dtype(self) -> mx.Dtype:
         return self.blocks[0].dtype
 
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.size
+
     def join(self) -> mx.array:
         """The tensor itself."""
         return mx.concatenate(list(self.blocks))
+
+
+def whole(tensor: mx.array | Rows) -> mx.array:
+    """A tensor in one piece."""
+    return tensor.join() if isinstance(tensor, Rows) else tensor

@@ -1,15 +1,17 @@
-"""Weights out: shards of safetensors, written tensor by tensor."""
+"""Weights out: shards of safetensors, written tensor by tensor, in whichever order these come."""
 
 import json
 import math
+import shutil
 from collections.abc import Iterable
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_mm.checkpoint.shards import DTYPES, INDEX, SINGLE
+from mlx_mm.errors import OutputError
 
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -17,77 +19,107 @@ Sizes = dict[str, tuple[mx.Dtype, tuple[int, ...]]]  # tensor name -> dtype and 
 
 
 class ShardWriter:
-    """Writes tensors whose dtypes and shapes are known beforehand, one at a time, in the order given.
+    """Writes tensors whose dtypes and shapes are known beforehand, in any order; what is written can be read again.
 
-    sizes: name -> (dtype, shape). Use as a context manager, then `write` every name in order; the index is
-    written at the end.
+    sizes: name -> (dtype, shape), in the order of the files. layout: "mlx", or "pt" for names and axes as Hugging Face
+    has them. Use as a context manager, and `write` every name once; the index is written at the end.
     """
 
-    def __init__(self, folder: Path, sizes: Sizes):
+    def __init__(self, folder: Path, sizes: Sizes, layout: str = "mlx"):
+        self._layout = layout
         self._folder = folder
         self._shards = _plan_shards(sizes)
-        self._todo = [(number, name) for number, shard in enumerate(self._shards) for name in shard]
         self._sizes = sizes
-        self._file: BinaryIO | None = None
+        self._todo = set(sizes)
+        self._places: dict[str, tuple[int, int]] = {}  # name -> the number of its shard, and where it begins there
+        self._file: BufferedRandom | None = None
+        self._open = -1  # the number of the shard that is `_file`
 
     def __enter__(self) -> "ShardWriter":
+        for number in range(len(self._shards)):
+            self._begin(number)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()  # after an error; a whole file is closed by `_finish_file`
+        self._close()
 
     def write(self, name: str, blocks: Iterable[mx.array]) -> None:
-        """Append one tensor, given whole or in blocks of rows."""
-        number, due = self._todo.pop(0)
+        """One tensor, given whole or in blocks of rows."""
         dtype, shape = self._sizes[name]
-        if name != due:
-            raise AssertionError(f"{name} written where {due} is due")
-        if name == self._shards[number][0]:
-            self._start(number)
-        assert self._file is not None
+        self._todo.remove(name)
+        _, start = self._places[name]
         written = 0
-        for block in blocks:
+        for block in blocks:  # which may read or write others meanwhile
             if block.dtype != dtype:
                 raise AssertionError(f"{name} is {block.dtype}, announced as {dtype}")
-            self._file.write(np.array(mx.contiguous(block).reshape(-1).view(mx.uint8), copy=False).data)
+            self._seek(name, start + written).write(
+                np.array(mx.contiguous(block).reshape(-1).view(mx.uint8), copy=False).data
+            )
             written += block.nbytes
         if written != _num_bytes(dtype, shape):
             raise AssertionError(f"{name} has {written} bytes, announced as {dtype} {shape}")
 
+    def read(self, name: str) -> mx.array:
+        """A tensor that was written."""
+        dtype, shape = self._sizes[name]
+        raw = np.empty(_num_bytes(dtype, shape), np.uint8)
+        self._seek(name, self._places[name][1]).readinto(raw.data)
+        return mx.array(raw).view(dtype).reshape(shape)
+
     def finish(self) -> int:
         """Write the index; returns the bytes of all tensors."""
         if self._todo:
-            raise AssertionError(f"{self._todo[0][1]} was never written")
-        self._finish_file()
+            raise AssertionError(f"{min(self._todo)} was never written")
+        self._close()
         total = total_bytes(self._sizes)
         weight_map = {name: self._name(number) for number, shard in enumerate(self._shards) for name in shard}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
         return total
 
-    def _finish_file(self) -> None:
-        if self._file:
-            self._file.close()
-            self._file = None
-
-    def _start(self, number: int) -> None:
-        self._finish_file()
-        header: dict[str, object] = {"__metadata__": {"format": "mlx"}}
-        offset = 0
+    def _begin(self, number: int) -> None:
+        """Write the header of a shard."""
+        header: dict[str, object] = {"__metadata__": {"format": self._layout}}
+        offset, starts = 0, {}
         for name in self._shards[number]:
             dtype, shape = self._sizes[name]
             end = offset + _num_bytes(dtype, shape)
             header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+            starts[name] = offset
             offset = end
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)  # the format wants the data aligned to 8 bytes
-        self._file = (self._folder / self._name(number)).open("wb")
-        self._file.write(len(text).to_bytes(8, "little") + text)
+        (self._folder / self._name(number)).write_bytes(len(text).to_bytes(8, "little") + text)
+        self._places |= {name: (number, 8 + len(text) + start) for name, start in starts.items()}
+
+    def _seek(self, name: str, place: int) -> BufferedRandom:
+        """The file of a tensor, at a place in it."""
+        number, _ = self._places[name]
+        if self._file is None or number != self._open:
+            self._close()
+            self._file, self._open = (self._folder / self._name(number)).open("r+b"), number
+        self._file.seek(place)
+        return self._file
+
+    def _close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
 
     def _name(self, number: int) -> str:
         count = len(self._shards)
         return SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def check_space(folder: Path, sizes: Sizes) -> None:
+    """Raise OutputError where the disk of a folder is too small for tensors of these sizes."""
+    needed = total_bytes(sizes)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"The converted model needs {needed / 1e6:,.1f} MB, and the disk for it has {free / 1e6:,.1f} MB free. "
+            "Free some space, or write to another disk."
+        )
 
 
 def total_bytes(sizes: Sizes) -> int:

@@ -205,7 +205,7 @@ def _converted(one: Bundled, telling: Telling) -> Conversion:
     from mlx_mm import convert
 
     folder = cache_folder() / f"{one.name}-{BITS}bit"
-    report = convert(one.name, folder, bits=BITS, overwrite=True, progress=True)
+    report = convert(one.name, folder, bits=BITS, method="plain", overwrite=True, check=False, progress=True)
     made: Conversion = {
         "model": one.name,
         "knows": one.knows,

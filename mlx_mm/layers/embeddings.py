@@ -54,6 +54,11 @@ def kernel_matrix(kernel: mx.array) -> mx.array:
     return rows.reshape(rows.shape[0], math.prod(rows.shape[1:]))  # which MLX cannot infer of an empty one
 
 
+def matrix_kernel(matrix: mx.array, channels: int, width: int) -> mx.array:
+    """The convolution (D, C, ·, width) that `kernel_matrix` made a matrix of."""
+    return mx.unflatten(matrix, 1, (-1, width, channels)).transpose(0, 3, 1, 2)
+
+
 def patch_grid(
     pixels: tuple[int, int], image_size: int, patch_size: int, interpolate_pos_encoding: bool
 ) -> tuple[int, int] | None:

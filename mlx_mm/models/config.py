@@ -149,6 +149,11 @@ class FamilyConfig(abc.ABC):
         """The licence under which all published checkpoints stand, where it restricts their use; otherwise None."""
         return None
 
+    @property
+    def without_vectors(self) -> tuple[str, ...]:
+        """The modalities whose tower has no head, so that an encoder gives hidden states of them and no vectors."""
+        return ()
+
     @classmethod
     def settled(cls, values: dict[str, object], tensors: "Tensors") -> dict[str, object]:
         """config.json as the tensors have it, where it says otherwise and they are to be believed."""

@@ -44,8 +44,9 @@ class Checkpointed(Layers, Protocol):
     """What models of every kind have.
 
     modalities: what this checkpoint takes. sanitize: Hugging Face's tensors -> those of the model, `Rows` where one is
-    made of many. modules_for: what the features of a modality are computed with, so that a lazily loaded model reads
-    no more. quant_predicate: whether the layer at a path may be quantised. cast_predicate: whether the weight at
+    made of many. restore: the other way, of float weights, `Rows` where one is large or a stack. modules_for: what the
+    features of a modality are computed with, so that a lazily loaded model reads no more. quant_predicate: whether the
+    layer at a path may be quantised. cast_predicate: whether the weight at
     a path may be computed with in float16; elsewhere it is computed with in float32. towers: how the paths of the
     layers of a modality start, each with its dot, such as "text_projection.". padded_axes: how a parameter's path ends
     -> the axis that grows with an MLP's width (see `FamilyConfig.widened`), or that axis and the number of equal parts
@@ -59,6 +60,7 @@ class Checkpointed(Layers, Protocol):
     @property
     def padded_axes(self) -> tuple[tuple[str, int | tuple[int, int]], ...]: ...
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array | Rows]: ...
+    def restore(self, weights: dict[str, mx.array | Rows]) -> dict[str, mx.array | Rows]: ...
     def modules_for(self, modality: Modality) -> tuple[nn.Module | None, ...]: ...
     def quant_predicate(self, path: str, module: nn.Module) -> bool: ...
     def cast_predicate(self, path: str) -> bool: ...
@@ -115,10 +117,19 @@ class Classifier(Checkpointed, Protocol):
 
 
 class Generator(Checkpointed, Protocol):
-    """Answers in words. request: a processor's batch on its way through this model."""
+    """Answers in words. has_head: whether this checkpoint can. request: a processor's batch on its way through this
+    model.
+
+    token_logits: a processor's arrays -> logits after each token (B, L, V), with logits_to_keep after those at these
+    places of the longest prompt.
+    """
 
     kind: Literal["generator"]
 
+    @property
+    def has_head(self) -> bool: ...
+    @property
+    def token_logits(self) -> Features: ...
     def request(self, batch: Batch) -> Request: ...
 
 
@@ -205,7 +216,7 @@ class ChatProcessor(Protocol):
 
     defaults: how tokens are chosen and answers end where nobody says. response: a parser for one answer.
     without_markers: what the model said, as it may stand in a message. count_tokens: what each image and video costs.
-    image_sizes: (height, width) of the images of a chat.
+    image_sizes: (height, width) of the images of a chat. collate: one batch of several, padded on the left.
     """
 
     kind: Literal["chat"]
@@ -239,6 +250,7 @@ class ChatProcessor(Protocol):
         images: ImageSource | Sequence[ImageSource] = (),
         videos: VideoSource | Sequence[VideoSource] = (),
     ) -> dict[str, list[int]]: ...
+    def collate(self, items: Sequence[Batch]) -> Batch: ...
 
 
 Processor: TypeAlias = EncoderProcessor | ChatProcessor

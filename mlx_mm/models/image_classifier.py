@@ -43,7 +43,7 @@ class ImageClassifier(nn.Module):
     ):
         super().__init__()
         self.config = config
-        self.sanitize, self.quant_predicate, self.cast_predicate, self.padded_axes = rules
+        self.sanitize, self.restore, self.quant_predicate, self.cast_predicate, self.padded_axes = rules
         self.labels = labels
         self.vision_model = vision_model
         self.classifier = nn.Linear(hidden_size, len(labels))

@@ -52,7 +52,7 @@ class TextModel(nn.Module):
     ):
         super().__init__()
         self.config = config
-        self.sanitize, self.quant_predicate, self.cast_predicate, self.padded_axes = rules
+        self.sanitize, self.restore, self.quant_predicate, self.cast_predicate, self.padded_axes = rules
         self.text_model, self.text_projection = text_model, text_projection
 
     def __call__(
@@ -108,7 +108,7 @@ class VisionModel(nn.Module):
     ):
         super().__init__()
         self.config = config
-        self.sanitize, self.quant_predicate, self.cast_predicate, self.padded_axes = rules
+        self.sanitize, self.restore, self.quant_predicate, self.cast_predicate, self.padded_axes = rules
         self.vision_model, self.visual_projection = vision_model, visual_projection
 
     def __call__(
@@ -162,7 +162,7 @@ class AudioModel(nn.Module):
     ):
         super().__init__()
         self.config = config
-        self.sanitize, self.quant_predicate, self.cast_predicate, self.padded_axes = rules
+        self.sanitize, self.restore, self.quant_predicate, self.cast_predicate, self.padded_axes = rules
         self.audio_model, self.audio_projection = audio_model, audio_projection
 
     def __call__(

@@ -70,7 +70,7 @@ class TwoTowers(nn.Module):
     ):
         super().__init__()
         self.config = config
-        self.sanitize, self.quant_predicate, self.cast_predicate, self.padded_axes = rules
+        self.sanitize, self.restore, self.quant_predicate, self.cast_predicate, self.padded_axes = rules
         self.text_model, self.text_projection = text_model, text_projection
         self.vision_model, self.visual_projection = vision_model, visual_projection
         self._comparison, self._order = comparison, order

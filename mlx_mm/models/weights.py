@@ -9,6 +9,8 @@ import mlx.nn as nn
 from mlx_mm.checkpoint.rows import Rows
 
 Weights: TypeAlias = dict[str, mx.array]
+Tensors: TypeAlias = dict[str, mx.array | Rows]
+Renames: TypeAlias = tuple[tuple[str, str], ...]  # parts of names, theirs -> ours, in the order they are replaced
 # how the path of a parameter ends -> the axis that grows with an MLP, or it and its equal parts below each other
 PaddedAxes: TypeAlias = tuple[tuple[str, int | tuple[int, int]], ...]
 Towers: TypeAlias = Mapping[str, tuple[str, ...]]  # modality -> how the paths of its layers start
@@ -25,10 +27,25 @@ MLP_AXES: PaddedAxes = ((".mlp.fc1.weight", 0), (".mlp.fc1.bias", 0), (".mlp.fc2
 class WeightRules(NamedTuple):
     """What a family says about the tensors of one model; see `models.contracts.Checkpointed`."""
 
-    sanitize: Callable[[Weights], dict[str, mx.array | Rows]]
+    sanitize: Callable[[Weights], Tensors]
+    restore: Callable[[Tensors], Tensors]
     quant_predicate: Callable[[str, nn.Module], bool]
     cast_predicate: Callable[[str], bool]
     padded_axes: PaddedAxes = MLP_AXES
+
+
+def rename(name: str, renames: Renames) -> str:
+    """A name of theirs as ours."""
+    for theirs, ours in renames:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def rename_back(name: str, renames: Renames) -> str:
+    """A name of ours as theirs."""
+    for theirs, ours in reversed(renames):
+        name = name.replace(ours, theirs)
+    return name
 
 
 def not_in_texts(path: str) -> bool:

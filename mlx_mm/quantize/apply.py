@@ -9,7 +9,7 @@ from mlx.utils import tree_map_with_path
 
 from mlx_mm.backend.streams import compute
 from mlx_mm.errors import ConfigError, QuantizationError, WeightsError, shown
-from mlx_mm.quantize.scheme import READ_MODES, check_known
+from mlx_mm.quantize.scheme import check_known
 
 
 class Layers(Protocol):
@@ -32,6 +32,17 @@ def read_block(values: Mapping[str, object]) -> dict[str, object] | None:
 def default_settings(block: Mapping[str, object]) -> dict[str, object]:
     """bits, group_size and mode of the layers that a `quantization` block does not name."""
     return {"bits": block.get("bits"), "group_size": block.get("group_size"), "mode": block.get("mode", "affine")}
+
+
+def bits_of(block: Mapping[str, object], names: Iterable[str]) -> dict[str, int]:
+    """The bits of each quantised layer, by path, of a `quantization` block and the names of the files' tensors."""
+    found: dict[str, int] = {}
+    for path in (name.removesuffix(".scales") for name in names if name.endswith(".scales")):
+        own = block.get(path)
+        bits = (own if isinstance(own, Mapping) else block).get("bits", block.get("bits"))
+        if isinstance(bits, int):
+            found[path] = bits
+    return found
 
 
 def apply_block(model: Layers, block: Mapping[str, object], names: Iterable[str]) -> None:
@@ -89,7 +100,7 @@ def _settings(path: str, width: int, block: Mapping[str, object]) -> dict[str, o
     if isinstance(own, Mapping) and any(key in own for key in default):
         # A layer's own block without a mode means MLX's default, whatever that of the others is.
         settings |= {"mode": "affine"} | {key: own[key] for key in default if key in own}
-    check_known(settings, READ_MODES)
+    check_known(settings)
     group_size = settings["group_size"]
     if not isinstance(group_size, int) or width % group_size:
         raise QuantizationError(

@@ -69,7 +69,7 @@ def test_front_matter(tmp_path: Path) -> None:
 
 def test_card(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(SOURCE_CARD)
-    text = card.write_card("photos-4bit", "owner/name", tmp_path, "to 4 bit, group size 32", SIZES, None)
+    text = card.write_card("photos-4bit", "owner/name", tmp_path, "to 4 bit, group size 32", SIZES)
     head = text.split("---\n")[1].splitlines()
     assert head == [
         "library_name: mlx",
@@ -82,7 +82,7 @@ def test_card(tmp_path: Path) -> None:
     assert "owner/name" in text.split("---\n")[2]
     assert "to 4 bit, group size 32: 5.0 MB became 1.4 MB" in text
     assert "Licence of the weights: cc-by-nc-4.0." in text
-    assert "Cosine" not in text
+    assert "lost" not in text
 
 
 def test_card_of_a_folder_names_no_path_of_this_machine(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) -> None:
@@ -96,10 +96,10 @@ def test_card_of_a_folder_names_no_path_of_this_machine(tmp_path: Path, tiny_che
     assert "None" not in text
 
 
-def test_card_with_cosines(tmp_path: Path) -> None:
-    cosines = {"text": (0.99876, 0.95), "image": (0.9, 0.8)}
-    text = card.write_card("photos-8bit", "owner/name", tmp_path, "to 8 bit, group size 64", SIZES, cosines)
-    assert text.endswith("|---|---|---|\n| text | 0.9988 | 0.9500 |\n| image | 0.9000 | 0.8000 |\n")
+def test_card_with_what_was_lost(tmp_path: Path) -> None:
+    text = card.write_card("photos-8bit", "owner/name", tmp_path, "to 8 bit, group size 64", SIZES, "| a | table |")
+    assert "\n## What this lost\n" in text
+    assert text.endswith("\n\n| a | table |\n")
 
 
 def test_a_converted_folder_keeps_the_licence(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) -> None:

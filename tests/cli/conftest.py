@@ -21,9 +21,12 @@ from mlx_mm.cli import main
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """`run("embed", path, …)` runs a command in this process."""
+    """`run("embed", path, …)` runs a command in this process; `convert` rounds plainly, and measures with --check."""
 
     def call(*arguments: object) -> Result:
+        if arguments[:1] == ("convert",):
+            arguments += () if "--method" in arguments else ("--method", "plain")
+            arguments += () if "--check" in arguments else ("--no-check",)
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             main([str(argument) for argument in arguments])

@@ -15,6 +15,7 @@ from command_line import ALL, EQUAL, Run, assert_one_error, embed_images
 
 from mlx_mm import ConvertReport
 from mlx_mm.cli.convert import report_as_dict, report_table
+from mlx_mm.quantize.cost import Cost, LayerCost, TokenCost, VectorCost
 from mlx_mm.quantize.plan import LayerPlan
 from mlx_mm.quantize.scheme import QuantConfig
 
@@ -54,6 +55,19 @@ def test_convert_options(run: Run, model: Path, photos: Path) -> None:
     assert whole["bytes"] == 4 * whole["parameters"]
     got = np.array([row["vector"] for row in run("embed", "photos", "-m", "float").rows])
     assert np.abs(got - embed_images(model, ALL)).max() <= EQUAL
+
+
+def test_convert_measures_and_compare_does_again(run: Run, model: Path, photos: Path) -> None:
+    report = run("convert", model, "out", "--method", "plain", "--json", "--check").json
+    assert report["cost"]["vectors"]["image"]["items"] == 21
+    values = run("compare", model, "out", "--json").json
+    assert values["second"] == "out"
+    assert values["vectors"] == report["cost"]["vectors"]
+    own = run("compare", model, "out", "--calibrate", "photos").out.splitlines()
+    assert own[2].split()[:2] == ["image", "4"]
+    assert own[-1].startswith("measured on 1 text (photos), 4 pictures (photos) in ")
+    Path("empty").mkdir()
+    assert_one_error(run("compare", model, "out", "--calibrate", "empty"), "empty holds 0 files", "expected pictures")
 
 
 def test_convert_with_a_named_recipe(run: Run, model: Path, photos: Path) -> None:
@@ -113,6 +127,17 @@ def test_interrupted_conversion_leaves_nothing(
     assert os.listdir(photos) == ["photos"]
 
 
+COST = Cost(
+    {"text": VectorCost(50, 0.99951, 0.98, 0.9), "image": VectorCost(21, 0.997, 0.9, None)},
+    0.75,
+    {"text": TokenCost(9, 0.01, 0.2, 1.0)},
+    "answers",
+    (LayerCost("text_model.head", 4, 0.12, 0.0066), LayerCost("text_model.layers.1.fc1", None, 0.1)),
+    {"text": (50, "bundled"), "image": (1, "photos")},
+    1.5,
+)
+
+
 def make_report(**changes: object) -> ConvertReport:
     four, eight = QuantConfig(4, 64), QuantConfig(8, 64)
     choices = [
@@ -130,7 +155,7 @@ def make_report(**changes: object) -> ConvertReport:
         "choices": choices,
         "padded": {"vision_config.intermediate_size": [4304, 4352]},
         "licence": "apache-2.0",
-        "cosines": {"text": (0.99951, 0.98), "image": (0.997, 0.9)},
+        "cost": COST,
     }
     return ConvertReport(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -145,15 +170,23 @@ def test_report_table() -> None:
     assert lines[3:] == [
         "vision_config.intermediate_size 4304 -> 4352: zeros added so that the group size divides it; exact",
         "1,148,224 parameters, 4.9 MB -> 1.2 MB in 1.3 s",
-        "text vectors against the source's: cosine 0.9995 on average, 0.9800 at the lowest",
-        "image vectors against the source's: cosine 0.9970 on average, 0.9000 at the lowest",
+        "vectors  compared  cosine, mean   lowest  same nearest neighbour",
+        "text           50       0.99951  0.98000                  90.0 %",
+        "image          21       0.99700  0.90000                       -",
+        "for 75.0 % of the texts the nearest of the others is the same",
+        "distributions  compared  KL divergence, mean  highest  same first choice",
+        "text                  9              0.01000  0.20000            100.0 %",
+        "layers that lost most     bits  own error  effect",
+        "text_model.head              4     0.1200  0.0066",
+        "text_model.layers.1.fc1  float     0.1000       -",
+        "measured on 50 texts (bundled), 1 picture (photos), along the source's answers in 1.5 s",
         "licence of the weights: apache-2.0",
         "written to out",
     ]
 
 
 def test_report_of_a_copy_without_licence() -> None:
-    text = report_table(make_report(choices=[], padded={}, licence=None, cosines=None))
+    text = report_table(make_report(choices=[], padded={}, licence=None, cost=None))
     assert text.startswith("nothing quantised\n")
     assert "licence of the weights: not named by the source" in text
     assert "None" not in text
@@ -170,4 +203,4 @@ def test_report_as_json() -> None:
         "reason": "",
     }
     assert values["choices"][3]["scheme"] is None
-    assert values["cosines"]["image"] == [0.997, 0.9]
+    assert values["cost"]["vectors"]["image"]["lowest"] == 0.9

@@ -51,7 +51,7 @@ def offered(run: Run, shell: str, line: str, folder: Path) -> list[str]:
     [
         ("mlx_mm ", sorted(COMMANDS)),
         ("mlx_mm cla", ["classify"]),
-        ("mlx_mm c", ["chat", "classify", "completion", "convert"]),
+        ("mlx_mm c", ["chat", "classify", "compare", "completion", "convert"]),
         ("mlx_mm embed --no-", ["--no-normalize", "--no-truncate"]),
         ("mlx_mm embed photos --max-l", ["--max-length"]),
         ("mlx_mm generate hi --kv-bits ", ["4", "8"]),

@@ -40,7 +40,7 @@ def test_version_and_help(run: Run) -> None:
         ["embed"],
         ["classify"],
         ["convert", "only-source"],
-        ["convert", "a", "b", "--bits", "5"],
+        ["convert", "a", "b", "--bits", "7"],
         ["convert", "a", "b", "--bits", "four"],
         ["convert", "a", "b", "--group-size", "large"],
         ["embed", "x", "--dim", "many"],

@@ -41,7 +41,7 @@ embeddings.WRITERS[".jsonl"] = lambda new, *_: (new.write_text("half"), wait())
 sys.argv = ["mlx_mm", *{arguments}]
 main()
 """
-CONVERT = ["convert", "emoji-siglip2", "out", "--overwrite"]
+CONVERT = ["convert", "emoji-siglip2", "out", "--overwrite", "--method", "plain", "--no-check"]
 EMBED = ["embed", "--text", "a", "-m", "emoji-siglip2", "-o", "v.jsonl"]
 
 

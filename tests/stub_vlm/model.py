@@ -70,6 +70,9 @@ class Model(nn.Module):
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         return {name.removeprefix("stub."): weight for name, weight in weights.items()}
 
+    def restore(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        return {f"stub.{name}": weight for name, weight in weights.items()}
+
     def quant_predicate(self, _path: str, _module: nn.Module) -> bool:
         return True
 

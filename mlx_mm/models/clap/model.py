@@ -55,7 +55,7 @@ class TextAndAudio(nn.Module):
     def __init__(self, config: ModelConfig, text: TextConfig, audio: AudioConfig, projection: ProjectionConfig):
         super().__init__()
         self.config = config
-        self.sanitize, self.quant_predicate, self.cast_predicate, self.padded_axes = rules(config)
+        self.sanitize, self.restore, self.quant_predicate, self.cast_predicate, self.padded_axes = rules(config)
         self.text_model, self.text_projection = TextTower(text), Projection(text.hidden_size, projection)
         self.audio_model, self.audio_projection = AudioTower(audio), Projection(audio.hidden_size, projection)
         self.logit_scale_a, self.logit_scale_t = mx.zeros(()), mx.zeros(())

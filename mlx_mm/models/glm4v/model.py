@@ -17,7 +17,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -39,7 +39,7 @@ from mlx_mm.models.glm4v.language import LanguageModel
 from mlx_mm.models.glm4v.positions import IMAGE, NAMES, VIDEO, rope_index, types_by_id
 from mlx_mm.models.glm4v.request import Request
 from mlx_mm.models.glm4v.vision import VisionTower
-from mlx_mm.models.glm4v.weights import Tensors, fits_half_precision, is_quantizable, sanitize_weights
+from mlx_mm.models.glm4v.weights import Tensors, fits_half_precision, is_quantizable, restore_weights, sanitize_weights
 from mlx_mm.processing.batch import Batch
 
 IGNORED_LABEL = -100
@@ -68,7 +68,7 @@ class Model(nn.Module):
         self.config = config
         self.vision_tower = VisionTower(config.vision_config)
         self.language_model = LanguageModel(config, has_head=has_head)
-        self._has_head = has_head
+        self.has_head = has_head
 
     def __call__(
         self,
@@ -99,7 +99,7 @@ class Model(nn.Module):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("Pass exactly one of input_ids and inputs_embeds.")
-        if not self._has_head and (labels is not None or isinstance(logits_to_keep, mx.array) or logits_to_keep):
+        if not self.has_head and (labels is not None or isinstance(logits_to_keep, mx.array) or logits_to_keep):
             raise InputError("labels or logits_to_keep are given, and this model has no head. Leave them out.")
         media = [*_media(IMAGE, pixel_values, image_grid_thw), *_media(VIDEO, pixel_values_videos, video_grid_thw)]
         types = None
@@ -125,7 +125,7 @@ class Model(nn.Module):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        if not self._has_head:
+        if not self.has_head:
             return DecoderOutput(out.last_hidden_state, out.hidden_states, out.attentions, deltas)
         logits = self._logits(out.last_hidden_state, logits_to_keep)
         loss = None if labels is None else _next_token_loss(logits, labels)
@@ -136,11 +136,18 @@ class Model(nn.Module):
 
         Raises ModalityError without a head, InputError where tokens and pixels do not fit.
         """
-        if not self._has_head:
-            raise ModalityError(
-                "This checkpoint has no head, so it cannot answer. Use one saved as …ForConditionalGeneration."
-            )
+        if not self.has_head:
+            raise _headless()
         return Request(self, batch)
+
+    def token_logits(self, **batch: mx.array) -> mx.array:
+        """Arguments of a call -> logits (B, L, V), of the tokens at logits_to_keep where that is given; ModalityError
+        without a head."""
+        if not self.has_head:
+            raise _headless()
+        out = self(**cast(dict[str, Any], batch))
+        assert isinstance(out, CausalLMOutput)  # with a head
+        return out.logits
 
     def get_image_features(self, pixel_values: mx.array, image_grid_thw: mx.array) -> list[mx.array]:
         """(N, 1176) and (images, 3) -> (tokens, D) for each image."""
@@ -195,7 +202,11 @@ class Model(nn.Module):
 
     def sanitize(self, weights: dict[str, mx.array]) -> Tensors:
         """Hugging Face's tensors under our names and in our layout."""
-        return sanitize_weights(self.config, weights, has_head=self._has_head)
+        return sanitize_weights(self.config, weights, has_head=self.has_head)
+
+    def restore(self, weights: Tensors) -> Tensors:
+        """The other way, under the names of a file."""
+        return restore_weights(weights)
 
     def quant_predicate(self, path: str, _module: nn.Module) -> bool:
         """Whether the layer at a path may be quantised."""
@@ -278,6 +289,12 @@ class Model(nn.Module):
 def headless(config: ModelConfig) -> Model:
     """The model without its head: `Glm4vModel` and its like."""
     return Model(config, has_head=False)
+
+
+def _headless() -> ModalityError:
+    return ModalityError(
+        "This checkpoint has no head, so it cannot answer. Use one saved as …ForConditionalGeneration."
+    )
 
 
 def _media(kind: int, pixels: mx.array | None, grid_thw: mx.array | None) -> list[_Media]:

@@ -7,7 +7,7 @@ import warnings
 
 import mlx.core as mx
 
-from mlx_mm.checkpoint.rows import Rows
+from mlx_mm.checkpoint.rows import Rows, whole
 from mlx_mm.models.glm4v.config import ModelConfig
 
 # How names begin in a file, without "model." -> ours
@@ -67,6 +67,26 @@ def sanitize_weights(config: ModelConfig, weights: dict[str, mx.array], *, has_h
             "left out, as transformers leaves them out.",
             stacklevel=2,
         )
+    return result
+
+
+def restore_weights(weights: Tensors) -> Tensors:
+    """The other way, under the names of a file."""
+    result: Tensors = {}
+    for name, weight in weights.items():
+        name = next((theirs + name.removeprefix(own) for theirs, own in PREFIXES if name.startswith(own)), name)
+        name = name if name.startswith("lm_head.") else f"model.{name}"
+        axes = next((axes for end, axes in KERNELS.items() if name.endswith(end)), None)
+        layer, stacked, projection = name.partition(STACKED)
+        if stacked:
+            experts = (
+                weight.blocks if isinstance(weight, Rows) else tuple(weight[i : i + 1] for i in range(len(weight)))
+            )
+            result |= {f"{layer}{EXPERTS}{i}.{projection}": expert[0] for i, expert in enumerate(experts)}
+        elif axes is not None:
+            result[name] = whole(weight).transpose([axes.index(axis) for axis in range(len(axes))])
+        else:
+            result[name] = weight
     return result
 
 

@@ -137,7 +137,7 @@ class VisionConfig(BaseConfig):
 class ModelConfig(FamilyConfig):
     """Both towers.
 
-    lora: None for a checkpoint without low-rank matrices. adapter: which of those in the file to merge.
+    lora: None for a checkpoint without low-rank matrices. adapters: how many the file has. adapter: which one to merge.
     task_instructions: task -> what stands before its texts. default_instruction_task: the task of texts that come
     without one; None for none.
     """
@@ -146,6 +146,7 @@ class ModelConfig(FamilyConfig):
     vision_config: VisionConfig
     lora: LoraConfig | None
     adapter: int
+    adapters: int
     task_instructions: dict[str, str]
     default_instruction_task: str | None
 
@@ -160,13 +161,14 @@ class ModelConfig(FamilyConfig):
         for (section, fixed), part in zip(FIXED.items(), (values, *sections), strict=True):
             _check_fixed(section, part or {}, fixed)
         text, vision = _with_changes(sections[0] or {}), sections[1] or {}
-        lora, adapter = _read_lora(text)
+        lora, adapter, adapters = _read_lora(text)
         instructions, default = _read_instructions(text)
         config = cls(
             text_config=TextConfig.from_dict(text),
             vision_config=VisionConfig.from_dict(vision),
             lora=lora,
             adapter=adapter,
+            adapters=adapters,
             task_instructions=instructions,
             default_instruction_task=default,
         )
@@ -199,18 +201,18 @@ def _with_changes(section: dict[str, object]) -> dict[str, object]:
     return changes | section
 
 
-def _read_lora(text: dict[str, object]) -> tuple[LoraConfig | None, int]:
-    """The scale of the adapters, and which one acts: on every text, whatever its task."""
+def _read_lora(text: dict[str, object]) -> tuple[LoraConfig | None, int, int]:
+    """The scale of the adapters, which one acts, on every text, whatever its task, and how many there are."""
     names = text.get("lora_adaptations")
     if not names:
-        return None, 0
+        return None, 0, 0
     chosen = text.get("default_lora_task") or (names[0] if isinstance(names, list) else None)
     if not isinstance(names, list) or chosen not in names:
         raise ConfigError(
             f"text_config has lora_adaptations {shown(names)} and default_lora_task {shown(chosen)}; expected a list "
             f"that has this task. {COMPLETE}"
         )
-    return LoraConfig.from_dict(text), names.index(chosen)
+    return LoraConfig.from_dict(text), names.index(chosen), len(names)
 
 
 def _read_instructions(text: dict[str, object]) -> tuple[dict[str, str], str | None]:

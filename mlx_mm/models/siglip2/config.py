@@ -99,6 +99,10 @@ class ModelConfig(FamilyConfig):
             problem_type=problem_type(values),
         )
 
+    @property
+    def without_vectors(self) -> tuple[str, ...]:
+        return ("image",) if self.vision_config is not None and not self.vision_config.vision_use_head else ()
+
     @classmethod
     def widened(cls, values: dict[str, object], multiple: int) -> tuple[dict[str, object], dict[str, list[int]]]:
         return widen_mlps(values, cls.from_dict(values), multiple)
