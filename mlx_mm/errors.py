@@ -15,6 +15,7 @@
     │   ├── NewerSchemaError   a newer mlx_mm made it
     │   └── DamagedError       a part of it is damaged
     └── InputError             any other argument with a value we cannot use
+        └── LengthError        a prompt that leaves no room for an answer
 
 A message says what was found, what was expected and what to do.
 """
@@ -95,6 +96,10 @@ class DamagedError(StoreError):
 
 class InputError(MlxMmError):
     """An argument with a value that cannot be used."""
+
+
+class LengthError(InputError):
+    """A prompt that leaves no room for an answer."""
 
 
 def is_whole(value: object) -> TypeGuard[int]:

@@ -33,6 +33,10 @@ class EngineDead(Refused):
     """The engine has ended, or a bug has ended it."""
 
 
+class Broken(Refused):
+    """What the machine, or this package, could not do, and no other request would have changed."""
+
+
 class UnknownModel(Refused):
     """A model that is not served."""
 
@@ -79,8 +83,10 @@ Event: TypeAlias = "Reading | Piece | Done[Result] | Failed"
 class Ticket(Generic[Result]):
     """One request. Any thread may use it."""
 
-    def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, wake: Callable[[], None] = lambda: None, left: Callable[[], None] = lambda: None) -> None:
+        """wake: called after `cancel`. left: called once, when the engine has no more to do with it."""
         self._wake = wake
+        self._left: Callable[[], None] | None = left
         self._lock = threading.RLock()
         self._events: list[Event[Result]] = []
         self._callback: Callable[[Event[Result]], None] | None = None
@@ -102,7 +108,7 @@ class Ticket(Generic[Result]):
         """Nobody waits for it any more: it leaves the engine within a step. After its end nothing happens."""
         with self._lock:
             self.cancelled = True
-            self._events.clear()
+            self._callback = None
         self._wake()
 
     @property
@@ -112,15 +118,25 @@ class Ticket(Generic[Result]):
 
     def send(self, event: Event[Result]) -> None:
         """Hand on an event. The engine calls it."""
+        last = isinstance(event, Done | Failed)
+        if last:
+            self.leave()
         with self._lock:
             if self.cancelled or self.ended:
                 return
-            if isinstance(event, Done | Failed):
-                self._ended.set()
             if self._callback is not None:
                 self._callback(event)
             else:
                 self._events.append(event)
+            if last:
+                self._ended.set()
+
+    def leave(self) -> None:
+        """The engine has no more to do with it."""
+        with self._lock:
+            left, self._left = self._left, None
+        if left is not None:
+            left()
 
     def done(self, timeout: float | None = None) -> Done[Result]:
         """Wait for the end, before `on_event` is called. Raises the error of Failed, and TimeoutError after `timeout`

@@ -45,7 +45,8 @@ class Request:
 
     batch: the processor's. Padding needs a cache that knows of it: `BatchKVCache(request.left_padding)`.
     For a chat that goes on, make a request of the whole conversation and pass what its cache lacks: only images and
-    frames with tokens in that part go through the vision tower. Raises InputError where tokens and pixels do not fit.
+    frames with tokens in that part go through the vision tower. deltas: how far each row's tokens after the prompt
+    stand from their count. Raises InputError where tokens and pixels do not fit.
     """
 
     def __init__(self, model: Parts, batch: Batch):
@@ -61,7 +62,7 @@ class Request:
         merge = config.vision_config.spatial_merge_size
         layout = rope_index(self._types, grids[IMAGE], grids[VIDEO], mask, merge=merge)
         self._positions = position_table(layout)
-        self._deltas = layout.deltas
+        self.deltas = layout.deltas
         self._spans = layout.spans
         self._check_pixels()
         self._features: dict[Span, mx.array] = {}
@@ -121,7 +122,7 @@ class Request:
         """Positions by the prompt's table, after it by the count of tokens."""
         language, length = self.model.language_model, embeds.shape[1]
         counts = [start - padding for padding in self.left_padding]  # of tokens before, without padding
-        after = [count + delta for count, delta in zip(counts, self._deltas, strict=True)]
+        after = [count + delta for count, delta in zip(counts, self.deltas, strict=True)]
         if not self._spans or start >= self.prompt_length:
             return language.rotation_from(after[0] if len(after) == 1 else mx.array(after))
         positions = self._positions[:, :, start : start + length]
