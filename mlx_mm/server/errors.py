@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mlx_mm.errors import BusyError, InputError, MediaError, MlxMmError, ModalityError
-from mlx_mm.server.tickets import EngineDead, QueueFull, Refused, TooLong, UnknownModel
+from mlx_mm.server.tickets import Broken, EngineDead, QueueFull, Refused, TooLong, UnknownModel
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # A message that begins with the place of what it is about, as those of `processing` do.
@@ -60,6 +60,8 @@ def problem_of(error: MlxMmError) -> Problem:
         return Problem(message, 400, param="messages", code="context_length_exceeded")
     if isinstance(error, EngineDead):
         return Problem(message, 503, code="engine_dead")
+    if isinstance(error, Broken):
+        return Problem(message, 500, code="broken")
     if isinstance(error, InputError | MediaError | ModalityError | Refused):
         place = _PLACE.match(message)
         param = place and _NAMES.get(place[0], place[0])

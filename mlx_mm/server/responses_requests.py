@@ -1,0 +1,101 @@
+"""A request to /v1/responses: its fields as a schema, and the chat that it stands for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mlx_mm.server.chat_requests import CHAT
+from mlx_mm.server.errors import Problem
+from mlx_mm.server.reading import JsonObject, Schema
+
+_TEXT, _OBJECT = {"type": "string"}, {"type": "object"}
+_SAME = ("model", "stream", "temperature", "top_p", "tool_choice", "parallel_tool_calls", "store", "user")
+_KEPT = tuple(name for name in _SAME if name not in ("store", "user"))
+
+RESPONSES: Final[Schema] = {
+    "type": "object",
+    "description": "What OpenAI's client sends to /v1/responses. Nothing is stored: previous_response_id is unknown.",
+    "properties": {
+        **{name: CHAT["properties"][name] for name in _SAME},
+        "store": {"type": "boolean", "description": "Answers are not kept, whatever it says; the response has false."},
+        "input": {"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": _OBJECT, "title": "a list of items"}]},
+        "instructions": _TEXT,
+        "max_output_tokens": {"type": "integer", "minimum": 1},
+        "tools": {"type": "array", "items": _OBJECT},
+        "reasoning": {
+            "type": "object",
+            "properties": {"effort": {"type": "string", "enum": ["none"]}},
+            "additionalProperties": False,
+        },
+        "text": {
+            "type": "object",
+            "properties": {"format": CHAT["properties"]["response_format"]},
+            "additionalProperties": False,
+        },
+        "truncation": {"type": "string", "enum": ["disabled"]},
+        "background": {"type": "boolean", "enum": [False]},
+        "include": {"type": "array", "maxItems": 0},
+        "metadata": {"type": "object", "properties": {}, "additionalProperties": False},
+    },
+    "required": ["model", "input"],
+    "additionalProperties": False,
+}
+
+
+def as_chat(body: JsonObject) -> JsonObject:
+    """A body that `RESPONSES` allows as one of /v1/chat/completions; Problem for items of other types."""
+    chat: JsonObject = {name: body[name] for name in _KEPT if name in body}
+    if "max_output_tokens" in body:
+        chat["max_completion_tokens"] = body["max_output_tokens"]
+    if "effort" in body.get("reasoning", {}):
+        chat["reasoning_effort"] = "none"
+    if "tools" in body:
+        chat["tools"] = [_tool(tool, f"tools[{place}]") for place, tool in enumerate(body["tools"])]
+    told = body.get("instructions")
+    messages: list[JsonObject] = [] if told is None else [{"role": "system", "content": told}]
+    given = body["input"]
+    if isinstance(given, str):
+        messages.append({"role": "user", "content": given})
+    else:
+        for place, item in enumerate(given):
+            _add(messages, item, f"input[{place}]")
+    return {**chat, "messages": messages}
+
+
+def _add(messages: list[JsonObject], item: JsonObject, where: str) -> None:
+    kind = item.get("type", "message")
+    if kind == "message" and item.get("role") in ("system", "developer", "user", "assistant"):
+        messages.append({"role": item["role"], "content": item.get("content")})
+    elif kind == "function_call":
+        function = {"name": item.get("name"), "arguments": item.get("arguments")}
+        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        if messages and messages[-1].get("tool_calls"):
+            messages[-1]["tool_calls"].append(call)
+        else:
+            messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+    elif kind == "function_call_output":
+        messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")})
+    else:
+        raise Problem(
+            f"{where} has the type {kind!r} and the role {item.get('role')!r}; expected a message of system, "
+            "developer, user or assistant, function_call or function_call_output. Change it.",
+            param=where,
+            code="invalid_value",
+        )
+
+
+def _tool(tool: JsonObject, where: str) -> JsonObject:
+    if tool.get("type") != "function":
+        raise Problem(
+            f"{where} has the type {tool.get('type')!r}; expected function. Leave it out.",
+            param=f"{where}.type",
+            code="invalid_value",
+        )
+    if tool.get("strict"):
+        raise Problem(
+            f"{where}.strict is true, and no model here is held to a schema; expected false. Change it.",
+            param=f"{where}.strict",
+            code="invalid_value",
+        )
+    function = {name: value for name, value in tool.items() if name not in ("type", "strict") and value is not None}
+    return {"type": "function", "function": function}
