@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
+from itertools import islice
 from typing import TypeAlias
 
 from mlx_mm.errors import MlxMmError
@@ -16,6 +18,21 @@ Told: TypeAlias = Mapping[str, object]
 
 EVERY_SECONDS = 0.5  # between two events of one refresh
 MOST_LISTENERS = 16
+MOST_FAILURES = 100  # that are told of by name
+
+
+def text_of(path: str) -> str:
+    """As JSON in UTF-8 can have it: what is no UTF-8 in a path is replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def showable(value: object) -> object:
+    """The same of all texts in lists and objects."""
+    if isinstance(value, str):
+        return text_of(value)
+    if isinstance(value, Mapping):
+        return {name: showable(one) for name, one in value.items()}
+    return [showable(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 class Ended(MlxMmError):  # noqa: N818
@@ -84,11 +101,11 @@ class Changes:
             try:
                 report = self._index.refresh(retry=retry, accept_missing=accept_missing, on_event=on_event)
             except MlxMmError as error:
-                return {"state": "idle", "error": str(error)}
-            failed = len(report.failed)
+                return {"state": "idle", "error": text_of(str(error))}
+            failures = [{"path": path, "reason": why} for path, why in islice(report.failed.items(), MOST_FAILURES)]
             return {
                 "state": "idle",
-                "report": {**asdict(report), "failed": failed, "left_alone": len(report.left_alone)},
+                "report": showable({**asdict(report), "failed": len(report.failed), "failures": failures}),
             }
 
         self._tell(await asyncio.to_thread(run))
