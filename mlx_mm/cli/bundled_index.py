@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,14 +40,20 @@ def bundled_index() -> "Index":
 
 def _lay_out(folder: Path) -> None:
     """The files, beside their place first, so that there are all or none."""
+    from mlx_mm.search.reading import SETTLED
+
     new = folder.with_suffix(".new")
+    made = time.time() - SETTLED  # so that a refresh does not wait for somebody to write on
     for name, lay in (("pictures", lay_out), ("sounds", lambda place: copied(hub.BUNDLED / "sounds", place))):
         if (folder / name).is_dir():
             continue
         try:
             shutil.rmtree(new, ignore_errors=True)
             folder.mkdir(exist_ok=True)
-            os.replace(lay(new), folder / name)
+            lay(new)
+            for path in new.iterdir():
+                os.utime(path, (made, made))
+            os.replace(new, folder / name)
         except OSError as error:
             raise OutputError(
                 f"{folder / name} cannot be made ({reason(error)}); expected a folder of ours. Set MLX_MM_CACHE to "

@@ -95,11 +95,11 @@ class Changes:
             heard.put_nowait(told)
 
     async def _refresh(self, retry: bool, accept_missing: bool) -> None:
-        on_event = self._counting(asyncio.get_running_loop())
+        progress = self._counting(asyncio.get_running_loop())
 
         def run() -> Told:
             try:
-                report = self._index.refresh(retry=retry, accept_missing=accept_missing, on_event=on_event)
+                report = self._index.refresh(retry=retry, accept_missing=accept_missing, progress=progress)
             except MlxMmError as error:
                 return {"state": "idle", "error": text_of(str(error))}
             failures = [{"path": path, "reason": why} for path, why in islice(report.failed.items(), MOST_FAILURES)]
@@ -110,17 +110,16 @@ class Changes:
 
         self._tell(await asyncio.to_thread(run))
 
-    def _counting(self, loop: asyncio.AbstractEventLoop) -> Callable[[str, str], None]:
-        """Counts the files of a refresh, and tells of it now and then; called by its thread."""
-        files, told = 0, time.monotonic()
+    def _counting(self, loop: asyncio.AbstractEventLoop) -> Callable[[int, int | None], None]:
+        """Tells now and then how many files are read of how many; called by the thread of a refresh."""
+        told = time.monotonic()
 
-        def count(event: str, _: str) -> None:
-            nonlocal files, told
+        def count(done: int, total: int | None) -> None:
+            nonlocal told
             if self._ending:
                 raise Ended("The server ends; expected nothing more. What was committed is kept.")
-            files += event != "model"
-            if time.monotonic() - told >= EVERY_SECONDS:
+            if done == total or time.monotonic() - told >= EVERY_SECONDS:
                 told = time.monotonic()
-                loop.call_soon_threadsafe(self._tell, {"state": "refreshing", "files": files})
+                loop.call_soon_threadsafe(self._tell, {"state": "refreshing", "done": done, "total": total})
 
         return count
