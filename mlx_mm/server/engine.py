@@ -239,6 +239,7 @@ class Engine:
                     prepare(ticket, slot)
             except MlxMmError as error:
                 ticket.send(Failed(error))
+                self._wake()  # it may have loaded a model that nobody asks for again
 
         if not self.alive:  # before the lock, which a thread may have held when this process was forked
             raise _dead()

@@ -273,7 +273,7 @@ def test_a_picture_that_is_asked_about_again_is_not_computed_again(
         question("What is it?", drawn(1, 40, 60)),
         question("Was ist das?", drawn(2, 60, 40), drawn(1, 40, 60)),
         question("What happens?", drawn(5, 4, 40, 40)),
-        question("And then?", drawn(5, 4, 40, 40), drawn(2, 60, 40)),
+        question("And then?", drawn(2, 60, 40), drawn(5, 4, 40, 40)),
     ]
     want = {"glm": alone(first, asked, 8), "moe": alone(again, asked[:1], 8)}
     patches: list[int] = []
@@ -351,8 +351,8 @@ def test_weights_and_caches_of_a_chat_are_given_back(tiny_checkpoint: Checkpoint
         for _ in range(2):
             assert [engine.chat("glm", messages, max_tokens=6, **GREEDY).done(SECONDS).result.raw] == want
             wait_for(lambda: not engine.stats()["models_loaded"] and not engine.stats()["prompt_cache_bytes"])
-        broken = engine.chat("glm", [{"role": "user", "content": [{"type": "image", "image": b"none"}]}])
-        assert isinstance(error_of(broken), MediaError)
+        broken = [{"role": "user", "content": [{"type": "image", "image": b"none"}]}]
+        assert isinstance(error_of(engine.chat("glm", broken)), MediaError)
         wait_for(lambda: not engine.stats()["models_loaded"])
         gc.collect()
         assert mx.get_active_memory() - before < 20_000
