@@ -13,8 +13,6 @@ from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
-import numpy.typing as npt
 
 from mlx_mm.backend.border import to_mlx
 from mlx_mm.errors import InputError
@@ -169,11 +167,11 @@ class Request:
     def _key(self, span: Span) -> bytes:
         """Another one for other pixels, or for as many in other rows."""
         size = b"".join(side.to_bytes(8, "big") for side in span.size)
-        return hashlib.blake2b(self._pixels(span, span).tobytes(), digest_size=16, person=size).digest()
+        return hashlib.blake2b(self._pixels(span, span)["pixels"].tobytes(), digest_size=16, person=size).digest()
 
-    def _pixels(self, first: Span, last: Span) -> npt.NDArray[np.generic]:
+    def _pixels(self, first: Span, last: Span) -> Batch:
         """Those of spans of one kind that follow one another."""
-        return self._batch[KEYS[first.kind][1]][first.first_patch : last.first_patch + last.patches]
+        return {"pixels": self._batch[KEYS[first.kind][1]][first.first_patch : last.first_patch + last.patches]}
 
     def _encode(self, spans: Sequence[Span]) -> None:
         """Compute the features of images and frames, a few at a time, so that memory is that of a few."""
@@ -184,7 +182,7 @@ class Request:
             else:
                 groups.append([span])
         for group in groups:
-            own = to_mlx({"pixels": self._pixels(group[0], group[-1])})["pixels"]
+            own = to_mlx(self._pixels(group[0], group[-1]))["pixels"]
             features = pooled(self.model.vision_tower(own, [(1, *span.size) for span in group]))
             ends = [sum(span.tokens for span in group[: i + 1]) for i in range(len(group) - 1)]
             parts = list(mx.split(features, ends))
