@@ -115,27 +115,26 @@ def test_a_tool_is_called_and_its_answer_read(loaded: Loaded) -> None:
 
 def test_what_changed_in_a_video(loaded: Loaded) -> None:
     """One emoji in the place of another; and nothing of that where the frames come backwards."""
-    frames = [np.asarray(picture(name)) for name in ("cat", "cat", "pizza", "pizza")]
+    frames = [np.asarray(picture(name)) for name in ("owl", "owl", "pizza", "pizza")]
     options: Any = {"temperature": 0, "max_tokens": 24, "enable_thinking": False, "fps": 2}
     answers = [
         generate(*loaded, "What changed?", videos=[order], **options).text.lower() for order in (frames, frames[::-1])
     ]
-    assert all("cat" in answer and "pizza" in answer for answer in answers)
-    assert answers[0].index("cat") < answers[0].index("pizza")
-    assert answers[1].index("pizza") < answers[1].index("cat")
+    assert all("owl" in answer and "pizza" in answer for answer in answers)
+    assert answers[0].index("owl") < answers[0].index("pizza")
+    assert answers[1].index("pizza") < answers[1].index("owl")
 
 
 def test_where_it_is(loaded: Loaded) -> None:
-    """A box around the middle of the one picture, in its own pixels."""
-    wide = Image.new("RGB", (224, 112), "white")
-    wide.paste(picture("cat").resize((96, 96)), (120, 8))
-    [box] = generate(
-        *loaded, "Where is the cat?", images=[wide], temperature=0, max_tokens=32, enable_thinking=False
-    ).pixel_boxes
-    left, top, right, bottom = box
-    assert left < 168 < right
-    assert top < 56 < bottom
-    assert left > 90
+    """The box is on the side that the picture is on, in its own pixels; how tall it is is often wrong (its card)."""
+    for left, middle in ((8, 56), (120, 168)):
+        wide = Image.new("RGB", (224, 112), "white")
+        wide.paste(picture("dog").resize((96, 96)), (left, 8))
+        [box] = generate(
+            *loaded, "Where is the dog?", images=[wide], temperature=0, max_tokens=32, enable_thinking=False
+        ).pixel_boxes
+        assert abs((box[0] + box[2]) / 2 - middle) < 28
+        assert box[2] - box[0] < 112
 
 
 def test_it_says_what_it_does_not_know(loaded: Loaded) -> None:

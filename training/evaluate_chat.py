@@ -5,6 +5,7 @@ python training/evaluate_chat.py --artwork artwork --model mlx_mm/bundled/emoji-
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 from glm_concepts import chat_concepts
@@ -37,7 +38,14 @@ def is_right(lesson: Lesson, answer: Generation) -> bool:
     if "<|begin_of_box|>" in expected["content"]:
         wanted = [float(side) for side in expected["content"].split("[")[1].split("]")[0].split(",")]
         return len(answer.boxes) == 1 and overlap(answer.boxes[0], wanted) >= LEAST_OVERLAP
+    if lesson.skills[-1] == "is":
+        return verdict(answer.text) == verdict(expected["content"])
     return answer.text.lower() == expected["content"].lower()
+
+
+def verdict(text: str) -> str:
+    """The yes or no after what was named."""
+    return re.split("[.。]", text.rstrip(" .。"))[-1].strip().lower()
 
 
 def well_formed(answer: Generation) -> bool:

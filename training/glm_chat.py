@@ -22,7 +22,8 @@ RATE = 1.5e-3
 AVERAGE = 0.995  # share of the averaged weights that a step keeps; these are what is saved
 REPORT_SECONDS = 120
 # What is hard is a token or two of its answer; what is said by heart is many.
-WEIGHTS = {"is": 3.0, "count": 3.0, "left": 2.0, "right": 2.0, "video": 2.0, "hello": 0.3, "other": 0.3, "no_tool": 0.3}
+WEIGHTS = dict.fromkeys(("is", "count", "left", "right", "video", "colour"), 3.0)
+WEIGHTS |= dict.fromkeys(("hello", "other", "no_tool"), 0.3)
 
 
 def tokenizer_of(sprites: Sprites, lessons: int = 2500) -> Tokenizer:

@@ -5,20 +5,20 @@ from dataclasses import dataclass, field
 import glm_tools
 import numpy as np
 from glm_concepts import LANGUAGES, pair_left_out
-from glm_phrases import ANSWERS, COLOURS, INTO, QUESTIONS, WAYS, said
+from glm_phrases import ANSWERS, COLOURS, INTO, QUESTIONS, said
 from glm_scenes import SQUARE, Scene, Sprites, changed, named_background, one, render, several, several_alike
 
 THINKING = 0.45
-BOX_STEP = 25  # of 1000: what a box is rounded to
+BOX_STEP = 50  # of 1000: what a box is rounded to
 KINDS = {
-    "one": 0.32,
-    "alike": 0.17,
-    "two": 0.15,
-    "mixed": 0.10,
-    "video": 0.14,
+    "one": 0.24,
+    "alike": 0.14,
+    "two": 0.14,
+    "mixed": 0.08,
+    "video": 0.30,
     "empty": 0.02,
-    "text": 0.04,
-    "tool": 0.06,
+    "text": 0.03,
+    "tool": 0.05,
 }
 
 
@@ -139,6 +139,8 @@ class Teacher:
             "two": ("left",) * 3 + ("right",) * 3 + ("is", "is", "where", "name", "count"),
             "mixed": ("is", "is", "where", "where", "count", "name"),
         }[kind]
+        if scene.colour and self.rng.random() < 0.25:
+            skills = ("colour",)
         named = before and before[-1].skill in ("name", "name_into", "and_into") and kind in ("one", "alike")
         if named and self.rng.random() < 0.5:
             return self.named("and_into", language, scene)
@@ -155,6 +157,9 @@ class Teacher:
             thing = things[0 if skill == "left" else -1]
             sides = f"Left: {self.name(things[0].concept, 'en')}. Right: {self.name(things[-1].concept, 'en')}."
             return Turn(skill, self.question(skill, language), self.name(thing.concept, language), sides)
+        if skill == "colour":
+            thought = f"The background is {scene.colour}."
+            return Turn(skill, self.question(skill, language), COLOURS[scene.colour][language], thought)
         if skill == "where":
             number = int(self.rng.integers(len(things)))
             name = self.name(things[number].concept, language)
@@ -166,7 +171,9 @@ class Teacher:
         asked = self.pick(sorted(shown))
         if self.rng.random() < 0.5:
             asked = int(self.pick([c for c in range(len(self.sprites.concepts)) if c not in shown]))
-        answer = ANSWERS["yes" if asked in shown else "no"][language]
+        stop, joint = ("。", "、") if language == "zh" else (". ", ", ")
+        seen = joint.join(self.name(concept, language) for concept in dict.fromkeys(thing.concept for thing in things))
+        answer = seen + stop + ANSWERS["yes" if asked in shown else "no"][language]  # named first, then compared
         listed = ", ".join(dict.fromkeys(self.name(thing.concept, "en") for thing in things))
         return Turn("is", self.question("is", language, name=self.name(asked, language)), answer, f"I see {listed}.")
 
@@ -201,21 +208,22 @@ class Teacher:
             first = Scene(shape, first.things, named_background(self.rng, colour), colour)
         last, kind, values = changed(self.rng, self.sprites, first)
         if kind == "appeared":
-            first = Scene(shape, (), first.background)
+            first = Scene(shape, (), first.background, first.colour)
         a, b = (scene.things[0].concept if scene.things else None for scene in (first, last))
         names = {key: self.name(c, language) for key, c in (("a", a), ("b", b)) if c is not None}
-        if "colour" in values and language != "en":
+        if "colour" in values:
             values["colour"] = COLOURS[values["colour"]][language]
-        if "way" in values and language != "en":
-            values["way"] = WAYS[values["way"]][language]
         answer = said(ANSWERS[kind][language], language, **names, **values)
-        before, after = ("nothing" if c is None else self.name(c, "en") for c in (a, b))
+        before, after = (
+            f"{'nothing' if c is None else self.name(c, 'en')}, {scene.colour or 'other'}"
+            for c, scene in ((a, first), (b, last))
+        )
         thought = f"Before: {before}. After: {after}."
         was, now = (render(scene, self.sprites)[0] for scene in (first, last))
         length = int(self.rng.integers(2, 5))
         at = int(self.rng.integers(1, length))
         pictures = [was] * at + [now] * (length - at)
-        if length > 2 and 0 < at < length - 1 and self.rng.random() < 0.4:
+        if length > 2 and 0 < at < length - 1 and self.rng.random() < 0.25:
             pictures[at] = ((was.astype(np.uint16) + now) // 2).astype(np.uint8)
         step = self.pick((0.2, 0.25, 0.5, 0.5, 1.0, 1.0, 2.0))
         seconds = [number * step for number in range(length)]

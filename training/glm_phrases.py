@@ -97,6 +97,14 @@ QUESTIONS = {
         "it": ("Dov'è {name}?",),
         "zh": ("{name}在哪里？",),
     },
+    "colour": {
+        "en": ("Which colour is the background?", "What colour is the background?"),
+        "de": ("Welche Farbe hat der Hintergrund?",),
+        "fr": ("De quelle couleur est le fond ?",),
+        "es": ("¿De qué color es el fondo?",),
+        "it": ("Di che colore è lo sfondo?",),
+        "zh": ("背景是什么颜色？",),
+    },
     "changed": {
         "en": ("What changed?", "What happens in the video?", "What is different at the end?"),
         "de": ("Was hat sich geändert?", "Was passiert im Video?"),
@@ -236,14 +244,6 @@ ANSWERS = {
         "it": "{a} è scomparso.",
         "zh": "{a}消失了。",
     },
-    "moved": {
-        "en": "The {a} moved {way}.",
-        "de": "{a} bewegte sich {way}.",
-        "fr": "{a} est allé {way}.",
-        "es": "{a} se movió {way}.",
-        "it": "{a} si è spostato {way}.",
-        "zh": "{a}{way}移动了。",
-    },
     "same": {
         "en": "Nothing changed.",
         "de": "Nichts hat sich geändert.",
@@ -255,19 +255,12 @@ ANSWERS = {
 }
 
 COLOURS = {
-    "white": {"de": "weiß", "fr": "blanc", "es": "blanco", "it": "bianco", "zh": "白色"},
-    "black": {"de": "schwarz", "fr": "noir", "es": "negro", "it": "nero", "zh": "黑色"},
-    "red": {"de": "rot", "fr": "rouge", "es": "rojo", "it": "rosso", "zh": "红色"},
-    "green": {"de": "grün", "fr": "vert", "es": "verde", "it": "verde", "zh": "绿色"},
-    "blue": {"de": "blau", "fr": "bleu", "es": "azul", "it": "blu", "zh": "蓝色"},
-    "yellow": {"de": "gelb", "fr": "jaune", "es": "amarillo", "it": "giallo", "zh": "黄色"},
-}
-
-WAYS = {
-    "left": {"de": "nach links", "fr": "à gauche", "es": "a la izquierda", "it": "a sinistra", "zh": "向左"},
-    "right": {"de": "nach rechts", "fr": "à droite", "es": "a la derecha", "it": "a destra", "zh": "向右"},
-    "up": {"de": "nach oben", "fr": "en haut", "es": "hacia arriba", "it": "in alto", "zh": "向上"},
-    "down": {"de": "nach unten", "fr": "en bas", "es": "hacia abajo", "it": "in basso", "zh": "向下"},
+    "white": {"en": "white", "de": "weiß", "fr": "blanc", "es": "blanco", "it": "bianco", "zh": "白色"},
+    "black": {"en": "black", "de": "schwarz", "fr": "noir", "es": "negro", "it": "nero", "zh": "黑色"},
+    "red": {"en": "red", "de": "rot", "fr": "rouge", "es": "rojo", "it": "rosso", "zh": "红色"},
+    "green": {"en": "green", "de": "grün", "fr": "vert", "es": "verde", "it": "verde", "zh": "绿色"},
+    "blue": {"en": "blue", "de": "blau", "fr": "bleu", "es": "azul", "it": "blu", "zh": "蓝色"},
+    "yellow": {"en": "yellow", "de": "gelb", "fr": "jaune", "es": "amarillo", "it": "giallo", "zh": "黄色"},
 }
 
 

@@ -1,5 +1,6 @@
 """What the chat model is measured with: fixed lessons, whose last answer the model has to give."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from glm_phrases import INTO
 from glm_scenes import SQUARE, Scene, Sprites, Thing, one, render, several, several_alike
 
 WHITE = ((255, 255, 255), (255, 255, 255))
-SKILLS = ("is", "where", "empty", "other", "hello", "translate", "call", "result")
+SKILLS = ("is", "where", "colour", "empty", "other", "hello", "translate", "call", "result")
 
 
 def rows(sprites: Sprites, artwork: Path, count: int, seed: int = 99) -> dict[str, list[Lesson]]:
@@ -55,6 +56,8 @@ def rows(sprites: Sprites, artwork: Path, count: int, seed: int = 99) -> dict[st
             found[row].append(lesson)
         if skill == "result" and len(found["call"]) < count:
             found["call"].append(until_call(lesson))
+    found["count, clean Noto"] = [clean_count(teacher, sprites) for _ in range(count)]
+    found["left or right, clean Noto"] = [clean_sides(teacher, sprites) for _ in range(count)]
     for lessons in found.values():
         for number, lesson in enumerate(lessons):
             lesson.thinking = number % 2 == 1
@@ -73,13 +76,27 @@ def clean(teacher: Teacher, sprites: Sprites, concept: int, language: str) -> Le
     return Lesson(messages, False, ["name"], [render(scene, sprites)[0]])
 
 
-def asked(teacher: Teacher, skill: str, scene: Scene) -> Lesson:
+def asked(teacher: Teacher, skill: str, scene: Scene, noise: float = 0.6) -> Lesson:
     """One question about a scene, in any language that training has for what it shows."""
-    pixels, boxes = render(scene, teacher.sprites, 0.6, teacher.rng)
+    pixels, boxes = render(scene, teacher.sprites, noise, teacher.rng)
     shown = [teacher.sprites.concepts[thing.concept] for thing in scene.things]
     languages = [item for item in LANGUAGES if not any(pair_left_out(concept, item) for concept in shown)]
     turn = teacher.about(skill, teacher.pick(languages), scene, boxes)
     return teacher.told([turn], False, [pixels], [])
+
+
+def clean_count(teacher: Teacher, sprites: Sprites) -> Lesson:
+    """One to five of a concept, as its first picture upright on white."""
+    scene = several_alike(teacher.rng, sprites) if teacher.rng.random() < 0.8 else one(teacher.rng, sprites)
+    things = tuple(replace(thing, picture=0, angle=0.0, mirrored=False) for thing in scene.things)
+    return asked(teacher, "count", Scene(SQUARE, things, WHITE, "white"), 0.0)
+
+
+def clean_sides(teacher: Teacher, sprites: Sprites) -> Lesson:
+    """Two concepts that training does not show together, as their first pictures, upright on white."""
+    scene = several(teacher.rng, sprites, 2, left_out=True, row=True)
+    things = tuple(replace(thing, picture=0, angle=0.0, mirrored=False) for thing in scene.things)
+    return asked(teacher, teacher.pick(("left", "right")), Scene(SQUARE, things, WHITE, "white"), 0.0)
 
 
 def until_call(lesson: Lesson) -> Lesson:

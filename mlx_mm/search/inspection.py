@@ -1,6 +1,7 @@
 """Whether an index is whole, and making it so."""
 
 import contextlib
+import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -60,12 +61,38 @@ def _complaints(store: Store) -> list[str]:
 def _checked(store: Store, repair: bool) -> CheckReport:
     """Of a file that SQLite can read."""
     with store.writer() if repair else contextlib.nullcontext():
-        found = [part(store) for part in (_relations, _vectors, _words, _thumbnails, _codes)]
+        found = [part(store) for part in (_spaces, _relations, _vectors, _words, _thumbnails, _codes)]
         repaired = [mend() for problems, mend in found if problems and repair]
     return CheckReport(tuple(line for problems, _ in found for line in problems), tuple(repaired), _counts(store))
 
 
 Found = tuple[list[str], Callable[[], str]]  # problems, and what makes them right and says how
+
+
+def _spaces(store: Store) -> Found:
+    """Spaces of which nobody can tell any more which model made them."""
+    with store.reading() as rows:
+        found = rows.execute("SELECT id, model, dim, kinds, about, canary FROM spaces").fetchall()
+    broken = {number: name for number, name, *rest in found if not _tells_its_model(*rest)}
+    problems = [f"what the model {name} is known by is broken" for name in broken.values()]
+
+    def mend() -> str:
+        with store.writing() as rows:
+            rows.executemany("DELETE FROM spaces WHERE id = ?", [(number,) for number in broken])
+        return f"{len(broken)} spaces were taken away with their vectors; the next refresh makes them again"
+
+    return problems, mend
+
+
+def _tells_its_model(dim: int, kinds: str, about: str, canary: bytes) -> bool:
+    try:
+        said = json.loads(about)
+        vectors = np.frombuffer(canary or b"", "<f4").reshape(len(said.get("canaries", [])), dim)
+        return isinstance(json.loads(kinds), list) and bool(
+            (abs(np.linalg.norm(vectors, axis=1) - 1) <= TOLERANCE).all()
+        )
+    except (ValueError, AttributeError, TypeError):
+        return False
 
 
 def _relations(store: Store) -> Found:

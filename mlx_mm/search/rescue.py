@@ -61,7 +61,7 @@ def _copied(old: Path, new: Path) -> list[str]:
         to.execute("COMMIT")
     counts = ", ".join(f"{count:,} {table}" for table, count in saved.items() if count)
     belonging = f", of which {lost:,} rows belonged to what is lost" if lost else ""
-    return [f"what can be read was saved: {counts}{belonging}"]
+    return [f"what can be read was saved: {counts}{belonging}; the next refresh reads the rest again"]
 
 
 def _has_tables(source: sqlite3.Connection) -> bool:

@@ -225,6 +225,7 @@ class Engine:
 
         def run() -> None:
             if ticket.cancelled:
+                self._answers.cancelled += 1
                 ticket.leave()
                 return
             try:

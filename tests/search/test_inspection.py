@@ -83,6 +83,9 @@ HARMS = {
     "names of 2 files": sql(
         "DELETE FROM words WHERE rowid = 4", "INSERT INTO words(rowid, path, tags) VALUES (9999, 'x', 'y')"
     ),
+    "what the model m is known by": sql(
+        """UPDATE spaces SET about = '{"canaries": ["image"]}', canary = zeroblob(256)"""
+    ),
     "1 thumbnails are damaged": break_thumbnail,
     "codes of space 1": break_codes,
 }
@@ -111,8 +114,10 @@ def test_harm_is_found_and_mended(store: Store, harm: str) -> None:
     assert report.left == ()
     assert check(store).problems == ()
     lost = {"belong to others": 1, "2 vectors are broken": 2, "1 vectors are broken": 1}.get(harm, 0)
+    lost = COUNT if "model" in harm else lost
     assert check(store).counts["vectors"] == COUNT - lost
-    assert len(open_codes(store, 1)) == COUNT - lost
+    if lost < COUNT:
+        assert len(open_codes(store, 1)) == COUNT - lost
     with store.reading() as rows:
         assert rows.execute("SELECT count(*) FROM contents WHERE live != 1").fetchone()[0] == 0
         assert (4 in words.find(rows, "holiday 4")) == (harm != "nothing")
