@@ -96,6 +96,7 @@ _SAMPLING = (
     "max_pixels",
     "fps",
 )
+_OFF = {"top_p": 1, "top_k": 0, "min_p": 0}  # what clients send along with a temperature of 0, and changes nothing
 # type of a part -> the kind of its medium, and the keys that may hold it
 _PARTS: dict[str, tuple[Medium, tuple[str, ...]]] = {
     "image": ("image", ("image", "url")),
@@ -133,6 +134,8 @@ async def read_chat(body: JsonObject, reader: Reader) -> Asked:
             )
         thinks = False
     options = {name: body[name] for name in _SAMPLING if name in body}
+    if options.get("temperature") == 0:
+        options = {name: value for name, value in options.items() if name not in _OFF or value != _OFF[name]}
     options["max_tokens"] = body.get("max_completion_tokens", body.get("max_tokens", MOST_TOKENS))
     options["enable_thinking"] = thinks
     usage = body.get("stream_options", {}).get("include_usage", False)
