@@ -12,7 +12,7 @@ from mlx_mm.server.media import Medium, Reader
 from mlx_mm.server.reading import JsonObject, Schema
 
 MOST_TOKENS = 2048  # of an answer, where a request does not say
-_TEXT, _FLAG, _WHOLE, _NUMBER = ({"type": name} for name in ("string", "boolean", "integer", "number"))
+_TEXT, _FLAG = {"type": "string"}, {"type": "boolean"}
 
 MESSAGE: Final[Schema] = {
     "type": "object",
@@ -51,8 +51,8 @@ CHAT: Final[Schema] = {
         "top_p": {"type": "number", "minimum": 0, "maximum": 1},
         "top_k": {"type": "integer", "minimum": 0},
         "min_p": {"type": "number", "minimum": 0, "maximum": 1},
-        "repetition_penalty": _NUMBER,
-        "seed": _WHOLE,
+        "repetition_penalty": {"type": "number", "minimum": 0, "maximum": 100},
+        "seed": {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
         "stop": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "title": "a list of texts"}]},
         "tools": {"type": "array", "items": {"type": "object"}},
         "tool_choice": {"type": "string", "enum": ["auto", "none"]},
@@ -65,7 +65,7 @@ CHAT: Final[Schema] = {
         },
         "thinking_budget": {"type": "integer", "minimum": 0},
         "max_pixels": {"type": "integer", "minimum": 1},
-        "fps": _NUMBER,
+        "fps": {"type": "number", "minimum": 0, "maximum": 1000, "description": "Frames a second that are taken."},
         "response_format": {
             "type": "object",
             "properties": {"type": {"type": "string", "enum": ["text"]}},
@@ -96,6 +96,7 @@ _SAMPLING = (
     "max_pixels",
     "fps",
 )
+_OFF = {"top_p": 1, "top_k": 0, "min_p": 0}  # what clients send along with a temperature of 0, and changes nothing
 # type of a part -> the kind of its medium, and the keys that may hold it
 _PARTS: dict[str, tuple[Medium, tuple[str, ...]]] = {
     "image": ("image", ("image", "url")),
@@ -133,6 +134,8 @@ async def read_chat(body: JsonObject, reader: Reader) -> Asked:
             )
         thinks = False
     options = {name: body[name] for name in _SAMPLING if name in body}
+    if options.get("temperature") == 0:
+        options = {name: value for name, value in options.items() if name not in _OFF or value != _OFF[name]}
     options["max_tokens"] = body.get("max_completion_tokens", body.get("max_tokens", MOST_TOKENS))
     options["enable_thinking"] = thinks
     usage = body.get("stream_options", {}).get("include_usage", False)
@@ -164,6 +167,12 @@ async def _message(message: JsonObject, where: str, reader: Reader) -> dict[str,
 async def _part(part: JsonObject, where: str, reader: Reader) -> dict[str, object]:
     kind = part.get("type")
     if kind in ("text", "input_text", "output_text"):
+        if odd := [name for name, value in part.items() if name not in ("type", "text") and value not in (None, [])]:
+            raise Problem(
+                f"{where}.{odd[0]} is no field of a text that this server knows; expected type and text. Leave it out.",
+                param=f"{where}.{odd[0]}",
+                code="unknown_field",
+            )
         return {"type": "text", "text": part.get("text")}
     if not isinstance(kind, str) or kind not in _PARTS:
         raise Problem(

@@ -64,7 +64,7 @@ def problem_of(error: MlxMmError) -> Problem:
         return Problem(message, 500, code="broken")
     if isinstance(error, InputError | MediaError | ModalityError | Refused):
         place = _PLACE.match(message)
-        param = place and _NAMES.get(place[0], place[0])
+        param = "model" if isinstance(error, ModalityError) else place and _NAMES.get(place[0], place[0])
         return Problem(message, param=param, code="invalid_media" if isinstance(error, MediaError) else "invalid_value")
     return Problem(message, 503 if isinstance(error, BusyError) else 500)
 

@@ -12,6 +12,12 @@ _TEXT, _OBJECT = {"type": "string"}, {"type": "object"}
 _SAME = ("model", "stream", "temperature", "top_p", "tool_choice", "parallel_tool_calls", "store", "user")
 _KEPT = tuple(name for name in _SAME if name not in ("store", "user"))
 
+_ITEMS = {  # type -> what it may have
+    "message": ("type", "id", "role", "status", "content", "phase"),
+    "function_call": ("type", "id", "call_id", "name", "arguments", "status"),
+    "function_call_output": ("type", "id", "call_id", "output", "status"),
+}
+
 RESPONSES: Final[Schema] = {
     "type": "object",
     "description": "What OpenAI's client sends to /v1/responses. Nothing is stored: previous_response_id is unknown.",
@@ -64,6 +70,14 @@ def as_chat(body: JsonObject) -> JsonObject:
 
 def _add(messages: list[JsonObject], item: JsonObject, where: str) -> None:
     kind = item.get("type", "message")
+    known = _ITEMS.get(kind, ()) if isinstance(kind, str) else ()
+    if known and (odd := [name for name in item if name not in known and item[name] is not None]):
+        raise Problem(
+            f"{where}.{odd[0]} is no field of {kind} that this server knows; expected some of {', '.join(known)}. "
+            "Leave it out.",
+            param=f"{where}.{odd[0]}",
+            code="unknown_field",
+        )
     if kind == "message" and item.get("role") in ("system", "developer", "user", "assistant"):
         messages.append({"role": item["role"], "content": item.get("content")})
     elif kind == "function_call":
