@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from mlx_mm.backend.streams import computing, give_back_memory
 from mlx_mm.checkpoint.card import read_licence
 from mlx_mm.errors import InputError
 from mlx_mm.load import OpenCheckpoint, open_checkpoint
@@ -87,30 +87,35 @@ class Slot:
         return 0.0 if self.users or self._loaded is None else time.monotonic() - self._last_use
 
     def unload(self) -> None:
-        """Give the weights back; the next request reads them again."""
+        """Hold the weights no more; the next request reads them again."""
         with self._lock:
             self._loaded = None
-        with computing():
-            give_back_memory()
 
     def about(self) -> Served:
         """What it is now."""
-        checkpoint, loaded = self.checkpoint, self._loaded
-        context = None
-        if checkpoint.kind == "generator":
-            processor = loaded.processor if loaded else checkpoint.processor()
-            context = processor.defaults.context_length if processor.kind == "chat" else None
+        checkpoint = self.checkpoint
         return Served(
             name=self.name,
             kind=checkpoint.kind,
             modalities=checkpoint.modalities,
             dimensions=self.dimensions,
-            context_length=context,
-            licence=read_licence(checkpoint.folder),
+            context_length=self._context_length,
+            licence=self._licence,
             fingerprint=self._fingerprint,
-            loaded=loaded is not None,
+            loaded=self._loaded is not None,
             created=int((checkpoint.folder / "config.json").stat().st_mtime),
         )
+
+    @cached_property
+    def _context_length(self) -> int | None:
+        if self.checkpoint.kind != "generator":
+            return None
+        processor = self.checkpoint.processor()
+        return processor.defaults.context_length if processor.kind == "chat" else None
+
+    @cached_property
+    def _licence(self) -> str | None:
+        return read_licence(self.checkpoint.folder)
 
 
 class Models:
