@@ -6,7 +6,7 @@ from typing import Final
 
 from mlx_mm.server.chat_requests import CHAT
 from mlx_mm.server.errors import Problem
-from mlx_mm.server.reading import JsonObject, Schema
+from mlx_mm.server.reading import JsonObject, Schema, only
 
 _TEXT, _OBJECT = {"type": "string"}, {"type": "object"}
 _SAME = ("model", "stream", "temperature", "top_p", "tool_choice", "parallel_tool_calls", "store", "user")
@@ -70,14 +70,8 @@ def as_chat(body: JsonObject) -> JsonObject:
 
 def _add(messages: list[JsonObject], item: JsonObject, where: str) -> None:
     kind = item.get("type", "message")
-    known = _ITEMS.get(kind, ()) if isinstance(kind, str) else ()
-    if known and (odd := [name for name in item if name not in known and item[name] is not None]):
-        raise Problem(
-            f"{where}.{odd[0]} is no field of {kind} that this server knows; expected some of {', '.join(known)}. "
-            "Leave it out.",
-            param=f"{where}.{odd[0]}",
-            code="unknown_field",
-        )
+    if isinstance(kind, str) and kind in _ITEMS:
+        only(item, _ITEMS[kind], where)
     if kind == "message" and item.get("role") in ("system", "developer", "user", "assistant"):
         messages.append({"role": item["role"], "content": item.get("content")})
     elif kind == "function_call":
