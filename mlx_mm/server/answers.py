@@ -269,7 +269,8 @@ class Answers:
             self._tell(answer, teller.end())
             prompt = answer.keys[: len(answer.question.ids)]
             media = sum(key < 0 for key in prompt)
-            answer.ticket.send(Done(join(answer.pieces), len(prompt), media))
+            thought = sum(bool(piece.reasoning) for piece in answer.pieces)
+            answer.ticket.send(Done(join(answer.pieces), len(prompt), media, reasoning_tokens=thought))
 
     def _tell(self, answer: Answer, piece: Generation) -> None:
         answer.pieces.append(piece)

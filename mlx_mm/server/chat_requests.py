@@ -9,7 +9,7 @@ from typing import Final, cast
 from mlx_mm.server.engine import ChatOptions
 from mlx_mm.server.errors import Problem
 from mlx_mm.server.media import Medium, Reader
-from mlx_mm.server.reading import JsonObject, Schema
+from mlx_mm.server.reading import JsonObject, Schema, only
 
 MOST_TOKENS = 2048  # of an answer, where a request does not say
 _TEXT, _FLAG = {"type": "string"}, {"type": "boolean"}
@@ -167,12 +167,7 @@ async def _message(message: JsonObject, where: str, reader: Reader) -> dict[str,
 async def _part(part: JsonObject, where: str, reader: Reader) -> dict[str, object]:
     kind = part.get("type")
     if kind in ("text", "input_text", "output_text"):
-        if odd := [name for name, value in part.items() if name not in ("type", "text") and value not in (None, [])]:
-            raise Problem(
-                f"{where}.{odd[0]} is no field of a text that this server knows; expected type and text. Leave it out.",
-                param=f"{where}.{odd[0]}",
-                code="unknown_field",
-            )
+        only(part, ("type", "text"), where)
         return {"type": "text", "text": part.get("text")}
     if not isinstance(kind, str) or kind not in _PARTS:
         raise Problem(

@@ -11,7 +11,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mlx_mm.errors import ModalityError
+from mlx_mm.errors import MlxMmError, ModalityError
 from mlx_mm.models.contracts import Modality
 from mlx_mm.processing.vectors import Vectors
 from mlx_mm.server.chat_routes import reader_of
@@ -57,7 +57,7 @@ async def embed_cohere(request: Request) -> Response:
         {
             "id": uuid.uuid4().hex,
             "embeddings": {name: [_encoded(row, name) for row in found.rows] for name in wanted.encodings},
-            "texts": [item for kind, item in wanted.items if kind == "text"],
+            "texts": [item.source for item in wanted.items if item.kind == "text"],
             "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": found.tokens}},
         }
     )
@@ -67,17 +67,21 @@ async def _vectors(request: Request, wanted: Wanted) -> Vectored:
     engine: Engine = request.app.state.engine
     rows: dict[int, Vectors] = {}
     tokens, cut = 0, list[int]()
-    kinds = dict.fromkeys(kind for kind, _ in wanted.items)
+    kinds = dict.fromkeys(item.kind for item in wanted.items)
     with contextlib.closing(Line(request)) as line:
         for kind in kinds:
-            places = [place for place, (own, _) in enumerate(wanted.items) if own == kind]
+            places = [number for number, item in enumerate(wanted.items) if item.kind == kind]
             more = wanted.text_options if kind == "text" else EmbedOptions()
-            items = [wanted.items[place][1] for place in places]
+            items = [wanted.items[number].source for number in places]
+            options = cast("EmbedOptions", {**wanted.options, **more})
             try:
-                options = cast("EmbedOptions", {**wanted.options, **more})
                 done = await line.result(engine.embed(wanted.model, kind, items, **options))
             except ModalityError as error:
                 raise _others(engine, kind, error) from error
+            except MlxMmError as error:
+                if isinstance(error.place, int):
+                    error.place = wanted.items[places[error.place]].place
+                raise
             rows |= dict(zip(places, done.result, strict=True))
             tokens += done.prompt_tokens
             cut += [places[number] for number in done.cut]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from starlette.requests import ClientDisconnect, Request
@@ -88,6 +88,18 @@ def check(value: Json, schema: Schema, where: str = "") -> Json:
             )
         return [check(item, schema.get("items", {}), f"{where}[{index}]") for index, item in enumerate(value)]
     return _check_object(value, schema, where) if isinstance(value, dict) and "properties" in schema else value
+
+
+def only(value: JsonObject, known: Sequence[str], where: str) -> None:
+    """Raise Problem for a field of an object that is none of these, and not empty."""
+    odd = [name for name, item in value.items() if name not in known and item is not None and item != []]
+    if odd:
+        name = f"{where}.{odd[0][:_PARAM]}"
+        raise Problem(
+            f"{name} is no field that this server knows; expected some of {', '.join(known)}. Leave it out.",
+            param=name,
+            code="unknown_field",
+        )
 
 
 def _check_object(value: JsonObject, schema: Schema, where: str) -> JsonObject:

@@ -6,7 +6,7 @@ from typing import Final
 
 from mlx_mm.server.chat_requests import CHAT
 from mlx_mm.server.errors import Problem
-from mlx_mm.server.reading import JsonObject, Schema
+from mlx_mm.server.reading import JsonObject, Schema, only
 
 _TEXT, _OBJECT = {"type": "string"}, {"type": "object"}
 _SAME = ("model", "stream", "temperature", "top_p", "tool_choice", "parallel_tool_calls", "store", "user")
@@ -14,6 +14,7 @@ _KEPT = tuple(name for name in _SAME if name not in ("store", "user"))
 
 _ITEMS = {  # type -> what it may have
     "message": ("type", "id", "role", "status", "content", "phase"),
+    "reasoning": ("type", "id", "summary", "content", "status"),
     "function_call": ("type", "id", "call_id", "name", "arguments", "status"),
     "function_call_output": ("type", "id", "call_id", "output", "status"),
 }
@@ -70,32 +71,45 @@ def as_chat(body: JsonObject) -> JsonObject:
 
 def _add(messages: list[JsonObject], item: JsonObject, where: str) -> None:
     kind = item.get("type", "message")
-    known = _ITEMS.get(kind, ()) if isinstance(kind, str) else ()
-    if known and (odd := [name for name in item if name not in known and item[name] is not None]):
-        raise Problem(
-            f"{where}.{odd[0]} is no field of {kind} that this server knows; expected some of {', '.join(known)}. "
-            "Leave it out.",
-            param=f"{where}.{odd[0]}",
-            code="unknown_field",
-        )
+    if isinstance(kind, str) and kind in _ITEMS:
+        only(item, _ITEMS[kind], where)
     if kind == "message" and item.get("role") in ("system", "developer", "user", "assistant"):
-        messages.append({"role": item["role"], "content": item.get("content")})
+        said = {"role": item["role"], "content": item.get("content")}
+        if said["role"] == "assistant" and messages and set(messages[-1]) == {"role", "reasoning_content"}:
+            messages[-1]["content"] = said["content"]  # what it thought came before
+        else:
+            messages.append(said)
+    elif kind == "reasoning":
+        messages.append({"role": "assistant", "reasoning_content": _thought(item.get("content"), f"{where}.content")})
     elif kind == "function_call":
         function = {"name": item.get("name"), "arguments": item.get("arguments")}
         call = {"id": item.get("call_id"), "type": "function", "function": function}
-        if messages and messages[-1].get("tool_calls"):
-            messages[-1]["tool_calls"].append(call)
-        else:
-            messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+        if not messages or messages[-1]["role"] != "assistant":
+            messages.append({"role": "assistant"})
+        messages[-1].setdefault("tool_calls", []).append(call)
     elif kind == "function_call_output":
         messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")})
     else:
         raise Problem(
             f"{where} has the type {kind!r} and the role {item.get('role')!r}; expected a message of system, "
-            "developer, user or assistant, function_call or function_call_output. Change it.",
+            "developer, user or assistant, reasoning, function_call or function_call_output. Change it.",
             param=where,
             code="invalid_value",
         )
+
+
+def _thought(parts: object, where: str) -> str:
+    texts = []
+    for part in parts if isinstance(parts, list) else [parts]:
+        if not isinstance(part, dict) or part.get("type") != "reasoning_text" or not isinstance(part.get("text"), str):
+            raise Problem(
+                f"{where} is or holds something else than parts of type reasoning_text with a text; expected those "
+                "alone. Change it.",
+                param=where,
+                code="invalid_value",
+            )
+        texts.append(part["text"])
+    return "".join(texts)
 
 
 def _tool(tool: JsonObject, where: str) -> JsonObject:

@@ -64,12 +64,14 @@ class Done(Generic[Result]):
 
     result: all of it; of a chat the whole answer. prompt_tokens: of the texts or the prompt, those of pictures and
     frames among them. media_tokens: these. cut: numbers of the texts that were longer than the model reads.
+    reasoning_tokens: of the answer, those that added to its reasoning.
     """
 
     result: Result
     prompt_tokens: int = 0
     media_tokens: int = 0
     cut: tuple[int, ...] = ()
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True)
