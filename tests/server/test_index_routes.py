@@ -256,6 +256,21 @@ def test_everything_takes_the_token(served: Served) -> None:
     assert ask(served.app, "GET", "/api/index", headers=cookie).json["contents"] == {"audio": 13, "image": 43}
 
 
+def test_openapi_describes_what_there_is(served: Served) -> None:
+    document = served.get("/openapi.json").json
+    for route in served.shown.routes():
+        assert {name.lower() for name in route.methods or ()} - {"head"} <= set(document["paths"][route.path]), route
+    schemas = document["components"]["schemas"]
+    for shown, path in (("Hits", "/api/search?q=frog"), ("Groups", "/api/duplicates"), ("Item", "/api/items/1")):
+        found = served.get(path).json
+        assert set(found) == set(schemas[shown]["required"]), shown
+        for name, schema in schemas[shown]["properties"].items():
+            if "required" in schema.get("items", {}):
+                assert set(found[name][0]) == set(schema["items"]["required"]), name
+    plain = ask(make_app(Engine([]), Access()), "GET", "/openapi.json").json
+    assert not [path for path in plain["paths"] if path.startswith("/api/")]
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 there")
 def test_names_of_any_bytes_are_shown(few: Served) -> None:
     strange = os.path.join(os.fsencode(few.folder), b"\xff<b>\n.png")
