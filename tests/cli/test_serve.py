@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,20 +26,34 @@ from mlx_mm.checkpoint import hub
 from mlx_mm.cli.serve import size
 
 QUESTION = "Which animal is this?"
+README = Path(__file__).parents[2] / "README.md"
+NUMBER = re.compile(r"-?\d+\.\d+")
 
 
 class Started:
-    """A process of `mlx_mm serve --ready-json`, and what it said."""
+    """A process of `mlx_mm serve`, and what it said: with --ready-json in a line of JSON, else to people."""
 
     def __init__(self, cache: Path, *arguments: str) -> None:
-        command = [sys.executable, "-m", "mlx_mm", "serve", "--ready-json", *arguments]
+        command = [sys.executable, "-m", "mlx_mm", "serve", *arguments]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**environment(), "MLX_MM_CACHE": str(cache)}
+            command,
+            stdout=subprocess.PIPE,
+            stderr=None if "--ready-json" in arguments else subprocess.PIPE,
+            text=True,
+            env={**environment(), "MLX_MM_CACHE": str(cache)},
         )
         self.watch = threading.Timer(120, self.process.kill)
         self.watch.start()
-        assert self.process.stdout is not None
-        self.said: dict[str, Any] = json.loads(self.process.stdout.readline())
+        out, err = self.process.stdout, self.process.stderr
+        assert out is not None
+        self.lines = [out.readline().strip()]
+        self.said: dict[str, Any] = {}
+        if err is None:
+            self.said = json.loads(self.lines[0])
+        else:
+            self.lines += [out.readline().strip(), next(line.strip() for line in err if line.startswith("/api/"))]
+            self.said["token"] = re.findall(r"token: (\S+);", self.lines[2])[0]
+            self.said["port"] = int(re.findall(r":(\d+) ", self.lines[0])[0])
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("localhost", self.said.get("port", 80), timeout=60)
@@ -67,8 +83,6 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
 
 
 def test_alone_it_serves_what_is_bundled(started: Started) -> None:
-    assert started.said["models"] == ["emoji-siglip2", "sounds-clap", "emoji-glm4v"]
-    assert started.said["pid"] == started.process.pid
     status, found = started.ask("GET", "/api/search?q=frog&kind=image")
     assert (status, [hit["name"] for hit in found["hits"]]) == (200, ["frog.png"])
     assert set(found["hits"][0]["copies"]) == {found["hits"][0]["path"].replace("frog", "frog-copy")}
@@ -88,6 +102,19 @@ def test_alone_it_serves_what_is_bundled(started: Started) -> None:
     assert (status, found["choices"][0]["message"]["content"]) == (200, said.text)
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not there")
+def test_the_session_of_the_readme(started: Started) -> None:
+    begun, asked = re.findall(r"^```shell-session\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    shown = begun.replace("8765", str(started.said["port"])).replace("TOKEN", started.said["token"])
+    assert shown.splitlines() == ["$ mlx_mm serve", *started.lines]
+    for command, expected in re.findall(r"^\$ (.*(?:\n  .*)*)\n(.*)$", asked, re.MULTILINE):
+        here = command.replace("8765", str(started.said["port"])).replace("TOKEN", started.said["token"])
+        ran = subprocess.run(["bash", "-c", here], capture_output=True, text=True, timeout=60, check=False)
+        assert NUMBER.sub("N", ran.stdout.strip()) == NUMBER.sub("N", expected), command
+        for found, number in zip(NUMBER.findall(ran.stdout), NUMBER.findall(expected), strict=True):
+            assert float(found) == pytest.approx(float(number), abs=1e-3)
+
+
 def test_a_port_is_taken(started: Started, run: Run) -> None:
     assert_one_error(run("serve", "--port", started.said["port"]), str(started.said["port"]), "--port")
 
@@ -97,7 +124,10 @@ def test_a_socket_and_an_index_of_ones_own(tmp_path: Path, run: Run) -> None:
     (tmp_path / "photos").mkdir()
     assert run("index", tmp_path / "photos", "--index", place, "-m", "emoji-siglip2").status == 0
     with tempfile.TemporaryDirectory(prefix="mm", dir="/tmp") as folder:
-        server = Started(tmp_path, "--uds", f"{folder}/s", "-m", "emoji-siglip2", "--index", str(place))
+        options = ("--ready-json", "--uds", f"{folder}/s", "-m", "emoji-siglip2", "--index", str(place))
+        server = Started(tmp_path, *options)
+        assert server.said["models"] == ["emoji-siglip2"]
+        assert (server.said["ready"], server.said["pid"]) == (True, server.process.pid)
         assert server.said["uds"] == f"{folder}/s"
         assert server.ask("GET", "/api/index")[1]["path"] == str(place)
         assert [model["id"] for model in server.ask("GET", "/v1/models")[1]["data"]] == ["emoji-siglip2"]

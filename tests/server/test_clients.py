@@ -6,9 +6,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import threading
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -193,6 +195,14 @@ def test_openai_side_by_side_and_left(address: str, engine: Any, said: str) -> N
 
     assert asyncio.run(ask()) == [said] * 6
     assert idle(engine)["running"] == 0
+
+
+def test_openai_as_the_readme_shows_it(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    client_package("openai")
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    [text] = [block for block in re.findall(r"^```python\n(.*?)^```$", readme, re.M | re.S) if "openai" in block]
+    exec(compile(text.replace("http://localhost:8765", address), "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\)  # (.+)$", text, re.M)
 
 
 # --- langchain, llama-index -------------------------------------------------------------------------------------
