@@ -10,9 +10,9 @@ from mlx_mm.server.engine import ChatOptions
 from mlx_mm.server.errors import Problem
 from mlx_mm.server.media import Medium, Reader
 from mlx_mm.server.reading import JsonObject, Schema, only
+from mlx_mm.server.schemas import FLAG, PARTS, TEXT, TOOL, TOOL_CALL
 
 MOST_TOKENS = 2048  # of an answer, where a request does not say
-_TEXT, _FLAG = {"type": "string"}, {"type": "boolean"}
 
 MESSAGE: Final[Schema] = {
     "type": "object",
@@ -24,25 +24,25 @@ MESSAGE: Final[Schema] = {
         "content": {
             "anyOf": [
                 {"type": "string"},
-                {"type": "array", "title": "a list of parts", "items": {"type": "object"}},
+                PARTS,
             ]
         },
-        "name": _TEXT,
-        "tool_call_id": _TEXT,
-        "tool_calls": {"type": "array", "items": {"type": "object"}},
-        "reasoning_content": _TEXT,
+        "name": TEXT,
+        "tool_call_id": TEXT,
+        "tool_calls": {"type": "array", "items": TOOL_CALL},
+        "reasoning_content": TEXT,
     },
     "required": ["role"],
 }
 CHAT: Final[Schema] = {
     "type": "object",
     "properties": {
-        "model": _TEXT,
+        "model": TEXT,
         "messages": {"type": "array", "minItems": 1, "items": MESSAGE},
-        "stream": _FLAG,
+        "stream": FLAG,
         "stream_options": {
             "type": "object",
-            "properties": {"include_usage": _FLAG, "include_obfuscation": {"type": "boolean", "enum": [False]}},
+            "properties": {"include_usage": FLAG, "include_obfuscation": {"type": "boolean", "enum": [False]}},
             "additionalProperties": False,
         },
         "max_tokens": {"type": "integer", "minimum": 1, "description": f"{MOST_TOKENS} by default."},
@@ -53,14 +53,14 @@ CHAT: Final[Schema] = {
         "min_p": {"type": "number", "minimum": 0, "maximum": 1},
         "repetition_penalty": {"type": "number", "minimum": 0, "maximum": 100},
         "seed": {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
-        "stop": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "title": "a list of texts"}]},
-        "tools": {"type": "array", "items": {"type": "object"}},
+        "stop": {"anyOf": [TEXT, {"type": "array", "items": TEXT, "title": "a list of texts"}]},
+        "tools": {"type": "array", "items": TOOL},
         "tool_choice": {"type": "string", "enum": ["auto", "none"]},
         "parallel_tool_calls": {"type": "boolean", "enum": [True]},
         "reasoning_effort": {"type": "string", "enum": ["none"]},
         "chat_template_kwargs": {
             "type": "object",
-            "properties": {"enable_thinking": _FLAG},
+            "properties": {"enable_thinking": FLAG},
             "additionalProperties": False,
         },
         "thinking_budget": {"type": "integer", "minimum": 0},

@@ -11,15 +11,15 @@ from mlx_mm.server.engine import EmbedOptions
 from mlx_mm.server.errors import Problem
 from mlx_mm.server.media import Reader
 from mlx_mm.server.reading import JsonObject, Schema, only
+from mlx_mm.server.schemas import CONTENT, FLAG, INPUT, INPUT_PART, TEXT
 
-_TEXT, _FLAG, _OBJECT = ({"type": name} for name in ("string", "boolean", "object"))
 _DIMENSIONS = {"type": "integer", "minimum": 1, "description": "The first so many numbers, at unit length again."}
 MOST_ITEMS = 2048  # of one request
 _ITEMS = {
     "type": "array",
     "minItems": 1,
     "maxItems": MOST_ITEMS,
-    "items": {"anyOf": [_TEXT, {**_OBJECT, "title": 'an object such as {"image": "data:image/..."}'}]},
+    "items": {"anyOf": [TEXT, INPUT]},
 }
 
 EMBEDDINGS: Final[Schema] = {
@@ -28,17 +28,25 @@ EMBEDDINGS: Final[Schema] = {
     "message. With modality (Infinity) its strings are data URIs. messages (vLLM) in the place of input give one "
     "vector.",
     "properties": {
-        "model": _TEXT,
-        "input": {
-            "anyOf": [_TEXT, {**_OBJECT, "title": "an object"}, {**_ITEMS, "title": "a list of texts or objects"}]
+        "model": TEXT,
+        "input": {"anyOf": [TEXT, INPUT, {**_ITEMS, "title": "a list of texts or objects"}]},
+        "messages": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "properties": {"role": {"type": "string", "enum": ["user"]}, "content": CONTENT},
+                "required": ["content"],
+                "additionalProperties": False,
+            },
         },
-        "messages": {"type": "array", "minItems": 1, "items": _OBJECT},
         "modality": {"type": "string", "enum": ["text", "image", "audio"]},
         "encoding_format": {"type": "string", "enum": ["float", "base64"]},
         "dimensions": _DIMENSIONS,
-        "task": _TEXT,
-        "truncate": _FLAG,
-        "normalized": _FLAG,
+        "task": TEXT,
+        "truncate": FLAG,
+        "normalized": FLAG,
         "user": {"type": "string", "description": "Who asks; it changes nothing."},
     },
     "required": ["model"],
@@ -48,20 +56,20 @@ VOYAGE: Final[Schema] = {
     "type": "object",
     "description": "Voyage's shape. input_type: query or document, which no model here tells apart.",
     "properties": {
-        "model": _TEXT,
+        "model": TEXT,
         "inputs": {
             "type": "array",
             "minItems": 1,
             "maxItems": MOST_ITEMS,
             "items": {
                 "type": "object",
-                "properties": {"content": {"type": "array", "items": _OBJECT}},
+                "properties": {"content": {"type": "array", "minItems": 1, "maxItems": 1, "items": INPUT_PART}},
                 "required": ["content"],
                 "additionalProperties": False,
             },
         },
         "input_type": {"type": "string", "enum": ["query", "document"]},
-        "truncation": _FLAG,
+        "truncation": FLAG,
         "output_encoding": {"type": "string", "enum": ["base64"]},
         "output_dimension": _DIMENSIONS,
     },
@@ -72,9 +80,9 @@ COHERE: Final[Schema] = {
     "type": "object",
     "description": "Cohere's shape. input_type: what for, which no model here tells apart.",
     "properties": {
-        "model": _TEXT,
-        "texts": {"type": "array", "maxItems": MOST_ITEMS, "items": _TEXT},
-        "images": {"type": "array", "maxItems": MOST_ITEMS, "items": _TEXT},
+        "model": TEXT,
+        "texts": {"type": "array", "maxItems": MOST_ITEMS, "items": TEXT},
+        "images": {"type": "array", "maxItems": MOST_ITEMS, "items": TEXT},
         "inputs": VOYAGE["properties"]["inputs"],
         "input_type": {
             "type": "string",
@@ -213,14 +221,7 @@ async def _content(parts: object, where: str, reader: Reader) -> Item:
 
 
 async def _of_messages(messages: list[JsonObject], reader: Reader) -> Item:
-    if len(messages) != 1:
-        raise Problem(
-            f"messages has {len(messages)} items; expected one, of the user. Send each in a request of its own.",
-            param="messages",
-            code="invalid_value",
-        )
-    only(messages[0], ("role", "content"), "messages[0]")
-    return await _content(messages[0].get("content"), "messages[0].content", reader)
+    return await _content(messages[0]["content"], "messages[0].content", reader)
 
 
 async def _part(part: JsonObject, where: str, reader: Reader) -> Item:

@@ -7,8 +7,8 @@ from typing import Final
 from mlx_mm.server.chat_requests import CHAT
 from mlx_mm.server.errors import Problem
 from mlx_mm.server.reading import JsonObject, Schema, only
+from mlx_mm.server.schemas import FLAT_TOOL, ITEM, TEXT
 
-_TEXT, _OBJECT = {"type": "string"}, {"type": "object"}
 _SAME = ("model", "stream", "temperature", "top_p", "tool_choice", "parallel_tool_calls", "store", "user")
 _KEPT = tuple(name for name in _SAME if name not in ("store", "user"))
 
@@ -25,10 +25,10 @@ RESPONSES: Final[Schema] = {
     "properties": {
         **{name: CHAT["properties"][name] for name in _SAME},
         "store": {"type": "boolean", "description": "Answers are not kept, whatever it says; the response has false."},
-        "input": {"anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": _OBJECT, "title": "a list of items"}]},
-        "instructions": _TEXT,
+        "input": {"anyOf": [TEXT, {"type": "array", "minItems": 1, "items": ITEM, "title": "a list of items"}]},
+        "instructions": TEXT,
         "max_output_tokens": {"type": "integer", "minimum": 1},
-        "tools": {"type": "array", "items": _OBJECT},
+        "tools": {"type": "array", "items": FLAT_TOOL},
         "reasoning": {
             "type": "object",
             "properties": {"effort": {"type": "string", "enum": ["none"]}},
@@ -57,7 +57,7 @@ def as_chat(body: JsonObject) -> JsonObject:
     if "effort" in body.get("reasoning", {}):
         chat["reasoning_effort"] = "none"
     if "tools" in body:
-        chat["tools"] = [_tool(tool, f"tools[{place}]") for place, tool in enumerate(body["tools"])]
+        chat["tools"] = [_tool(tool) for tool in body["tools"]]
     told = body.get("instructions")
     messages: list[JsonObject] = [] if told is None else [{"role": "system", "content": told}]
     given = body["input"]
@@ -112,18 +112,5 @@ def _thought(parts: object, where: str) -> str:
     return "".join(texts)
 
 
-def _tool(tool: JsonObject, where: str) -> JsonObject:
-    if tool.get("type") != "function":
-        raise Problem(
-            f"{where} has the type {tool.get('type')!r}; expected function. Leave it out.",
-            param=f"{where}.type",
-            code="invalid_value",
-        )
-    if tool.get("strict"):
-        raise Problem(
-            f"{where}.strict is true, and no model here is held to a schema; expected false. Change it.",
-            param=f"{where}.strict",
-            code="invalid_value",
-        )
-    function = {name: value for name, value in tool.items() if name not in ("type", "strict") and value is not None}
-    return {"type": "function", "function": function}
+def _tool(tool: JsonObject) -> JsonObject:
+    return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}

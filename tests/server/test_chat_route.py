@@ -230,7 +230,7 @@ def refused(answer: Answer, status: int = 400) -> Any:
         ({"max_pixels": 0}, "max_pixels"),
         ({"fps": 10**300}, "fps"),
         ({"repetition_penalty": 10**300}, "repetition_penalty"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [FIND, {"type": "function", "function": {"name": 1}}]}, "tools[1].function.name"),
         ({"messages": []}, "messages"),
         ({"messages": [{"content": "a"}]}, "messages[0].role"),

@@ -204,7 +204,7 @@ PART = {"type": "text", "text": "a"}
         (OPENAI, {"input": [{}]}, "input[0]"),
         (OPENAI, {"input": [{"text": "a", "image": PICTURES[0]}]}, "input[0]"),
         (OPENAI, {"input": [{"text": "a", "weight": 2}]}, "input[0]"),
-        (OPENAI, {"input": [{"type": "video", "video": "a"}]}, "input[0]"),
+        (OPENAI, {"input": [{"type": "video", "video": "a"}]}, "input[0].type"),
         (OPENAI, {"input": [{"content": [PART, PART]}]}, "input[0].content"),
         (OPENAI, {"input": [{"content": [PART], "text": "b"}]}, "input[0].text"),
         (OPENAI, {"input": [{"image": 5}]}, "input[0].image"),
