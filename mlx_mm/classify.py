@@ -108,14 +108,15 @@ def classify(
             vectors = audio_vectors(model, processor, audio, running)
         else:
             vectors = image_vectors(model, processor, images, running, fast=fast)
-        scores = _score(model, vectors, targets) if len(vectors) else vectors
+        scores = score_vectors(model, vectors, targets) if len(vectors) else vectors
         if not (good := usable(scores, scores=True)).all():
             raise unusable("scores that the model gives vectors have", scores[good.argmin()])
     rows = [sorted(zip(names, row.tolist(), strict=True), key=lambda pair: -pair[1]) for row in scores]
     return rows[0] if single and rows else rows
 
 
-def _score(model: Encoder, vectors: Vectors, targets: Vectors) -> Vectors:
+def score_vectors(model: Encoder, vectors: Vectors, targets: Vectors) -> Vectors:
+    """Scores (N, M) of vectors (N, D) of any length against unit vectors of labels (M, D)."""
     return compute(lambda: np.array(model.score(mx.array(unit_length(vectors)), mx.array(targets))), model)
 
 

@@ -188,7 +188,7 @@ def audio_vectors(
     def finish(end: int) -> None:
         """The sounds before that index have no more windows."""
         for index in [index for index in heard if index < end]:
-            average = _average(heard.pop(index))
+            average = average_windows(heard.pop(index))
             if index not in broken:
                 rows.update(checked([index], average[None], running, name))
                 advance(1)
@@ -229,8 +229,8 @@ def audio_items(audio: object) -> tuple[list[object], bool]:
     return ([audio], True) if pair else as_items(unpacked(audio))
 
 
-def _average(windows: list[tuple[float, np.floating, Vectors]]) -> Vectors:
-    """Of vectors divided by their lengths, by their weights; a single window stays as it is.
+def average_windows(windows: list[tuple[float, np.floating, Vectors]]) -> Vectors:
+    """Mean of vectors divided by their lengths, by their weights, float32 (D,); a single window stays as it is.
 
     windows: weight, length before cutting, vector.
     """

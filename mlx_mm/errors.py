@@ -15,6 +15,7 @@
     │   ├── NewerSchemaError   a newer mlx_mm made it
     │   └── DamagedError       a part of it is damaged
     └── InputError             any other argument with a value we cannot use
+        └── LengthError        a prompt that leaves no room for an answer
 
 A message says what was found, what was expected and what to do.
 """
@@ -34,6 +35,8 @@ class MlxMmError(Exception):
 
     The message is one line of about MESSAGE_CHARACTERS at most, in which what could steer a terminal is escaped.
     """
+
+    place: int | str | None = None  # of what it is about among several: its number in a list, or its place in messages
 
     def __init__(self, message: str = ""):
         half = MESSAGE_CHARACTERS // 2
@@ -97,6 +100,10 @@ class InputError(MlxMmError):
     """An argument with a value that cannot be used."""
 
 
+class LengthError(InputError):
+    """A prompt that leaves no room for an answer."""
+
+
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether a value is a whole number: NumPy's too, but neither True nor 2.0, which are more likely slips."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -124,6 +131,16 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # of whole numbers with thousands of digits, and of lists in lists in lists
         return f"a {type(value).__name__} that is too long to show"
     return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}… ({type(value).__name__})"
+
+
+@contextlib.contextmanager
+def at_place(place: int | str | None) -> Iterator[None]:
+    """Inside, an error of this tree has this place, unless it has one."""
+    try:
+        yield
+    except MlxMmError as error:
+        error.place = place if error.place is None else error.place
+        raise
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Generator as PythonGenerator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeAlias, TypedDict, cast
 
@@ -15,13 +15,15 @@ import numpy as np
 
 from mlx_mm.backend.memory import wired_memory
 from mlx_mm.backend.streams import computing, finish
-from mlx_mm.errors import InputError, is_whole, shown, whole_number
+from mlx_mm.errors import InputError, LengthError, is_whole, shown, whole_number
 from mlx_mm.generation.answer import Clock, Generation, Pieces, join
+from mlx_mm.generation.defaults import GenerationDefaults
 from mlx_mm.generation.prompt_cache import PromptCache, StoredLayer
 from mlx_mm.generation.request import Request
 from mlx_mm.generation.response import Listener, scale_boxes
-from mlx_mm.generation.sampling import LogitsProcessor, make_processors, make_sampler, sampling_params
+from mlx_mm.generation.sampling import LogitsProcessor, Sampler, make_processors, make_sampler, sampling_params
 from mlx_mm.generation.shared import Shared
+from mlx_mm.generation.telling import Teller
 from mlx_mm.generation.token_loop import answer_tokens
 from mlx_mm.models.contracts import Generator, Model, Processor
 from mlx_mm.models.modalities import check_loaded, no_words, unfit
@@ -91,28 +93,108 @@ def stream_generate(
     Arguments are those of `generate`. They are checked and images read here, before the first piece is asked for. Any
     thread may take pieces, and close the stream.
     """
+    prefill_step_size = whole_number("prefill_step_size", prefill_step_size)
+    max_kv_size, kv_bits = cache_limits(max_kv_size, kv_bits)
+    check_progress(progress)
+    if cache is not None and not isinstance(cache, PromptCache):
+        raise InputError(f"cache is {shown(cache)}; expected a PromptCache. Leave it out to begin anew.")
+    question = ask(
+        model,
+        processor,
+        prompt,
+        images=images,
+        videos=videos,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        enable_thinking=enable_thinking,
+        thinking_budget=thinking_budget,
+        stop=stop,
+        tools=tools,
+        fps=fps,
+        max_pixels=max_pixels,
+    )
+    group_size = question.defaults.kv_group_size
+    if kv_bits is not None and group_size is None:
+        raise InputError(
+            "kv_bits is given, and this model's heads have no size that can be quantised; expected none. Leave it out."
+        )
+    cache = PromptCache() if cache is None else cache
+    return _run(
+        _Job(
+            question,
+            cache,
+            begin=partial(cache.begin, question.model, max_kv_size=max_kv_size, kv_bits=kv_bits),
+            steps=partial(
+                answer_tokens,
+                max_tokens=question.max_tokens,
+                sampler=question.sampler,
+                prefill_step_size=prefill_step_size,
+                kv_bits=kv_bits,
+                kv_group_size=group_size or 0,
+            ),
+            progress=progress,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt that is ready to run, and how its answer is chosen and told.
+
+    ids: its tokens. max_tokens: of the answer. processors: those for a prompt of which so many tokens are in a cache,
+    and so many are new. teller: makes what tells the answer, given a clock.
+    """
+
+    model: Generator
+    defaults: GenerationDefaults
+    batch: Batch
+    ids: list[int]
+    max_tokens: int
+    sampler: Sampler
+    processors: Callable[[Sequence[int], int], list[LogitsProcessor]]
+    teller: Callable[[Clock], Teller]
+
+
+def ask(
+    model: Model,
+    processor: Processor,
+    prompt: Prompt,
+    *,
+    images: Images = (),
+    videos: Videos = (),
+    max_tokens: int = 512,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    seed: int | None = None,
+    enable_thinking: bool | None = None,
+    thinking_budget: int | None = None,
+    stop: Texts | None = (),
+    tools: Sequence[Mapping[str, object]] | None = None,
+    fps: float | None = None,
+    max_pixels: int | None = None,
+) -> Question:
+    """Check what `generate` is asked for and read its media. Nothing runs yet. Arguments and errors as of that."""
     check_loaded(model, processor)
     if model.kind != "generator":
         raise no_words(model)
     if processor.kind != "chat":
         raise unfit("chats")
     max_tokens = whole_number("max_tokens", max_tokens)
-    prefill_step_size = whole_number("prefill_step_size", prefill_step_size)
     if thinking_budget is not None:
         thinking_budget = whole_number("thinking_budget", thinking_budget, least=0)
-    max_kv_size, kv_bits = cache_limits(max_kv_size, kv_bits)
     enable_thinking = optional_flag("enable_thinking", enable_thinking)
-    check_progress(progress)
-    if cache is not None and not isinstance(cache, PromptCache):
-        raise InputError(f"cache is {shown(cache)}; expected a PromptCache. Leave it out to begin anew.")
     pictures = cast("list[ImageSource]", listed(images, PICTURE_AXES))  # read twice, and may be an iterator
     films = cast("list[VideoSource]", listed(videos, VIDEO_AXES))
     stops = [] if stop is None else strings(stop, "Stop string")[0]
     defaults = processor.defaults
-    if kv_bits is not None and defaults.kv_group_size is None:
-        raise InputError(
-            "kv_bits is given, and this model's heads have no size that can be quantised; expected none. Leave it out."
-        )
     if thinking_budget is not None and defaults.think_ids is None:
         raise InputError(
             "thinking_budget is given, and this model has no tokens around its reasoning; expected none. Leave it out."
@@ -133,7 +215,6 @@ def stream_generate(
     )
     ids: list[int] = batch["input_ids"][0].tolist()
     parser = processor.response(ids, tools=tools)
-    cache = PromptCache() if cache is None else cache
 
     def in_pixels(boxes: list[list[float]]) -> list[list[float]]:
         """Of the only image; sizes are read where there are boxes, because for that a URL is fetched again."""
@@ -142,27 +223,16 @@ def stream_generate(
             return []
         return scale_boxes(boxes, found[0][1], found[0][0], box_range=parser.box_range)
 
-    return _run(
-        _Job(
-            model=model,
-            batch=batch,
-            ids=ids,
-            cache=cache,
-            begin=partial(cache.begin, model, max_kv_size=max_kv_size, kv_bits=kv_bits),
-            steps=partial(
-                answer_tokens,
-                max_tokens=_room(max_tokens, len(ids), defaults.context_length),
-                sampler=make_sampler(sampling, seed),
-                prefill_step_size=prefill_step_size,
-                kv_bits=kv_bits,
-                kv_group_size=defaults.kv_group_size or 0,
-            ),
-            processors=partial(make_processors, sampling, defaults.think_ids, thinking_budget, parser.reasoning_open),
-            stop_ids=defaults.stop_ids,
-            listener=Listener(partial(processor.decode, skip_special_tokens=False), parser, stops),
-            in_pixels=in_pixels,
-            progress=progress,
-        )
+    listener = Listener(partial(processor.decode, skip_special_tokens=False), parser, stops)
+    return Question(
+        model=model,
+        defaults=defaults,
+        batch=batch,
+        ids=ids,
+        max_tokens=_room(max_tokens, len(ids), defaults.context_length),
+        sampler=make_sampler(sampling, seed),
+        processors=partial(make_processors, sampling, defaults.think_ids, thinking_budget, parser.reasoning_open),
+        teller=partial(Teller, listener, defaults.stop_ids, in_pixels),
     )
 
 
@@ -201,22 +271,15 @@ generate = _joined(stream_generate)
 
 @dataclass(frozen=True)
 class _Job:
-    """A prompt that is ready to run.
+    """A question, and what it runs with.
 
     begin: makes the cache ready for a request and its keys. steps: the tokens after what is left of the prompt.
-    processors: those for a prompt of which so many tokens are in the cache, and so many are new.
     """
 
-    model: Generator
-    batch: Batch
-    ids: list[int]
+    question: Question
     cache: PromptCache
     begin: Callable[[Request, Sequence[int]], list[StoredLayer]]
     steps: Callable[..., Steps]
-    processors: Callable[[Sequence[int], int], list[LogitsProcessor]]
-    stop_ids: frozenset[int]
-    listener: Listener
-    in_pixels: Callable[[list[list[float]]], list[list[float]]]
     progress: Progress
 
 
@@ -229,16 +292,14 @@ def _run(job: _Job) -> Pieces:
 
 
 def _answer(job: _Job) -> Pieces:
-    ids, cache, listener = job.ids, job.cache, job.listener
-    pixels = any(np.issubdtype(array.dtype, np.floating) for array in job.batch.values())
-    needed = job.model.modalities if pixels else ("text",)
+    question, cache = job.question, job.cache
+    ids = question.ids
     with computing():
-        mx.eval([list(job.model.modules_for(modality)) for modality in needed])  # for the workers
-        request = job.model.request(job.batch)
+        request = begin_request(question)
         keys = request.token_keys()
         layers = job.begin(request, keys)
         start = len(cache)
-        processors = job.processors(ids[:start], len(ids) - start)
+        processors = question.processors(ids[:start], len(ids) - start)
     reading, read = ExitStack(), 0
     show = reading.enter_context(progressing(job.progress, len(ids) - start, "reading the prompt", "token"))
 
@@ -255,33 +316,29 @@ def _answer(job: _Job) -> Pieces:
         processors=processors,
         progress=advance,
     )
-    clock = Clock(len(ids), start)
-    reason, called = "length", False
+    teller = question.teller(Clock(len(ids), start))
     try:
         with wired_memory(finish):
             for token in steps:
                 cache.keys.append(token)
-                clock.tick()
-                if clock.count == 1:
-                    reading.close()
-                if token in job.stop_ids:
-                    reason = "stop"
+                piece = teller.take(token)
+                reading.close()
+                if piece is not None:
+                    yield piece
+                if teller.over:
                     break
-                delta = listener.hear(token)
-                called = called or bool(delta.tool_calls)
-                yield clock.piece(delta)
-                if listener.stopped:
-                    break
-        delta = listener.finish()
-        called = called or bool(delta.tool_calls)
-        if listener.stopped:
-            reason = "stop"
-        reason = "tool_calls" if called and reason == "stop" else reason
-        boxes = listener.boxes()
-        yield replace(clock.piece(delta), finish_reason=reason, boxes=boxes, pixel_boxes=job.in_pixels(boxes))
+        yield teller.end()
     finally:
         steps.close()
         reading.close()
+
+
+def begin_request(question: Question) -> Request:
+    """A question on its way through its model, all of whose weights that it needs are read. Call it in a turn."""
+    pixels = any(np.issubdtype(array.dtype, np.floating) for array in question.batch.values())
+    needed = question.model.modalities if pixels else ("text",)
+    mx.eval([list(question.model.modules_for(modality)) for modality in needed])  # for the workers
+    return question.model.request(question.batch)
 
 
 def refuse_idle(
@@ -301,7 +358,7 @@ def refuse_idle(
 def _room(max_tokens: int, prompt: int, limit: int) -> int:
     """Tokens that an answer may have."""
     if prompt >= limit:
-        raise InputError(
+        raise LengthError(
             f"The prompt has {prompt} tokens, all that this model has positions for; expected room for an answer. "
             "Shorten it, or pass fewer pictures or a lower max_pixels."
         )

@@ -111,3 +111,21 @@ def wired_memory(finish: Callable[[], None]) -> Iterator[None]:
     finally:
         finish()
         mx.set_wired_limit(usual)
+
+
+def memory_for_answers() -> int:
+    """Bytes that keys and values may have where nobody says: a quarter of what Metal recommends, or of what is free."""
+    if mx.metal.is_available():
+        return int(mx.device_info()["max_recommended_working_set_size"]) // 4
+    return _free_memory() // 4
+
+
+def _free_memory() -> int:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:  # where what the system keeps of files counts as free
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) << 10
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

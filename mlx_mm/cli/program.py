@@ -24,6 +24,7 @@ from mlx_mm.cli import (
     info,
     models,
     search,
+    serve,
     tag,
 )
 from mlx_mm.cli.notes import note, warnings_as_notes
@@ -40,6 +41,7 @@ COMMANDS = {
     "dups": dups.COMMAND,
     "tag": tag.COMMAND,
     "export": export.COMMAND,
+    "serve": serve.COMMAND,
     "convert": convert.COMMAND,
     "compare": compare.COMMAND,
     "dequantize": dequantize.COMMAND,

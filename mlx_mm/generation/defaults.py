@@ -37,7 +37,8 @@ class GenerationDefaults:
 
     stop_ids: tokens that end an answer. think_ids: of the tokens that open and close reasoning, None where there are
     none. context_length: the most tokens of a prompt and its answer. kv_group_size: numbers of a key that share a
-    scale in a quantised cache, None where no size fits.
+    scale in a quantised cache, None where no size fits. kv_numbers: of the keys and values of one token in all layers
+    together, 0 where nobody says.
     """
 
     sampling: SamplingParams
@@ -45,6 +46,7 @@ class GenerationDefaults:
     think_ids: tuple[int, int] | None
     context_length: int
     kv_group_size: int | None
+    kv_numbers: int = 0
 
 
 def read_generation_config(folder: Path) -> tuple[SamplingParams, frozenset[int]]:

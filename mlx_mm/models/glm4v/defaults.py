@@ -23,5 +23,6 @@ def generation_defaults(folder: Path, config: ModelConfig, tokenizer: Tokenizer)
         stop_ids=stop_ids.union(config.eos_token_ids, (known[mark] for mark in STOPS if mark in known)),
         think_ids=(known[THINK], known[END_THINK]) if {THINK, END_THINK} <= known.keys() else None,
         context_length=text.max_position_embeddings,
+        kv_numbers=2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim,
         kv_group_size=next((size for size in GROUP_SIZES if text.head_dim % size == 0), None),
     )

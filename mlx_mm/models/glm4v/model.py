@@ -149,6 +149,21 @@ class Model(nn.Module):
         assert isinstance(out, CausalLMOutput)  # with a head
         return out.logits
 
+    def delta(self, request: Request) -> int:
+        """How far the tokens after a single prompt stand from their count."""
+        return request.deltas[0]
+
+    def decode(self, input_ids: mx.array, cache: Sequence[LayerCache], deltas: Sequence[int]) -> mx.array:
+        """The last token of each of several answers (B, 1), after what a cache of a batch has -> logits (B, 1, V).
+
+        deltas: of the rows' prompts, see `delta`.
+        """
+        language = self.language_model
+        embeds = language.model.embed(input_ids)
+        rope = language.rotation_from(cache[0].offset + mx.array(list(deltas)))
+        mask = attention_mask_for(embeds, None, cache)
+        return language.logits(language.model(embeds, rope, mask, cache).last_hidden_state)
+
     def get_image_features(self, pixel_values: mx.array, image_grid_thw: mx.array) -> list[mx.array]:
         """(N, 1176) and (images, 3) -> (tokens, D) for each image."""
         return self._features(pixel_values, read_whole(image_grid_thw))

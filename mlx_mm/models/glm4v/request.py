@@ -16,7 +16,7 @@ import mlx.nn as nn
 
 from mlx_mm.backend.border import to_mlx
 from mlx_mm.errors import InputError
-from mlx_mm.generation.request import LayerCache
+from mlx_mm.generation.request import FeatureStore, LayerCache
 from mlx_mm.layers.attention import Rotation
 from mlx_mm.layers.outputs import pooled
 from mlx_mm.models.glm4v.config import ModelConfig
@@ -45,7 +45,8 @@ class Request:
 
     batch: the processor's. Padding needs a cache that knows of it: `BatchKVCache(request.left_padding)`.
     For a chat that goes on, make a request of the whole conversation and pass what its cache lacks: only images and
-    frames with tokens in that part go through the vision tower. Raises InputError where tokens and pixels do not fit.
+    frames with tokens in that part go through the vision tower. deltas: how far each row's tokens after the prompt
+    stand from their count. Raises InputError where tokens and pixels do not fit.
     """
 
     def __init__(self, model: Parts, batch: Batch):
@@ -61,15 +62,20 @@ class Request:
         merge = config.vision_config.spatial_merge_size
         layout = rope_index(self._types, grids[IMAGE], grids[VIDEO], mask, merge=merge)
         self._positions = position_table(layout)
-        self._deltas = layout.deltas
+        self.deltas = layout.deltas
         self._spans = layout.spans
         self._check_pixels()
         self._features: dict[Span, mx.array] = {}
+        self._store: FeatureStore | None = None
 
     @property
     def layers(self) -> Sequence[nn.Module]:
         """One for each cache that a run needs."""
         return self.model.language_model.model.layers
+
+    def share(self, store: FeatureStore) -> None:
+        """Take features of images and frames from there, and put there what is computed."""
+        self._store = store
 
     def token_keys(self) -> list[int]:
         """One number for each token of a single prompt: its id; that of an image also says which image it is.
@@ -121,7 +127,7 @@ class Request:
         """Positions by the prompt's table, after it by the count of tokens."""
         language, length = self.model.language_model, embeds.shape[1]
         counts = [start - padding for padding in self.left_padding]  # of tokens before, without padding
-        after = [count + delta for count, delta in zip(counts, self._deltas, strict=True)]
+        after = [count + delta for count, delta in zip(counts, self.deltas, strict=True)]
         if not self._spans or start >= self.prompt_length:
             return language.rotation_from(after[0] if len(after) == 1 else mx.array(after))
         positions = self._positions[:, :, start : start + length]
@@ -140,6 +146,7 @@ class Request:
         length = embeds.shape[1]
         end = start + length
         seen = [span for span in self._spans if span.first_token < end and span.first_token + span.tokens > start]
+        self._recall(seen)
         self._encode([span for span in seen if span not in self._features])
         places: list[int] = []
         features = []
@@ -148,6 +155,23 @@ class Request:
             places += range(span.row * length + first - start, span.row * length + last - start)
             features.append(self._features[span][first - span.first_token : last - span.first_token])
         return merge_features(embeds, places, mx.concatenate(features)) if places else embeds
+
+    def _recall(self, spans: Sequence[Span]) -> None:
+        """Take from the store what it has."""
+        for span in spans:
+            if self._store is not None and span not in self._features:
+                found = self._store.get(self._key(span))
+                if found is not None:
+                    self._features[span] = found
+
+    def _key(self, span: Span) -> bytes:
+        """Another one for other pixels, or for as many in other rows."""
+        size = b"".join(side.to_bytes(8, "big") for side in span.size)
+        return hashlib.blake2b(self._pixels(span, span)["pixels"].tobytes(), digest_size=16, person=size).digest()
+
+    def _pixels(self, first: Span, last: Span) -> Batch:
+        """Those of spans of one kind that follow one another."""
+        return {"pixels": self._batch[KEYS[first.kind][1]][first.first_patch : last.first_patch + last.patches]}
 
     def _encode(self, spans: Sequence[Span]) -> None:
         """Compute the features of images and frames, a few at a time, so that memory is that of a few."""
@@ -158,14 +182,15 @@ class Request:
             else:
                 groups.append([span])
         for group in groups:
-            first, last = group[0], group[-1]
-            own = self._batch[KEYS[first.kind][1]][first.first_patch : last.first_patch + last.patches]
-            grids = [(1, *span.size) for span in group]
-            features = pooled(self.model.vision_tower(to_mlx({"pixels": own})["pixels"], grids))
+            own = to_mlx(self._pixels(group[0], group[-1]))["pixels"]
+            features = pooled(self.model.vision_tower(own, [(1, *span.size) for span in group]))
             ends = [sum(span.tokens for span in group[: i + 1]) for i in range(len(group) - 1)]
             parts = list(mx.split(features, ends))
             mx.eval(parts)  # so that the tower's memory is free again; the language model would wait for them anyway
-            self._features.update(zip(group, parts, strict=True))
+            for span, part in zip(group, parts, strict=True):
+                self._features[span] = part
+                if self._store is not None:
+                    self._store.put(self._key(span), part)
 
     def _token_types(self, batch: Mapping[str, object]) -> list[list[int]]:
         """What each token is; by its id where nobody says it."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mlx_mm.errors import ConfigError, InputError, shown
+from mlx_mm.errors import ConfigError, InputError, LengthError, shown
 from mlx_mm.models.glm4v.config import ModelConfig
 from mlx_mm.models.glm4v.media import MeasuredImage, MeasuredVideo
 from mlx_mm.models.glm4v.prompt import IMAGE_MARK, MARKERS, VIDEO_MARK, types_by_markers, write_out
@@ -31,7 +31,7 @@ class TokenRows:
         for row in rows:
             if not 0 < len(row) <= limit:
                 shown = row.count(self._config.image_token_id)
-                raise InputError(
+                raise LengthError(
                     f"A prompt has {len(row)} tokens, {shown} of them for pictures; expected 1 to {limit}, the "
                     "positions this model has. Shorten it, or pass fewer pictures or a lower max_pixels."
                 )
