@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import HEADERS, Answer, ask
-from conftest import KEY, TOKEN
+from asking import HEADERS, KEY, TOKEN, Answer, ask
 from shown import picture, uri
 
 from mlx_mm.processing import downloading
