@@ -22,6 +22,7 @@ from mlx_mm.cli import (
     info,
     models,
     search,
+    serve,
     tag,
 )
 from mlx_mm.cli.notes import note, warnings_as_notes
@@ -38,6 +39,7 @@ COMMANDS = {
     "dups": dups.COMMAND,
     "tag": tag.COMMAND,
     "export": export.COMMAND,
+    "serve": serve.COMMAND,
     "convert": convert.COMMAND,
     "info": info.COMMAND,
     "embed": embed.COMMAND,

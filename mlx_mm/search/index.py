@@ -1,15 +1,16 @@
 """`Index`: photos and sounds in folders, found again by words, by example, by date and place."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from mlx_mm.errors import MlxMmError
 from mlx_mm.processing.vectors import Vectors
 from mlx_mm.progress import Progress
-from mlx_mm.search import duplicates, exporting, inspection, refresh, tags, tending, watching
+from mlx_mm.search import duplicates, exporting, inspection, items, refresh, tags, tending, watching
 from mlx_mm.search.asking import Example, Query
+from mlx_mm.search.items import Item
 from mlx_mm.search.place import default_index
 from mlx_mm.search.query import Limits, Searcher
 from mlx_mm.search.records import CheckReport, DuplicateKind, Group, Hits, MediaKind, RefreshReport, SortBy, Where
@@ -144,6 +145,26 @@ class Index:
     def keep_apart(self, first: str, second: str) -> None:
         """Remember that two files are no duplicates; both by their `content`. Raises InputError for unknown ones."""
         duplicates.keep_apart(self._store, first, second)
+
+    def item(self, number: int) -> Item:
+        """What is known of a content, by its number in this index. Raises NoItemError for one that is not there."""
+        return items.item(self._store, number)
+
+    def ids(self, contents: Collection[str]) -> dict[str, int]:
+        """The numbers of contents that are there, by their digests, as `Hit` and `Copy` have them."""
+        return items.ids(self._store, contents)
+
+    def original(self, number: int) -> Path:
+        """A file of an item that has not changed since it was read. Raises NoItemError where there is none."""
+        return items.original(self._store, number)
+
+    def thumbnail(self, content: str) -> bytes:
+        """A small JPEG of a content, by its digest. Raises NoItemError where there is none."""
+        return items.thumbnail(self._store, content)
+
+    def tags(self) -> dict[str, int]:
+        """The labels that `tag` has given, and how many contents have each, the most frequent first."""
+        return items.labels(self._store)
 
     def tag(
         self,

@@ -55,6 +55,15 @@ def test_bytes_are_bounded_and_the_oldest_goes_first(count: int) -> None:
     assert caches.evicted == count + 1
 
 
+def test_their_number_is_bounded() -> None:
+    caches = PromptCaches(1000 * BYTES)
+    for number in range(100):
+        caches.put("a", filled(number))
+    assert (len(caches), caches.evicted) == (64, 36)
+    assert caches.take("a", [35, 0]).keys == []
+    assert caches.take("a", [36, 0]).keys == [36]
+
+
 def test_those_of_a_model_that_is_unloaded_go() -> None:
     caches = PromptCaches(100 * BYTES)
     caches.put("a", filled(1))
