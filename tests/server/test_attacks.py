@@ -315,6 +315,7 @@ def test_other_doors(app: Any) -> None:
         ("POST", "/v1/models", 405),
         ("DELETE", "/v1/models", 405),
         ("TRACE", "/health", 405),
+        ("TRACE", EMBED, 405),
         ("POST", "/v1/nothing", 404),
     ):
         refused(ask(app, method, path), status)
