@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -61,9 +62,9 @@ def reset(client: socket.socket) -> None:
 def time_out(client: socket.socket) -> None:
     """One that waits no longer, as clients do."""
     client.settimeout(0.001)
-    with pytest.raises(TimeoutError):
+    with contextlib.suppress(TimeoutError):
         while client.recv(1 << 16):
-            pass
+            continue
     client.close()
 
 
