@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--phases", default="coverage,fuzzing", help="(default: coverage,fuzzing)")
     parser.add_argument("--narrow", action="store_true", help="the second description alone")
     options = parser.parse_args()
-    found = json.loads(json.dumps(document()))
+    found = with_null(json.loads(json.dumps(document())))
     failed = False
     with serving() as url, tempfile.TemporaryDirectory() as folder:
         for name, description in (("as it is", found), ("of what is there", narrowed(found)))[options.narrow :]:
@@ -106,13 +106,32 @@ def narrowed(found: dict[str, Any]) -> dict[str, Any]:
         if "model" in properties and "object" not in properties:
             properties["model"] = {"type": "string", "enum": list(MODELS)}
         for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
-            if name in properties:
+            if name in properties and "object" not in properties:
                 properties[name] = {"type": "integer", "minimum": 1, "maximum": 8}
         return made
 
     narrow = copy.deepcopy(found)
     narrow["components"]["schemas"] = walk(narrow["components"]["schemas"])
     return narrow
+
+
+def with_null(found: dict[str, Any]) -> dict[str, Any]:
+    """The description, in which a field that may be left out may be null, as its introduction says."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, list):
+            return [walk(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        made = {name: walk(item) for name, item in value.items()}
+        if isinstance(made.get("properties"), dict):
+            for name in set(made["properties"]) - set(made.get("required", ())):
+                made["properties"][name] = {"anyOf": [made["properties"][name], {"type": "null"}]}
+        return made
+
+    schemas = found["components"]["schemas"]
+    requests = {name: walk(schema) for name, schema in schemas.items() if name.endswith("Request")}
+    return {**found, "components": {**found["components"], "schemas": {**schemas, **requests}}}
 
 
 def uri(kind: str, data: bytes) -> str:

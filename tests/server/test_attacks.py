@@ -316,6 +316,7 @@ def test_other_doors(app: Any) -> None:
         ("DELETE", "/v1/models", 405),
         ("TRACE", "/health", 405),
         ("TRACE", EMBED, 405),
+        ("QUERY", EMBED, 405),
         ("POST", "/v1/nothing", 404),
     ):
         refused(ask(app, method, path), status)
