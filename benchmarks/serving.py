@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import base64
 import dataclasses
+import gc
 import http.client
 import json
 import os
@@ -36,6 +37,7 @@ from mlx_mm.server.engine import Engine, Limits, Piece
 PICTURES = sorted(Path(str(resources.files("mlx_mm") / "bundled" / "pictures")).glob("*.png"))
 QUESTIONS = ("What is this?", "What do you see in the picture?", "Which colour has it?", "Where is it?", "Hello.")
 STREAMS = (1, 2, 4, 8)
+PARTS = 5  # of the arrivals, after each of which memory is read
 LONG = 160  # tokens of an answer that goes on
 GREEDY: dict[str, Any] = {"temperature": 0}
 
@@ -160,17 +162,18 @@ def run_arrivals(arguments: argparse.Namespace) -> None:
     asked = [question(number) for number in range(40)]
     want = [generate(*loaded, messages, max_tokens=24, **GREEDY).raw for messages in asked]
     del loaded
+    readings, answered, left = [], 0, 0
     with serving(arguments.model, prefill=64) as engine:
-        come_and_go(engine, name, asked, want, 100, random.Random(0))
-        before = held(engine)
         start = time.perf_counter()
-        answered, left = come_and_go(engine, name, asked, want, arguments.count, draw)
-        seconds, after, stats = time.perf_counter() - start, held(engine), engine.stats()
+        for count in (200, *[arguments.count // PARTS] * PARTS):
+            done, gone = come_and_go(engine, name, asked, want, count, draw)
+            answered, left = answered + done, left + gone
+            readings.append(held(engine, name))
+        seconds, stats = time.perf_counter() - start, engine.stats()
     print(f"{answered} answered as alone, {left} left, {seconds:.0f} s, load {os.getloadavg()[0]:.1f}")
-    for what, one, other in zip(
-        ("MLX bytes without prompt caches", "RSS bytes", "threads"), before, after, strict=True
-    ):
-        print(f"{what}: {one:,} -> {other:,} ({100 * (other - one) / one:+.2f} %)")
+    for what, *values in zip(("MLX bytes without caches", "RSS bytes", "threads"), *readings, strict=True):
+        change = 100 * (values[-1] / values[0] - 1)
+        print(f"{what}: {' '.join(f'{value:,}' for value in values)} ({change:+.2f} %)")
     print({name: value for name, value in stats.items() if value})
 
 
@@ -196,10 +199,14 @@ def come_and_go(
     return answered, left
 
 
-def held(engine: Engine) -> tuple[int, int, int]:
+def held(engine: Engine, model: str) -> tuple[int, int, int]:
+    """Of an engine in which nothing runs, without what it keeps for later."""
     while (stats := engine.stats())["running"] or stats["waiting"]:
         time.sleep(0.01)
-    return int(mx.get_active_memory() - stats["prompt_cache_bytes"]), rss(os.getpid()), threading.active_count()
+    time.sleep(0.1)  # in which its last turn ends
+    engine._answers.forget(model)
+    gc.collect()
+    return int(mx.get_active_memory()), rss(os.getpid()), threading.active_count()
 
 
 def rss(pid: int) -> int:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlx_mm import Index
+from mlx_mm.cli import serve
 from mlx_mm.quantize.methods import METHODS
 from mlx_mm.quantize.recipes import MARKS, RECIPES, Recipe
 from mlx_mm.quantize.scheme import MODES
+from mlx_mm.server.app import API
+from mlx_mm.server.index_routes import IndexRoutes
 
 TESTS = Path(__file__).parent
 NAMED = re.compile(r"`([\w/]+\.py)::(\w+|\*)`")
@@ -52,3 +57,15 @@ def test_quantisation_has_every_recipe_method_and_mode() -> None:
         assert f"| `{mode}` | {', '.join(map(str, bits))} | {', '.join(map(str, sizes))} |" in text
     for mark in MARKS:
         assert f"`{mark}`" in text
+
+
+def test_the_server_s_document_names_its_routes_and_options() -> None:
+    text = (TESTS.parent / "docs" / "server.md").read_text("utf-8")
+    routes = [route.path for route in [*API, *IndexRoutes(Index("none.mmindex")).routes()]]
+    assert len(routes) > 20
+    for path in routes:
+        assert path.replace("{name:path}", "{id}") in text, path
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    for option in re.findall(r"--[a-z-]+", parser.format_help()):
+        assert option == "--help" or f"`{option}" in text or f", `{option}" in text, option

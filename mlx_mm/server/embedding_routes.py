@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import uuid
@@ -24,7 +25,7 @@ from mlx_mm.server.dialects import (
     read_openai,
     read_voyage,
 )
-from mlx_mm.server.engine import EmbedOptions, Engine
+from mlx_mm.server.engine import EmbedOptions, Engine, Served
 from mlx_mm.server.errors import Problem
 from mlx_mm.server.reading import read_json
 from mlx_mm.server.waiting import Line
@@ -77,7 +78,7 @@ async def _vectors(request: Request, wanted: Wanted) -> Vectored:
             try:
                 done = await line.result(engine.embed(wanted.model, kind, items, **options))
             except ModalityError as error:
-                raise _others(engine, kind, error) from error
+                raise _others(await asyncio.to_thread(engine.models), kind, error) from error
             except MlxMmError as error:
                 if isinstance(error.place, int):
                     error.place = wanted.items[places[error.place]].place
@@ -88,9 +89,9 @@ async def _vectors(request: Request, wanted: Wanted) -> Vectored:
     return Vectored([rows[place] for place in sorted(rows)], tokens, sorted(cut))
 
 
-def _others(engine: Engine, kind: Modality, error: ModalityError) -> Problem:
+def _others(found: list[Served], kind: Modality, error: ModalityError) -> Problem:
     """The error, and the models that would do."""
-    fitting = [served.name for served in engine.models() if served.kind == "encoder" and kind in served.modalities]
+    fitting = [served.name for served in found if served.kind == "encoder" and kind in served.modalities]
     return Problem(
         f"{error} Models of this server with {kind}: {', '.join(fitting) or 'none'}.",
         param="model",

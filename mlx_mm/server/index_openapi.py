@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from mlx_mm.server.index_schemas import DUPLICATES, KEEP_APART, REFRESH, SEARCH, TAG
 from mlx_mm.server.reading import Schema
@@ -12,15 +13,12 @@ _TEXTS = {"type": "array", "items": _TEXT}
 _KEY: list[dict[str, list[str]]] = [{"key": []}]
 
 
-def with_index(document: dict[str, Any]) -> dict[str, Any]:
+def with_index(document: Mapping[str, object]) -> dict[str, object]:
     """The document of a server that has an index, too."""
-    components = document["components"]
+    paths = cast("dict[str, object]", document["paths"])
+    components = cast("dict[str, dict[str, object]]", document["components"])
     schemas = {**components["schemas"], **_requests(), **_answers()}
-    return {
-        **document,
-        "paths": {**document["paths"], **_paths()},
-        "components": {**components, "schemas": schemas},
-    }
+    return {**document, "paths": {**paths, **_paths()}, "components": {**components, "schemas": schemas}}
 
 
 def _paths() -> dict[str, object]:

@@ -201,7 +201,7 @@ def _get(operation: str, answer: str, words: str, more: dict[int, str] | None = 
 def _post(operation: str, request: str, answer: str, words: str, *, streams: bool = False) -> dict[str, object]:
     good: dict[str, Any] = _answer(answer, "Done")
     if streams:
-        good["content"]["text/event-stream"] = {"schema": _TEXT}
+        good["content"]["text/event-stream"] = {"schema": {"description": "Events, each with JSON as its data."}}
     return {
         "operationId": operation,
         "summary": words,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from typing import Final
 
+from mlx_mm.errors import MlxMmError
 from mlx_mm.server.chat_requests import CHAT
-from mlx_mm.server.errors import Problem
+from mlx_mm.server.errors import Problem, problem_of
 from mlx_mm.server.reading import JsonObject, Schema, only
 from mlx_mm.server.schemas import FLAT_TOOL, ITEM, TEXT
 
 _SAME = ("model", "stream", "temperature", "top_p", "tool_choice", "parallel_tool_calls", "store", "user")
 _KEPT = tuple(name for name in _SAME if name not in ("store", "user"))
 
+_MESSAGE = re.compile(r"messages\[(\d{1,6})\]")
 _ITEMS = {  # type -> what it may have
     "message": ("type", "id", "role", "status", "content", "phase"),
     "reasoning": ("type", "id", "summary", "content", "status"),
@@ -49,8 +54,11 @@ RESPONSES: Final[Schema] = {
 }
 
 
-def as_chat(body: JsonObject) -> JsonObject:
-    """A body that `RESPONSES` allows as one of /v1/chat/completions; Problem for items of other types."""
+def as_chat(body: JsonObject) -> tuple[JsonObject, list[str]]:
+    """A body that `RESPONSES` allows as one of /v1/chat/completions, and the place of each of its messages.
+
+    Raises Problem for items that are no part of a chat.
+    """
     chat: JsonObject = {name: body[name] for name in _KEPT if name in body}
     if "max_output_tokens" in body:
         chat["max_completion_tokens"] = body["max_output_tokens"]
@@ -60,13 +68,34 @@ def as_chat(body: JsonObject) -> JsonObject:
         chat["tools"] = [_tool(tool) for tool in body["tools"]]
     told = body.get("instructions")
     messages: list[JsonObject] = [] if told is None else [{"role": "system", "content": told}]
+    places = ["instructions"] * len(messages)
     given = body["input"]
     if isinstance(given, str):
-        messages.append({"role": "user", "content": given})
-    else:
-        for place, item in enumerate(given):
-            _add(messages, item, f"input[{place}]")
-    return {**chat, "messages": messages}
+        return {**chat, "messages": [*messages, {"role": "user", "content": given}]}, [*places, "input"]
+    for place, item in enumerate(given):
+        _add(messages, item, f"input[{place}]")
+        places += [f"input[{place}]"] * (len(messages) - len(places))
+    return {**chat, "messages": messages}, places
+
+
+@contextlib.contextmanager
+def by_item(places: list[str]) -> Iterator[None]:
+    """Inside, errors that name a message name what it was made from."""
+
+    def renamed(text: str) -> str:
+        return _MESSAGE.sub(lambda found: places[int(found[1])] if int(found[1]) < len(places) else found[0], text)
+
+    try:
+        yield
+    except MlxMmError as error:
+        problem = problem_of(error)
+        raise Problem(
+            renamed(str(problem)),
+            problem.status,
+            param=problem.param and renamed(problem.param),
+            code=problem.code,
+            headers=problem.headers,
+        ) from error
 
 
 def _add(messages: list[JsonObject], item: JsonObject, where: str) -> None:

@@ -14,7 +14,7 @@ from mlx_mm.generation.response import ToolCall
 from mlx_mm.server.chat_requests import Asked, read_chat
 from mlx_mm.server.chat_routes import ask_engine, boxes_of, reader_of
 from mlx_mm.server.reading import JsonObject, read_json
-from mlx_mm.server.responses_requests import RESPONSES, as_chat
+from mlx_mm.server.responses_requests import RESPONSES, as_chat, by_item
 from mlx_mm.server.streams import event, stream
 from mlx_mm.server.tickets import Done
 from mlx_mm.server.waiting import Line
@@ -26,13 +26,15 @@ _MORE: dict[str, dict[str, object]] = {"message": {"logprobs": []}, "reasoning":
 async def create_response(request: Request) -> Response:
     """POST /v1/responses."""
     body = await read_json(request, RESPONSES)
-    asked = await read_chat(as_chat(body), reader_of(request))
-    ticket, line = ask_engine(request, asked), Line(request)
-    events = Events(asked, body)
-    if asked.stream:
-        return await stream(line, ticket, events)
-    with contextlib.closing(line):
-        return JSONResponse(events.whole(await line.result(ticket)))
+    chat, places = as_chat(body)
+    with by_item(places):
+        asked = await read_chat(chat, reader_of(request))
+        ticket, line = ask_engine(request, asked), Line(request)
+        events = Events(asked, body)
+        if asked.stream:
+            return await stream(line, ticket, events)
+        with contextlib.closing(line):
+            return JSONResponse(events.whole(await line.result(ticket)))
 
 
 class Events:

@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 from asked import serving
+from asking import KEY, TOKEN
 
 from mlx_mm.server.app import make_app
 from mlx_mm.server.media import Media
 from mlx_mm.server.security import Access
-
-KEY = "a key of tests"
-TOKEN = "a-token-of-tests"
 
 
 @pytest.fixture(scope="session")

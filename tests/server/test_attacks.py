@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import HEADERS, Answer, ask
-from conftest import KEY, TOKEN
+from asking import HEADERS, KEY, TOKEN, Answer, ask
 from shown import picture, uri
 
 from mlx_mm.processing import downloading
@@ -316,6 +315,8 @@ def test_other_doors(app: Any) -> None:
         ("POST", "/v1/models", 405),
         ("DELETE", "/v1/models", 405),
         ("TRACE", "/health", 405),
+        ("TRACE", EMBED, 405),
+        ("QUERY", EMBED, 405),
         ("POST", "/v1/nothing", 404),
     ):
         refused(ask(app, method, path), status)

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import uvicorn
 from asked import idle
-from asking import ask
-from conftest import KEY
+from asking import KEY, ask
 
 from mlx_mm.server.app import make_app
 from mlx_mm.server.openapi import document

@@ -23,6 +23,7 @@ TOOL = {
     },
 }
 PICTURE = {"type": "input_image", "image_url": uri("image/png", picture("cat")), "detail": "auto"}
+NONE = {"type": "input_image", "image_url": uri("image/png", b"no picture")}
 
 
 @pytest.fixture
@@ -155,9 +156,15 @@ def test_what_the_model_thinks_is_told(respond: Callable[..., Answer]) -> None:
         ({"input": [{"type": []}]}, "input[0].type"),
         ({"input": [{"role": "oracle", "content": "a"}]}, "input[0].role"),
         ({"input": [{"role": "user", "content": "a", "mood": "b"}]}, "input[0].mood"),
-        ({"input": [{"type": "function_call", "name": "a", "arguments": 5}]}, None),
-        ({"input": [{"type": "function_call_output", "output": 5}]}, None),
-        ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "a"}]}]}, None),
+        ({"input": [{"type": "function_call", "name": "a", "arguments": 5}]}, "input[0].arguments"),
+        ({"input": [{"type": "function_call_output", "output": 5}]}, "input[0].output"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "a"}]}]},
+            "input[0].content[0].type",
+        ),
+        ({"input": [{"role": "user"}], "instructions": "a"}, "input[0].content"),
+        ({"input": [{"role": "user", "content": "a"}, {"role": "user", "content": [NONE]}]}, "input[1].content[0]"),
+        ({"input": [{"role": "user", "content": [NONE]}], "stream": True}, "input[0].content[0]"),
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(respond: Callable[..., Answer], fields: Any, param: str | None) -> None:
