@@ -8,10 +8,12 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias
 
 import mlx.core as mx
 
@@ -21,8 +23,10 @@ from mlx_mm.checkpoint import atomic, card, matching
 from mlx_mm.checkpoint.carrying import carry_files
 from mlx_mm.checkpoint.digest import weights_digest
 from mlx_mm.checkpoint.padding import pad_to
-from mlx_mm.errors import MlxMmError, OutputError, WeightsError, is_whole
+from mlx_mm.checkpoint.writing import total_bytes
+from mlx_mm.errors import MlxMmError, OutputError, QuantizationError, WeightsError, is_whole
 from mlx_mm.evaluate.comparing import check_measurable, measure
+from mlx_mm.evaluate.effects import layer_options
 from mlx_mm.load import OpenCheckpoint, open_checkpoint, parse_dtype
 from mlx_mm.models.contracts import Modality, Model
 from mlx_mm.probes import Probes, bundled_probes, fitting, folder_probes, joined, prepared, run
@@ -30,14 +34,18 @@ from mlx_mm.processing.arguments import flag, text_or_path
 from mlx_mm.processing.batch import Batch
 from mlx_mm.progress import Progress, check_progress, progressing
 from mlx_mm.quantize import record
+from mlx_mm.quantize.budget import Choice, Losses, Point, curve
 from mlx_mm.quantize.calibrating import Walk
 from mlx_mm.quantize.cost import Cost
 from mlx_mm.quantize.methods import Method, find_method
-from mlx_mm.quantize.plan import LayerPlan, plan, to_block, usual_scheme
+from mlx_mm.quantize.plan import LayerPlan, free_layers, plan, to_block, usual_scheme
 from mlx_mm.quantize.precision import HALF, WIDER_HALF, OutOfRangeError, choose_precision
 from mlx_mm.quantize.recipes import Recipe, find_recipe
-from mlx_mm.quantize.scheme import QuantConfig, usual
+from mlx_mm.quantize.scheme import AFFINE, USUAL, QuantConfig, usual
+from mlx_mm.quantize.targets import Target, find_target, reach
 from mlx_mm.quantize.writing import Tensors, Writing
+
+Dealt: TypeAlias = Mapping[str, QuantConfig | None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,8 @@ class ConvertReport:
     choices: one per layer with a weight matrix, empty with bits=None. padded: config keys that were rounded up,
     {key: [old, new]}. licence: as the source's card names it, else the one that binds all published checkpoints of
     the model, else None. seconds: of converting. cost: what it lost, with the seconds of measuring that; None with
-    check=False, and where it could not be measured.
+    check=False, and where it could not be measured. curve: with a target, from the smallest file to the one that
+    loses least, what is expected; empty without one.
     """
 
     out: Path
@@ -59,6 +68,7 @@ class ConvertReport:
     padded: dict[str, list[int]]
     licence: str | None
     cost: Cost | None = None
+    curve: tuple[Point, ...] = ()
 
 
 def convert(
@@ -70,6 +80,9 @@ def convert(
     mode: str = "affine",
     dtype: str | mx.Dtype | None = None,
     recipe: str | Recipe | None = None,
+    target_cosine: float | None = None,
+    target_size: int | str | None = None,
+    target_kl: float | None = None,
     method: str = "best",
     calibrate: str | Path | None = None,
     revision: str | None = None,
@@ -87,6 +100,11 @@ def convert(
     recipe: a name of `quantize.recipes.RECIPES`, or {path pattern or mark: bits | {"bits", "group_size", "mode"} |
     False}, see docs/quantisation.md; by default "all" layers of an encoder, and "text-only" of a model that answers in
     words.
+    target_cosine, target_size, target_kl: one of them deals 2 to 8 bits to the layers that the recipe neither excludes
+    nor gives bits of its own, so that the file is the smallest with at least that mean cosine of each kind of vectors,
+    the one that loses least in so many bytes of tensors ("1.2GB" or a number), or the smallest with at most that mean
+    divergence of answers or scores, in nats. bits and mode are left out then. What single layers lose is measured
+    first; with check=True the result is too, and converted again where it is not as expected, up to six times.
     method: how weights are rounded, a name of `quantize.methods.METHODS`; all but "plain" and "search" run the model on
     some inputs while they round. calibrate: a folder of such inputs, pictures, sounds or texts like those the model is
     to work on; by default those that come with the package.
@@ -98,31 +116,25 @@ def convert(
     """
     start = time.perf_counter()
     scheme, asked, rounding = _scheme(bits, group_size, mode), parse_dtype(dtype), find_method(method)
+    target = _target(target_cosine, target_size, target_kl, bits, mode)
     _check_arguments(source, recipe, {"overwrite": overwrite, "check": check}, progress)
     probes = bundled_probes() if calibrate is None else folder_probes(calibrate)
     out = atomic.as_name(out)
     with atomic.new_folder(out, overwrite) as new:
         opened = open_checkpoint(source, revision=revision)
         _check_source(opened, out)
-        if check:
+        if check or target is not None:
             check_measurable(opened)
             fitting(probes, opened)
-        with computing():
-            job = _prepare(opened, scheme, recipe, asked, HALF, rounding)
-        calibration = _calibration(job, probes)
-        try:
-            size = _write(job, new, progress, calibration)
-        except OutOfRangeError:
-            for file in new.iterdir():
-                file.unlink()  # what is written anew needs its place on the disk
-            with computing():
-                job = _prepare(opened, scheme, recipe, asked, WIDER_HALF, rounding)
-            size = _write(job, new, progress, calibration)
-        report = _report(job, out, size, start)
-        if check:
-            report = dataclasses.replace(report, cost=_measured(opened, new, probes, progress))
+        order = _Order(opened, scheme, recipe, asked, rounding, probes, progress, check)
+        if target is None:
+            job, size = _convert_once(order, new)
+            cost, points = _measured(order, new) if check else None, list[Point]()
+        else:
+            job, size, cost, points = _convert_to(target, order, group_size, new)
+        report = _report(job, out, size, start, cost, points)
         (new / "README.md").write_text(_card(job, report), "utf-8")
-        (new / record.FILE).write_text(_record(job, report, method, check), "utf-8")
+        (new / record.FILE).write_text(_record(job, report, method, check, target), "utf-8")
     return report
 
 
@@ -138,6 +150,72 @@ class _Job:
     parameters: int
     padded: dict[str, list[int]]
     recipe: str | Recipe | None
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is asked of a conversion."""
+
+    source: OpenCheckpoint
+    scheme: QuantConfig | None
+    recipe: str | Recipe | None
+    asked: mx.Dtype | None
+    method: Method
+    probes: Probes
+    progress: Progress
+    check: bool
+
+
+def _convert_once(order: _Order, new: Path, dealt: Dealt = MappingProxyType({})) -> tuple[_Job, int]:
+    """Write all files but what tells of it into the folder; what was done, and the bytes of its tensors."""
+    for half in (HALF, WIDER_HALF):
+        for file in new.iterdir():
+            file.unlink()  # what is written anew needs its place on the disk
+        with computing():
+            job = _prepare(order, half, dealt)
+        try:
+            return job, _write(job, new, order.progress, _calibration(job, order.probes))
+        except OutOfRangeError:
+            if half == WIDER_HALF:
+                raise
+    raise AssertionError
+
+
+def _convert_to(
+    target: Target, order: _Order, group_size: int | None, new: Path
+) -> tuple[_Job, int, Cost | None, list[Point]]:
+    """The same so that a target is met, with what was measured, and the curve."""
+    target.check_kind(order.source.kind)
+    with computing():
+        job = _prepare(order, HALF, {})
+        schemes = free_layers(job.model, job.recipe, None if group_size is None else _as_int(group_size))
+        sizes = {
+            path: (job.tensors.shapes[f"{path}.weight"], job.tensors.dtype_of(f"{path}.weight")) for path in schemes
+        }
+        planned = job.tensors.planned_bytes()
+    shown = order.progress if isinstance(order.progress, bool) else False
+    source = dataclasses.replace(job.source, pads=bool(job.padded))
+    options = layer_options(source, schemes, sizes, order.method, order.probes, shown)
+    rest = planned - sum(total_bytes(job.tensors.schemes[f"{path}.weight"].sizes(*sizes[path])) for path in options)
+    done: list[tuple[_Job, int, Cost | None]] = []
+
+    def attempt(choice: Choice) -> Losses | None:
+        job, size = _convert_once(order, new, {path: option.scheme for path, option in choice.items()})
+        cost = _measured(order, new) if order.check else None
+        done.append((job, size, cost))
+        return None if cost is None else cost.losses()
+
+    reach(target, options, rest, job.tensors.checkpoint.num_bytes, attempt)
+    return *done[-1], curve(options, rest)
+
+
+def _target(
+    cosine: float | None, size: int | str | None, kl: float | None, bits: int | None, mode: str
+) -> Target | None:
+    target = find_target(cosine, size, kl)
+    if target is not None and (bits != USUAL[0] or mode != AFFINE):
+        raise QuantizationError(f"{target.name} deals out affine bits; expected neither bits nor mode beside it.")
+    return target
 
 
 def _scheme(bits: int | None, group_size: int | None, mode: str) -> QuantConfig | None:
@@ -173,16 +251,11 @@ def _check_source(source: OpenCheckpoint, out: Path) -> None:
         raise WeightsError(f"{source.folder} is quantised already. Convert the original checkpoint instead.")
 
 
-def _prepare(
-    source: OpenCheckpoint,
-    scheme: QuantConfig | None,
-    recipe: str | Recipe | None,
-    asked: mx.Dtype | None,
-    half: mx.Dtype,
-    method: Method,
-) -> _Job:
-    """What is to be written; no weights are read. half: for a float32 source that is quantised."""
-    source, checkpoint = source.with_tensors()
+def _prepare(order: _Order, half: mx.Dtype, dealt: Dealt) -> _Job:
+    """What is to be written; no weights are read. half: for a float32 source that is quantised. dealt: schemes of
+    layers by path, whatever the recipe says."""
+    scheme, recipe = order.scheme, order.recipe
+    source, checkpoint = order.source.with_tensors()
     source, padded = _widen(source, scheme)
     model = source.model()
     shapes = matching.parameter_shapes(model)
@@ -195,11 +268,14 @@ def _prepare(
     matching.check_kinds(model, arrays, source.folder)
     if recipe is None and scheme is not None and model.kind == "generator":
         recipe = "text-only"
-    plans = plan(model, scheme, recipe)
+    plans = [
+        dataclasses.replace(layer, scheme=dealt[layer.path], reason="") if layer.path in dealt else layer
+        for layer in plan(model, scheme, recipe)
+    ]
     if scheme is not None:
         scheme = usual_scheme(plans, scheme)  # neither config nor card may name what no layer has
-    precision = choose_precision(asked, checkpoint.float_dtypes, None if scheme is None else half)
-    tensors = Tensors(source.folder, checkpoint, arrays, shapes, plans, precision, method)
+    precision = choose_precision(order.asked, checkpoint.float_dtypes, None if scheme is None else half)
+    tensors = Tensors(source.folder, checkpoint, arrays, shapes, plans, precision, order.method)
     return _Job(source, model, _new_values(source, plans, scheme, padded), tensors, scheme, parameters, padded, recipe)
 
 
@@ -256,23 +332,26 @@ def _write(job: _Job, new: Path, progress: Progress, calibration: Mapping[Modali
     return size
 
 
-def _report(job: _Job, out: Path, size: int, start: float) -> ConvertReport:
+def _report(job: _Job, out: Path, size: int, start: float, cost: Cost | None, points: Sequence[Point]) -> ConvertReport:
     return ConvertReport(
         out=out,
         source_bytes=job.tensors.checkpoint.num_bytes,
         bytes=size,
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - start - (0.0 if cost is None else cost.seconds),
         parameters=job.parameters,
         choices=job.tensors.plans,
         padded=job.padded,
         licence=card.read_licence(job.source.folder) or job.source.config.licence,
+        cost=cost,
+        curve=tuple(points),
     )
 
 
-def _measured(source: OpenCheckpoint, new: Path, probes: Probes, progress: Progress) -> Cost | None:
+def _measured(order: _Order, new: Path) -> Cost | None:
     """What the new files lost. They are whole whatever comes of it, so an error is a warning."""
+    shown = order.progress if isinstance(order.progress, bool) else False
     try:
-        return measure(source, open_checkpoint(new), probes, progress if isinstance(progress, bool) else False)
+        return measure(order.source, open_checkpoint(new), order.probes, shown)
     except MlxMmError as error:
         warnings.warn(f"What the conversion lost was not measured: {error}", stacklevel=3)  # the caller of convert
         return None
@@ -295,13 +374,14 @@ def _card(job: _Job, report: ConvertReport) -> str:
     return card.write_card(*names, source.folder, how, sizes, measured, default_licence=source.config.licence)
 
 
-def _record(job: _Job, report: ConvertReport, method: str, check: bool) -> str:
+def _record(job: _Job, report: ConvertReport, method: str, check: bool, target: Target | None) -> str:
     return record.conversion_record(
         source=_names(job, report)[1],
         digest=weights_digest(job.source.folder) if check else None,
         scheme=job.scheme,
         plans=job.tensors.plans,
         recipe=job.recipe,
+        target=None if target is None else {target.name: target.value},
         method=None if job.scheme is None else method,
         sizes=(report.source_bytes, report.bytes),
         parameters=report.parameters,

@@ -29,6 +29,7 @@ from mlx_mm.models.contracts import (
     TextProcessor,
 )
 from mlx_mm.models.modalities import features_of, unfit
+from mlx_mm.processing.arguments import text_or_path
 from mlx_mm.processing.batch import Batch
 from mlx_mm.processing.endings import AUDIO_ENDINGS, image_endings
 from mlx_mm.processing.files import load_json, read_regular
@@ -105,8 +106,9 @@ def folder_probes(path: str | os.PathLike[str]) -> Probes:
     kind (256 texts, 16 chats) as many are taken, evenly spread over the sorted names; hidden files are passed over.
     Raises InputError for a folder that has none of them.
     """
+    text_or_path("calibrate", path, "a folder with pictures, sounds or texts")
     folder = Path(path).expanduser()
-    if not folder.is_dir():
+    if not os.fspath(path) or not folder.is_dir():
         raise InputError(f"{shown(str(path))} is no folder; expected one with pictures, sounds, .txt or .jsonl files.")
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file.relative_to(folder)))
     of = {ending: [file for file in files if file.suffix.lower() == ending] for ending in (".txt", ".jsonl")}

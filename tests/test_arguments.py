@@ -62,7 +62,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return RECIPES["siglip2"].write(tmp_path_factory.mktemp("folder") / "siglip2")
+    source = RECIPES["siglip2"].write(tmp_path_factory.mktemp("folder") / "siglip2")
+    mlx_mm.convert(source, source.parent / "ours", method="plain", check=False)
+    return source
 
 
 FAST: dict[str, list[Any]] = {"fast_decode": [*NO_FLAG, None]}
@@ -142,14 +144,46 @@ def verbs(pairs: dict[str, tuple[Any, Any]], folder: Path) -> dict[str, tuple[Ca
                 {
                     "source": NO_PATH,
                     "out": NO_PATH,
-                    "bits": [0, 3, 4.0, "4", True, [4], Odd()],
-                    "group_size": [*NO_COUNT, 7, None],
+                    "bits": [0, 7, 4.0, "4", True, [4], Odd()],
+                    "group_size": [*NO_COUNT, 7],
                     "mode": [*NO_NAME, None],
                     "dtype": NO_NAME,
                     "recipe": NO_NAME,
+                    "target_cosine": [*NO_NUMBER, 0, 1, 1.5],
+                    "target_size": [*NO_COUNT, "much", "4 apples", HUGE],
+                    "target_kl": [*NO_NUMBER, 0, 1.0],  # an encoder has no answers
+                    "method": [*NO_NAME, None],
+                    "calibrate": [5, b"a", ["a"], Odd(), True, "", "no/such/folder"],
                     "revision": [5, b"a", ["a"], Odd(), True],
                     "overwrite": [*NO_FLAG, None],
                     "check": [*NO_FLAG, None],
+                    "progress": NO_FUNCTION,
+                },
+            ),
+        ),
+        "compare": (
+            mlx_mm.compare,
+            (
+                {"first": folder, "second": folder},
+                {
+                    "first": [*NO_PATH, "no/such/folder/at/all"],
+                    "second": [*NO_PATH, "no/such/folder/at/all"],
+                    "calibrate": [5, b"a", ["a"], Odd(), True, "", "no/such/folder"],
+                    "revision": [5, b"a", ["a"], Odd(), True],
+                    "progress": NO_FUNCTION,
+                },
+            ),
+        ),
+        "dequantize": (
+            mlx_mm.dequantize,
+            (
+                {"source": folder.parent / "ours", "out": folder / "out", "overwrite": True},
+                {
+                    "source": NO_PATH,
+                    "out": NO_PATH,
+                    "dtype": NO_NAME,
+                    "revision": [5, b"a", ["a"], Odd(), True],
+                    "overwrite": [*NO_FLAG, None],
                     "progress": NO_FUNCTION,
                 },
             ),
@@ -303,7 +337,7 @@ def methods(pairs: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Callable[..., 
 
 # Of these the message names what is wrong inside, such as a file, an item or a key
 INSIDE = {"images", "videos", "item", "audio", "prompt", "messages", "path_or_repo", "source"}
-INSIDE |= {"images_kwargs", "videos_kwargs", "audio_kwargs"}
+INSIDE |= {"first", "second", "images_kwargs", "videos_kwargs", "audio_kwargs"}
 
 
 def described(value: Any) -> str:

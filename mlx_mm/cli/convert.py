@@ -10,10 +10,12 @@ from mlx_mm.checkpoint.bundled import PICTURES
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.compare import add_calibrate
 from mlx_mm.cli.costs import cost_table
+from mlx_mm.cli.curves import check_plot, curve_table, draw_report
 from mlx_mm.cli.options import add_revision
 from mlx_mm.cli.output import say, say_json, terminal_width, visible
 from mlx_mm.cli.reading import read_json_file
 from mlx_mm.cli.tables import plural, table
+from mlx_mm.errors import InputError
 
 if TYPE_CHECKING:
     from mlx_mm.convert import ConvertReport
@@ -42,6 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         help="all-4, all-8, text-only, embeddings-8bit, mixed-4-6, mixed-4-8, or a .json file of {pattern: settings}",
     )
+    targets = parser.add_mutually_exclusive_group()
+    targets.add_argument(
+        "--target-cosine", type=float, metavar="C", help="deal out bits: the smallest with this cosine (0.999)"
+    )
+    targets.add_argument("--target-size", metavar="SIZE", help="deal out bits: the best of this size (1.2GB)")
+    targets.add_argument(
+        "--target-kl", type=float, metavar="KL", help="the same as --target-cosine, of answers and scores (0.01)"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="with a target: draw size against loss")
     add_revision(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that stands at OUT")
     parser.add_argument(
@@ -61,6 +72,10 @@ def run(args: argparse.Namespace) -> int:
     from mlx_mm import convert
     from mlx_mm.quantize.scheme import usual
 
+    if args.plot is not None:
+        if args.target_cosine is None and args.target_size is None and args.target_kl is None:
+            raise InputError("--plot stands without a target; expected one beside it, such as --target-size 1.2GB.")
+        check_plot(args.plot)
     report = convert(
         args.source,
         args.out,
@@ -69,6 +84,9 @@ def run(args: argparse.Namespace) -> int:
         mode=args.mode,
         dtype=args.dtype,
         recipe=read_recipe(args.recipe),
+        target_cosine=args.target_cosine,
+        target_size=args.target_size,
+        target_kl=args.target_kl,
         method=args.method,
         calibrate=args.calibrate,
         revision=args.revision,
@@ -76,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
         check=args.check,
         progress=True,
     )
+    if args.plot is not None:
+        draw_report(args.plot, report)
     if args.json:
         say_json(report_as_dict(report))
     else:
@@ -115,6 +135,8 @@ def report_table(report: "ConvertReport", width: int | None = None) -> str:
         f"{report.parameters:,} parameters, {report.source_bytes / 1e6:,.1f} MB -> {report.bytes / 1e6:,.1f} MB "
         f"in {report.seconds:.1f} s"
     )
+    if report.curve:
+        lines.append(curve_table(report.curve, report.bytes, width))
     if report.cost is not None:
         lines.append(cost_table(report.cost, width))
     lines.append(f"licence of the weights: {visible(report.licence or 'not named by the source')}")
@@ -137,6 +159,7 @@ COMMAND = Command(
     (
         "mlx_mm convert emoji-siglip2 emoji-8bit --bits 8",
         f"mlx_mm convert {PICTURES.advised} photos-4bit",
+        f"mlx_mm convert {PICTURES.advised} photos-small --target-cosine 0.999 --plot curve.png",
         "mlx_mm convert ./my-checkpoint my-checkpoint-float16 --bits none --dtype float16",
     ),
 )

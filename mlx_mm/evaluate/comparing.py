@@ -22,6 +22,7 @@ from mlx_mm.evaluate.streamed import Streamed
 from mlx_mm.load import OpenCheckpoint, open_checkpoint
 from mlx_mm.models.contracts import Modality, Model
 from mlx_mm.probes import Probes, bundled_probes, fitting, folder_probes, spread
+from mlx_mm.processing.arguments import text_or_path
 from mlx_mm.progress import Progress, check_progress, progressing
 from mlx_mm.quantize import apply
 from mlx_mm.quantize.cost import (
@@ -59,6 +60,8 @@ def compare(
     `load` raises.
     """
     check_progress(progress)
+    for name, value in (("first", first), ("second", second)):
+        text_or_path(name, value, "a folder, a bundled name or a hub id")
     probes = bundled_probes() if calibrate is None else folder_probes(calibrate)
     source, other = open_checkpoint(first, revision=revision), open_checkpoint(second)
     return measure(source, other, probes, progress)
@@ -82,7 +85,7 @@ def measure(source: OpenCheckpoint, other: OpenCheckpoint, probes: Probes, progr
         got = results(ours.model, task, lambda _modality: advance(1))
     worst = errors.worst(WORST)
     if small:
-        few = prompts(_few(used), model, processor)
+        few = prompts(some_of_each(used, FEW), model, processor)
         worst = _effects(worst, errors, theirs, ours, few)
     return Cost(
         *_costs(model, got, given),
@@ -188,9 +191,8 @@ def _effects(
         theirs.look = partial(_exchanged, ours, cost.path)
         got = results(theirs.model, part, lambda _modality: None)
         theirs.look = None
-        vectors, _, tokens = _costs(theirs.model, got, {kind: given[kind] for kind in got})
-        effects = [1 - one.mean for one in vectors.values()] + [one.mean for one in tokens.values()]
-        measured.append(dataclasses.replace(cost, effect=max(0.0, sum(effects) / len(effects)) if effects else None))
+        effects = losses_of(theirs.model, got, {kind: given[kind] for kind in got}).values()
+        measured.append(dataclasses.replace(cost, effect=sum(effects) / len(effects) if effects else None))
     return measured
 
 
@@ -209,14 +211,20 @@ def _costs(model: Model, got: Rows, given: Rows) -> tuple[dict[str, VectorCost],
     return {}, None, {kind: token_cost(*divergence(got[kind], given[kind])) for kind in got}
 
 
-def _few(probes: Probes) -> Probes:
-    """Some of each kind."""
+def losses_of(model: Model, got: Rows, given: Rows) -> dict[str, float]:
+    """What the rows that a model gives lost against those of the source: 1 - cosine, or the divergence, by kind."""
+    vectors, _, tokens = _costs(model, got, given)
+    return {kind: max(0.0, 1 - one.mean) for kind, one in vectors.items()} | {k: one.mean for k, one in tokens.items()}
+
+
+def some_of_each(probes: Probes, count: int) -> Probes:
+    """So many of each kind at most."""
     return Probes(
         probes.name,
-        tuple(spread(probes.texts, FEW)),
-        tuple(spread(probes.images, FEW)),
-        tuple(spread(probes.sounds, FEW)),
-        tuple(spread(probes.chats, FEW)),
+        tuple(spread(probes.texts, count)),
+        tuple(spread(probes.images, count)),
+        tuple(spread(probes.sounds, count)),
+        tuple(spread(probes.chats, count)),
     )
 
 

@@ -48,13 +48,13 @@ class LayerErrors:
 def _squares(ours: nn.Module, theirs: nn.Module, x: np.ndarray, chosen: np.ndarray | None) -> tuple[float, float]:
     """|y|² and |y' - y|² over some of the rows of x and some of the outputs."""
     if not np.issubdtype(x.dtype, np.floating):  # ids, which look rows up
-        ids = mx.array(_some(np.unique(x), MOST_ROWS * 4))
+        ids = mx.array(some_rows(np.unique(x), MOST_ROWS * 4))
         source = _matrix(theirs, ids)
         return _sum(source), _sum(_matrix(ours, ids) - source)
     if chosen is not None:
         return _of_experts(ours, theirs, x, chosen)
-    rows = mx.array(_some(x.reshape(-1, x.shape[-1]), MOST_ROWS)).astype(mx.float32)
-    outputs = mx.array(_some(np.arange(theirs.weight.shape[0]), MOST_OUTPUTS))
+    rows = mx.array(some_rows(x.reshape(-1, x.shape[-1]), MOST_ROWS)).astype(mx.float32)
+    outputs = mx.array(some_rows(np.arange(theirs.weight.shape[0]), MOST_OUTPUTS))
     return _products(rows, _matrix(ours, outputs), _matrix(theirs, outputs))
 
 
@@ -63,7 +63,7 @@ def _of_experts(ours: nn.Module, theirs: nn.Module, x: np.ndarray, chosen: np.nd
     width, numbers = x.shape[-1], chosen.reshape(-1)
     flat = x.reshape(-1, width)
     flat = np.repeat(flat, len(numbers) // len(flat), axis=0)
-    places = _some(np.arange(len(numbers)), MOST_ROWS)
+    places = some_rows(np.arange(len(numbers)), MOST_ROWS)
     totals = np.zeros(2)
     for expert in np.unique(numbers[places]):
         rows = mx.array(flat[places[numbers[places] == expert]]).astype(mx.float32)
@@ -93,7 +93,7 @@ def _sum(array: mx.array) -> float:
     return float(mx.square(array).sum().item())  # type: ignore[arg-type]
 
 
-def _some(items: np.ndarray, most: int) -> np.ndarray:
+def some_rows(items: np.ndarray, most: int) -> np.ndarray:
     """At most so many, evenly from the first to the last."""
     if len(items) <= most:
         return items

@@ -37,40 +37,62 @@ class Point:
     losses: Losses
 
 
-def within_size(layers: Mapping[str, Sequence[Option]], size: int) -> Choice:
-    """The options that lose least together in so many bytes. Raises QuantizationError where the smallest are larger."""
+def within_size(layers: Mapping[str, Sequence[Option]], size: int, rest: int = 0) -> Choice:
+    """The options that lose least together in so many bytes, of which `rest` are taken by what is no layer.
+
+    Raises QuantizationError where the smallest are larger.
+    """
     choice = _smallest(layers)
-    smallest = total(choice).bytes
+    smallest = total(choice).bytes + rest
     if smallest > size:
         raise QuantizationError(
-            f"target_size leaves {size / 1e6:,.1f} MB for what is quantised, of which the smallest file has "
-            f"{smallest / 1e6:,.1f} MB. Pass {(smallest - size) / 1e6:,.1f} MB more."
+            f"target_size is {size / 1e6:,.1f} MB, and the smallest file has {smallest / 1e6:,.1f} MB. "
+            f"Pass {smallest} or more."
         )
     left = size - smallest
     for path, option in _steps(layers):
         more = option.bytes - choice[path].bytes
         if 0 < more <= left:
             choice[path], left = option, left - more
-    alike = [one for one in _alike(layers) if total(one).bytes <= size]
+    alike = [one for one in _alike(layers) if total(one).bytes + rest <= size]
     return min([choice, *alike], key=lambda one: (sum(total(one).losses.values()), total(one).bytes))
 
 
 def _alike(layers: Mapping[str, Sequence[Option]]) -> Iterator[Choice]:
-    """The choices of one scheme for all layers, which the last step may have passed by."""
-    by_scheme = {path: {option.scheme: option for option in options} for path, options in layers.items()}
-    for scheme in next(iter(by_scheme.values()), {}):
-        if all(scheme in options for options in by_scheme.values()):
-            yield {path: options[scheme] for path, options in by_scheme.items()}
+    """The choices of one scheme for all layers, fitted to their widths, which the last step may have passed by."""
+    asked = {option.scheme: None for options in layers.values() for option in options}
+    for scheme in asked:
+        choice = {path: _fitting(options, scheme) for path, options in layers.items()}
+        found = {path: option for path, option in choice.items() if option is not None}
+        if len(found) == len(choice):
+            yield found
 
 
-def within_losses(layers: Mapping[str, Sequence[Option]], limits: Losses) -> Choice:
+def _fitting(options: Sequence[Option], scheme: QuantConfig | None) -> Option | None:
+    """The option of a scheme, or of the next smaller group size that there is."""
+    if scheme is None:
+        return next((option for option in options if option.scheme is None), None)
+    sizes = {
+        option.scheme.group_size: option
+        for option in options
+        if option.scheme is not None
+        and (option.scheme.bits, option.scheme.mode) == (scheme.bits, scheme.mode)
+        and option.scheme.group_size <= scheme.group_size
+    }
+    return sizes[max(sizes)] if sizes else None
+
+
+def within_losses(layers: Mapping[str, Sequence[Option]], limits: Losses, *, strict: bool = True) -> Choice:
     """The options that are smallest together and lose no more than `limits`.
 
-    Raises QuantizationError where those that lose least lose more.
+    Raises QuantizationError where those that lose least lose more; not strict, these are returned then.
     """
     choice = _smallest(layers)
-    least = total({path: _hull(options)[-1] for path, options in layers.items()})
+    most = {path: _hull(options)[-1] for path, options in layers.items()}
+    least = total(most)
     for kind, limit in limits.items():
+        if least.losses.get(kind, 0.0) > limit and not strict:
+            return most
         if least.losses.get(kind, 0.0) > limit:
             raise QuantizationError(
                 f"The target allows {kind} to lose {limit:.3g}, and with the most bits it loses "

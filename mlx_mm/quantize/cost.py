@@ -78,6 +78,10 @@ class Cost:
     probes: Mapping[str, tuple[int, str]]
     seconds: float
 
+    def losses(self) -> dict[str, float]:
+        """By kind of input 1 - cosine, or the divergence, on the mean."""
+        return {kind: 1 - one.mean for kind, one in self.vectors.items()} | {k: t.mean for k, t in self.tokens.items()}
+
     def as_dict(self) -> dict[str, object]:
         """The same in plain types, as JSON has them."""
         return {**asdict(self), "layers": [asdict(layer) for layer in self.layers]}

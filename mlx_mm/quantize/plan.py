@@ -8,7 +8,10 @@ import mlx.nn as nn
 
 from mlx_mm.errors import QuantizationError, shown
 from mlx_mm.quantize.recipes import Planned, Recipe, Rule, apply_rule, find_recipe, matches, near_misses
-from mlx_mm.quantize.scheme import QuantConfig
+from mlx_mm.quantize.scheme import AFFINE, MODES, USUAL, QuantConfig
+
+FREE_BITS = MODES[AFFINE][0]  # that are dealt out
+FREE_SIZES = 64, 32  # of groups, where nobody says
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,25 @@ def _plan_layer(
     if scheme is None:
         return LayerPlan(path, shape, None, "the recipe excludes it")
     return LayerPlan(path, shape, *fit_width(scheme, shape[-1]))
+
+
+def free_layers(model: Planned, recipe: str | Recipe | None, group_size: int | None) -> dict[str, list[QuantConfig]]:
+    """By path what each layer may become whose bits no recipe decides: all bits, in groups of 64 and 32 or of one size.
+
+    Raises QuantizationError where there is none, and what `plan` raises.
+    """
+    few, many = (plan(model, QuantConfig(bits, group_size or USUAL[1]), recipe) for bits in (USUAL[0], FREE_BITS[-1]))
+    sizes = FREE_SIZES if group_size is None else (group_size,)
+    free = {}
+    for layer, other in zip(few, many, strict=True):
+        if layer.scheme != other.scheme:
+            fitted = [fit_width(QuantConfig(bits, size), layer.shape[-1])[0] for bits in FREE_BITS for size in sizes]
+            free[layer.path] = list(dict.fromkeys(scheme for scheme in fitted if scheme is not None))
+    if not free:
+        raise QuantizationError(
+            "The recipe gives each layer its bits, so a target has none to deal out. Leave one out."
+        )
+    return free
 
 
 def fit_width(scheme: QuantConfig, width: int) -> tuple[QuantConfig | None, str]:

@@ -20,6 +20,7 @@ def conversion_record(
     scheme: QuantConfig | None,
     plans: Sequence[LayerPlan],
     recipe: str | Recipe | None,
+    target: Mapping[str, float] | None,
     method: str | None,
     sizes: tuple[int, int],
     parameters: int,
@@ -30,8 +31,9 @@ def conversion_record(
     """The text of the file.
 
     source: its name, without the path. digest: of its tensors (`checkpoint.digest`), None where they were not read
-    again. scheme: of most layers. plans: of all; those that differ are listed. method: how weights were rounded; None
-    where none were. sizes: bytes before and after. seconds: of converting. cost: None where it was not measured.
+    again. scheme: of most layers. plans: of all; those that differ are listed. target: {argument: value}, by which bits
+    were dealt. method: how weights were rounded; None where none were. sizes: bytes before and after. seconds: of
+    converting. cost: None where it was not measured.
     """
     layers: dict[str, object] = {}
     for layer in plans:
@@ -46,6 +48,7 @@ def conversion_record(
         "parameters": parameters,
         "quantization": None if scheme is None else asdict(scheme),
         "recipe": _plain(recipe),
+        "target": target,
         "method": method,
         "layers": layers,
         "padded": padded,

@@ -73,6 +73,10 @@ class Tensors:
         array = self.arrays[name]
         return self.precision.of(array.dtype, array.size)
 
+    def planned_bytes(self) -> int:
+        """Of all tensors, as they are to be written."""
+        return writing.total_bytes(self._sizes())
+
     def _sizes(self) -> writing.Sizes:
         sizes: writing.Sizes = {}
         for name, shape in self.shapes.items():
