@@ -36,14 +36,14 @@ EACH = 2  # sounds of a kind
 Way = dict  # arguments of convert
 
 
-def ways() -> list[tuple[str, str, Way]]:
+def ways(few: bool) -> list[tuple[str, str, Way]]:
     """Bits and group, method, arguments."""
     rows: list[tuple[str, str, Way]] = []
-    for bits in BITS:
-        methods = METHODS if bits <= 4 else ("plain", "search", "best")
+    for bits in (8, 4, 3) if few else BITS:
+        methods = METHODS if bits <= 4 and not few else ("plain", "search", "best")
         rows += [(f"{bits}", method, {"bits": bits, "method": method}) for method in methods]
-    for size in (32, 128):
-        for bits in (3, 4):
+    for size in (32,) if few else (32, 128):
+        for bits in (4,) if few else (3, 4):
             for method in ("plain", "best"):
                 rows.append((f"{bits}, group {size}", method, {"bits": bits, "group_size": size, "method": method}))
     for mode, bits in (("mxfp4", 4), ("nvfp4", 4), ("mxfp8", 8)):
@@ -146,7 +146,7 @@ def cells(cost: Cost) -> list[str]:
     return found
 
 
-def table(name: str, right: Callable, png: Path | None, out: Path) -> None:
+def table(name: str, right: Callable, png: Path | None, out: Path, *, few: bool) -> None:
     """Print one, row by row, and draw it."""
     model, processor = mlx_mm.load(name)
     kinds = ["text", *[kind for kind in ("image", "audio") if kind in model.modalities]]
@@ -177,7 +177,7 @@ def table(name: str, right: Callable, png: Path | None, out: Path) -> None:
             flush=True,
         )
 
-    for one in ways():
+    for one in ways(few):
         row(*one)
     for one in targets(sizes["4 best"], sizes["4, group 32 best"], model.kind):
         row(*one)
@@ -194,6 +194,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=list(MODELS), metavar="MODEL")
     parser.add_argument("--set", type=Path, help="folder of training/evaluation_set.py")
     parser.add_argument("--png", type=Path, help="folder for pictures of the tables")
+    parser.add_argument("--few", action="store_true", help="3, 4 and 8 bits, and fewer groups and methods")
     args = parser.parse_args()
     makers: dict[str, Callable] = {
         "emoji-siglip2": lambda: pictures_right(args.set),
@@ -202,7 +203,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         for name in args.models:
-            table(name, makers[name](), args.png, Path(folder) / "out")
+            table(name, makers[name](), args.png, Path(folder) / "out", few=args.few)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["plain", "best"])
     parser.add_argument("--group-size", type=int, default=64)
     parser.add_argument("--calibration", type=int, default=CALIBRATION, help="sentences (default: %(default)s)")
+    parser.add_argument("--dealt", action="store_true", help="also deal out bits within the size of each row")
     parser.add_argument("--bundled", action="store_true", help="calibrate with the package's own texts")
     args = parser.parse_args()
     texts = sentences()
@@ -123,27 +124,34 @@ def main() -> None:
         print(
             "| bits | method | MB | 1 - cos, mean | worst | nearest the same | CPU s |\n|---|---|---|---|---|---|---|"
         )
-        for bits in args.bits:
-            for method in args.methods:
-                start = time.process_time()
-                report = mlx_mm.convert(
-                    folder / "source",
-                    folder / "out",
-                    bits=bits,
-                    group_size=args.group_size,
-                    method=method,
-                    calibrate=None if args.bundled else folder / "texts",
-                    overwrite=True,
-                )
-                seconds = time.process_time() - start
-                after = vectors(folder / "out", test)
-                lost = 1 - (before * after).sum(axis=1)
-                same = 100 * (nearest(before) == nearest(after)).mean()
-                print(
-                    f"| {bits} | {method} | {report.bytes / 1e6:.1f} | {lost.mean():.5f} | {lost.max():.4f} "
-                    f"| {same:.1f} % | {seconds:.0f} |",
-                    flush=True,
-                )
+        ways = [(str(bits), method, {"bits": bits}) for bits in args.bits for method in args.methods]
+        sizes: dict[str, int] = {}
+        if args.dealt:
+            ways += [(f"dealt, size of {bits}", args.methods[-1], {}) for bits in args.bits]
+        for name, method, way in ways:
+            if not way:
+                way = {"target_size": sizes[name.split()[-1]]}
+            start = time.process_time()
+            report = mlx_mm.convert(
+                folder / "source",
+                folder / "out",
+                **way,
+                group_size=None if "target_size" in way else args.group_size,
+                method=method,
+                calibrate=None if args.bundled else folder / "texts",
+                overwrite=True,
+                check=False,
+            )
+            seconds = time.process_time() - start
+            sizes[name] = report.bytes
+            after = vectors(folder / "out", test)
+            lost = 1 - (before * after).sum(axis=1)
+            same = 100 * (nearest(before) == nearest(after)).mean()
+            print(
+                f"| {name} | {method} | {report.bytes / 1e6:.1f} | {lost.mean():.5f} | {lost.max():.4f} "
+                f"| {same:.1f} % | {seconds:.0f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,8 @@ VENDORS = {
     "bli_info_get_version_str": "BLIS",
     "armplversion": "Arm Performance Libraries",
 }
+# Of the wheels of NumPy 2 and of 1.26, what is called to get or set the threads.
+NUMPY_NAMES = ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "openblas_{}_num_threads")
 REFERENCE = "reference BLAS (mlx wheel)"
 UNKNOWN = "MLX's own BLAS"
 
@@ -86,6 +88,22 @@ def limited_threads(count: int) -> Iterator[None]:
     finally:
         if library:  # not to what it was on entry: another thread may have limited it then
             library.scipy_openblas_set_num_threads(ctypes.c_int(status.threads or 1))
+
+
+@contextlib.contextmanager
+def numpy_on_one_thread() -> Iterator[None]:
+    """Inside, NumPy's own products and factors take one thread; without effect where it has another BLAS than OpenBLAS.
+
+    For many small ones: workers that wait for the next take more time than they save, above all on a busy machine.
+    """
+    own = _numpy_openblas()
+    if own:
+        own.set(ctypes.c_int(1))
+    try:
+        yield
+    finally:
+        if own:
+            own.set(ctypes.c_int(own.threads))
 
 
 def measure_gflops(size: int = 1024) -> float:
@@ -173,6 +191,26 @@ def load_openblas() -> ctypes.CDLL:
     if not config.startswith("OpenBLAS ") or "USE64BITINT" in config:
         raise LeftAloneError(f"scipy-openblas32 is not the 32-bit-integer build: {config}")
     return library
+
+
+@dataclass(frozen=True)
+class _NumpyOpenblas:
+    """What sets its threads, and how many it had at first."""
+
+    set: Callable[[ctypes.c_int], object]
+    threads: int
+
+
+@functools.cache
+def _numpy_openblas() -> _NumpyOpenblas | None:
+    """That of NumPy's wheels, another one than MLX's: it has integers of 64 bits, and names of its own."""
+    package = Path(np.__file__).parent
+    for file in (*package.with_name("numpy.libs").glob("*openblas*"), *package.glob(".dylibs/*openblas*")):
+        library = ctypes.CDLL(str(file))  # loaded already
+        for name in NUMPY_NAMES:
+            with contextlib.suppress(AttributeError):
+                return _NumpyOpenblas(library[name.format("set")], int(library[name.format("get")]()))
+    return None
 
 
 def _config(library: ctypes.CDLL) -> str:

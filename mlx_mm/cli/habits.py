@@ -63,7 +63,7 @@ OPTIONS = {
         "--q-mode": "--mode",
         **dict.fromkeys(("--quant-predicate", "--mixed-quantization", "--quantization-recipe"), "--recipe"),
         "--torch-dtype": "--dtype",
-        **dict.fromkeys(("-d", "--dequantize"), "Pass --bits none over the checkpoint that was not quantised."),
+        **dict.fromkeys(("-d", "--dequantize"), "That is a command of its own: mlx_mm dequantize SOURCE OUT."),
         **dict.fromkeys(("--upload-repo", "--push-to-hub"), "Nothing is uploaded here: hf upload OWNER/NAME OUT."),
         **dict.fromkeys(("--force", "-f", "-y", "--yes"), "--overwrite"),
     },

@@ -31,8 +31,7 @@ class Target:
         if self.name not in ("target_size", NAMES[kind]):
             gives = "vectors" if kind == "encoder" else "distributions"
             raise QuantizationError(
-                f"{self.name} was given, and this checkpoint is a {kind}, which gives {gives}; expected {NAMES[kind]} "
-                "or target_size."
+                f"{self.name} was given, and this checkpoint gives {gives}; expected {NAMES[kind]} or target_size."
             )
 
     def limits(self, kinds: Sequence[str]) -> Losses:

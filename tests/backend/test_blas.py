@@ -46,6 +46,37 @@ def test_active_with_name_and_threads():
     assert blas.use_fast_blas() is status
 
 
+def test_numpy_has_one_thread_inside_and_as_many_as_before_afterwards():
+    code = """if True:
+        import ctypes, sys
+        from pathlib import Path
+        import numpy as np
+        from mlx_mm.backend.blas import numpy_on_one_thread
+        from mlx_mm.quantize.rounding import inputs_of
+        (file,) = [*Path(np.__file__).parent.with_name("numpy.libs").glob("*openblas*")] or [sys.exit(print("none"))]
+        library = ctypes.CDLL(str(file))
+        name = "openblas_{}_num_threads64_" if hasattr(library, "openblas_get_num_threads64_") else None
+        get, put = (library[(name or "scipy_openblas_{}_num_threads64_").format(what)] for what in ("get", "set"))
+        put(3)
+        seen = []
+        class Seen(np.ndarray):
+            def __array_ufunc__(self, ufunc, method, *inputs, **rest):
+                seen.append(get())
+                return getattr(ufunc, method)(*map(np.asarray, inputs), **rest)
+        inputs_of(np.ones((4, 64), np.float32).view(Seen), 64)
+        try:
+            with numpy_on_one_thread():
+                seen.append(get())
+                raise KeyError
+        except KeyError:
+            print({*seen}, get())
+    """
+    said = run(code)
+    if said == "none":
+        pytest.skip("NumPy's products are not OpenBLAS's here")
+    assert said == "{1} 3"
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 300, 7), (64, 33, 129), (1, 70, 50), (50, 70, 1)])
 def testproducts_agree_with_numpy(dtype, shape):

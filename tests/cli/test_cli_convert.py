@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from command_line import ALL, EQUAL, Run, assert_one_error, embed_images
+from PIL import Image
 
 from mlx_mm import ConvertReport
 from mlx_mm.cli.convert import report_as_dict, report_table
@@ -68,6 +69,40 @@ def test_convert_measures_and_compare_does_again(run: Run, model: Path, photos: 
     assert own[-1].startswith("measured on 1 text (photos), 4 pictures (photos) in ")
     Path("empty").mkdir()
     assert_one_error(run("compare", model, "out", "--calibrate", "empty"), "empty holds 0 files", "expected pictures")
+
+
+def test_convert_to_a_target(run: Run, model: Path, photos: Path) -> None:
+    """The curve as a table, in JSON and as a picture; the file is as large as was asked, or smaller."""
+    size = run("convert", model, "four", "--json").json["bytes"]
+    report = run("convert", model, "dealt", "--target-size", size, "--plot", "curve.png", "--json").json
+    assert 0.97 * size < report["bytes"] <= size
+    assert report["curve"][0]["bytes"] < size < report["curve"][-1]["bytes"]
+    assert report["curve"][0]["losses"].keys() == {"text", "image"}
+    with Image.open("curve.png") as picture:
+        assert (picture.format, picture.size) == ("PNG", (960, 600))
+    lines = run("convert", model, "again", "--target-size", f"{size / 1e6 + 0.001:.3f} MB").out.splitlines()
+    assert "nearest >" in "".join(lines[lines.index("expected of each size, layers rounded one at a time:") :])
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--plot", "a.png"], "--plot stands without a target"),
+        (["--target-size", "1MB", "--plot", "a.jpg"], "a.jpg cannot be the plot; expected a .png file"),
+        (["--target-size", "1MB", "--plot", "no/folder/a.png"], "expected a .png file in a folder that exists"),
+        (["--target-size", "1 apple"], "expected bytes, or text such as '1.2GB'"),
+        (["--target-size", "9GB"], "--target-size is 9,000.0 MB, and the source has"),
+        (["--target-size", "9kB"], "the smallest file has"),
+        (["--target-cosine", "1.5"], "expected a number between 0 and 1"),
+        (["--target-kl", "0.1"], "this checkpoint gives vectors; expected"),
+        (["--target-cosine", "0.9", "--bits", "8"], "expected neither bits nor mode beside it"),
+        (["--target-cosine", "0.9", "--recipe", "all-8"], "a target has none to deal out"),
+    ],
+)
+def test_targets_that_cannot_be(options: list[str], found: str, run: Run, model: Path, photos: Path) -> None:
+    result = run("convert", model, "out", *options)
+    assert_one_error(result, found.removeprefix("--").replace("target-size is", "target_size is"))
+    assert not Path("out").exists()
 
 
 def test_convert_with_a_named_recipe(run: Run, model: Path, photos: Path) -> None:

@@ -1,0 +1,35 @@
+"""The default method of `convert` on the trained models of the package, tried on what it was not fitted to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlx_mm import convert, load
+from mlx_mm.evaluate.outputs import prompts, results
+from mlx_mm.probes import bundled_probes, fitting
+from mlx_mm.quantize.cost import divergence
+
+
+def lost(kind: str, got: np.ndarray, given: np.ndarray) -> float:
+    if kind == "generator":
+        return float(divergence(got, given)[0].mean())
+    a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (got, given))
+    return float((1 - (a * b).sum(axis=1)).mean())
+
+
+@pytest.mark.parametrize("name", ["emoji-siglip2", "sounds-clap", "emoji-glm4v"])
+def test_best_loses_less_than_plain_rounding(name: str, tmp_path: Path) -> None:
+    model, processor = load(name)
+    task = prompts(fitting(bundled_probes(), model).halves()[1], model, processor)
+    given = results(model, task, lambda _modality: None)
+    found = {}
+    for way in ("plain", "best"):
+        convert(name, tmp_path / way, method=way, check=False)
+        got = results(load(tmp_path / way)[0], task, lambda _modality: None)
+        found[way] = {kind: lost(model.kind, got[kind], given[kind]) for kind in given}
+    plain, best = found["plain"], found["best"]
+    assert all(0 < best[kind] < 1.05 * loss for kind, loss in plain.items()), found
+    assert sum(best.values()) < 0.9 * sum(plain.values()), found
