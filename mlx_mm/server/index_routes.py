@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from mlx_mm.errors import shown
 from mlx_mm.search.index import Index
 from mlx_mm.search.items import Item, NoItemError
 from mlx_mm.search.records import Hit, Where
@@ -30,7 +31,7 @@ Arguments = ParamSpec("Arguments")
 AT_ONCE = 4  # searches and the like; others wait
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}  # an address that has a digest
 ALONE = {"Content-Security-Policy": "default-src 'none'; sandbox", "Cache-Control": "private, no-cache"}
-_WHERE = ("since", "until", "near", "camera", "kind", "tag", "name")
+_WHERE = ("since", "until", "near", "camera", "kind", "folder", "tag", "name")
 
 
 class IndexRoutes:
@@ -66,10 +67,10 @@ class IndexRoutes:
         except NoItemError as error:
             raise _not_found(error) from error
 
-    async def _ask(
+    async def ask(
         self, function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
-        """What another thread finds, so that the server goes on meanwhile."""
+        """What another thread finds, so that the server goes on meanwhile; Problem for an item that is not there."""
         async with self._turns:
             try:
                 return await asyncio.to_thread(function, *args, **kwargs)
@@ -77,7 +78,7 @@ class IndexRoutes:
                 raise _not_found(error) from error
 
     async def _search_by_address(self, request: Request) -> Response:
-        return await self._answer_search(request, _query(request, SEARCH))
+        return await self._answer_search(request, query_of(request, SEARCH))
 
     async def _search(self, request: Request) -> Response:
         return await self._answer_search(request, await read_json(request, SEARCH))
@@ -86,44 +87,42 @@ class IndexRoutes:
         reader = Reader(_media(request), request.scope.get("state", {}).get("known", False))
         like = await _examples(reader, asked, "like")
         unlike = await _examples(reader, asked, "unlike")
-        near = asked.get("near")
-        where = Where(**{**{name: asked[name] for name in _WHERE if name in asked}, "near": near and tuple(near)})
         search = partial(
             self._index.search,
             asked.get("q", []),
             like=cast(list[str], like),
             unlike=cast(list[str], unlike),
             without=asked.get("without", []),
-            where=where,
+            where=where_of(asked),
             top=asked.get("top", 20),
             min_score=asked.get("min_score"),
             strong_only=not asked.get("all", False),
             sort=asked.get("sort", "score"),
         )
-        hits = await self._ask(search)
-        ids = await self._ask(self._index.ids, [hit.content for hit in hits])
+        hits = await self.ask(search)
+        ids = await self.ask(self._index.ids, [hit.content for hit in hits])
         shown = [_hit(hit, ids[hit.content]) for hit in hits if hit.content in ids]
         return JSONResponse({"hits": shown, "strong": hits.strong, "weaker": hits.weaker})
 
     async def _item(self, request: Request) -> Response:
-        return JSONResponse(_details(await self._ask(self._index.item, request.path_params["id"])))
+        return JSONResponse(_details(await self.ask(self._index.item, request.path_params["id"])))
 
     async def _thumbnail(self, request: Request) -> Response:
-        jpeg = await self._ask(self._index.thumbnail, request.path_params["content"])
+        jpeg = await self.ask(self._index.thumbnail, request.path_params["content"])
         return Response(jpeg, media_type="image/jpeg", headers=IMMUTABLE)
 
     async def _original(self, request: Request) -> Response:
-        path = await self._ask(self._index.original, request.path_params["id"])
+        path = await self.ask(self._index.original, request.path_params["id"])
         kind = mimetypes.guess_type(path.name)[0] or ""
         known = kind.startswith(("image/", "audio/", "video/"))
         return FileResponse(path, media_type=kind if known else "application/octet-stream", headers=ALONE)
 
     async def _duplicates(self, request: Request) -> Response:
-        asked = _query(request, DUPLICATES)
-        groups = await self._ask(
+        asked = query_of(request, DUPLICATES)
+        groups = await self.ask(
             partial(self._index.duplicates, asked.get("kind", "same"), threshold=asked.get("threshold"))
         )
-        ids = await self._ask(self._index.ids, {file.content for group in groups for file in group.files})
+        ids = await self.ask(self._index.ids, {file.content for group in groups for file in group.files})
         shown = [
             {
                 "kind": group.kind,
@@ -146,29 +145,40 @@ class IndexRoutes:
 
     async def _keep_apart(self, request: Request) -> Response:
         asked = await read_json(request, KEEP_APART)
-        await self._ask(self._index.keep_apart, asked["first"], asked["second"])
+        await self.ask(self._index.keep_apart, asked["first"], asked["second"])
         return JSONResponse({})
 
     async def _tags(self, request: Request) -> Response:
-        _query(request, NOTHING)
-        return JSONResponse({"tags": await self._ask(self._index.tags)})
+        query_of(request, NOTHING)
+        return JSONResponse({"tags": await self.ask(self._index.tags)})
 
     async def _tag(self, request: Request) -> Response:
         asked = await read_json(request, TAG)
         tag = partial(self._index.tag, asked["labels"], least=asked.get("least"), kind=asked.get("kind", "image"))
-        return JSONResponse({"tags": await self._ask(tag)})
+        return JSONResponse({"tags": await self.ask(tag)})
 
     async def _about(self, request: Request) -> Response:
-        _query(request, NOTHING)
-        return JSONResponse(json.loads(json.dumps(await self._ask(self._index.stats), default=str)))
+        query_of(request, NOTHING)
+        return JSONResponse(json.loads(json.dumps(await self.ask(self._index.stats), default=str)))
 
     async def _refresh(self, request: Request) -> Response:
         asked = await read_json(request, REFRESH)
-        self.changes.refresh(retry=asked.get("retry", False), accept_missing=asked.get("accept_missing", False))
+        folders = [Path(folder).expanduser() for folder in asked.get("folders", [])]
+        for folder in folders:
+            if not folder.is_absolute():
+                raise Problem(
+                    f"The folder is {shown(str(folder))}; expected a whole path on the machine that serves, such as "
+                    "/home/me/Pictures. Change it.",
+                    param="folders",
+                    code="invalid_value",
+                )
+        self.changes.refresh(
+            folders, retry=asked.get("retry", False), accept_missing=asked.get("accept_missing", False)
+        )
         return JSONResponse({"state": "refreshing"}, 202)
 
     async def _events(self, request: Request) -> Response:
-        _query(request, NOTHING)
+        query_of(request, NOTHING)
         events = self.changes.events()
         first = await anext(events)
 
@@ -203,7 +213,13 @@ async def _examples(reader: Reader, asked: JsonObject, name: str) -> list[object
     return found
 
 
-def _query(request: Request, schema: Schema) -> JsonObject:
+def where_of(asked: JsonObject) -> Where:
+    """The filters among what was asked."""
+    near = asked.get("near")
+    return Where(**{**{name: asked[name] for name in _WHERE if name in asked}, "near": near and tuple(near)})
+
+
+def query_of(request: Request, schema: Schema) -> JsonObject:
     """The query of an address, as the schema has it: a list is a field that stands several times."""
     properties = cast(Mapping[str, Schema], schema["properties"])
     asked: dict[str, Any] = {}
