@@ -127,7 +127,7 @@ def run_demo(telling: Telling | None = None) -> Demo:
 
     telling, begun = telling or Telling(), time.monotonic()
     plan = json.loads((hub.BUNDLED / "demo.json").read_text("utf-8"))
-    with _alone(cache_folder()):
+    with alone(cache_folder()):
         seeing, hearing, answering = models = [_converted(one, telling) for one in (PICTURES, SOUNDS, ANSWERS)]
         folder = _fresh(cache_folder() / "demo")
         place = folder / "demo.mmindex"
@@ -139,7 +139,7 @@ def run_demo(telling: Telling | None = None) -> Demo:
             duplicates = _duplicates(index)
             tags = index.tag(dict.fromkeys(label for item in plan["classify"] for label in item["labels"]))
         with Index(place, model=hearing["folder"]) as index:
-            heard = index.refresh(_copied(hub.BUNDLED / "sounds", folder / "sounds"), progress=True)
+            heard = index.refresh(copied(hub.BUNDLED / "sounds", folder / "sounds"), progress=True)
             listened = [_searched(index, search) for search in plan["sounds"]]
             telling.searched("sounds", heard, listened)
         answers = list(_answers(answering["folder"], plan["questions"], telling))
@@ -161,7 +161,7 @@ def lay_out(folder: Path) -> Path:
     """The bundled pictures in a folder of their own, two of them twice."""
     from PIL import Image
 
-    _copied(hub.BUNDLED / "pictures", folder)
+    copied(hub.BUNDLED / "pictures", folder)
     shutil.copyfile(folder / f"{COPIED}.png", folder / f"{COPIED}-copy.png")
     with Image.open(folder / f"{SMALLER}.png") as image:
         drawn = image.convert("RGBA")
@@ -171,7 +171,7 @@ def lay_out(folder: Path) -> Path:
     return folder
 
 
-def _copied(source: Path, folder: Path) -> Path:
+def copied(source: Path, folder: Path) -> Path:
     """The pictures or sounds of a bundled folder in another one."""
     folder.mkdir(parents=True)
     for file in sorted(source.iterdir()):
@@ -181,8 +181,8 @@ def _copied(source: Path, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Inside, no other process runs the demonstration in this cache."""
+def alone(folder: Path) -> Iterator[None]:
+    """Inside, no other process lays anything out in this cache. Raises OutputError where it cannot be written."""
     from mlx_mm.search.writer_lock import writer_lock
 
     with contextlib.ExitStack() as stack:
@@ -191,11 +191,11 @@ def _alone(folder: Path) -> Iterator[None]:
             try:
                 stack.enter_context(writer_lock(folder))
             except BusyError:
-                note("another demonstration is running here; this one waits for its end")
+                note("another demonstration or server uses the cache; this one waits for its end")
                 stack.enter_context(writer_lock(folder, math.inf))
         except OSError as error:
             raise OutputError(
-                f"{folder} cannot be used ({reason(error)}); expected a folder for the demonstration. Set MLX_MM_CACHE "
+                f"{folder} cannot be used ({reason(error)}); expected a folder of ours. Set MLX_MM_CACHE "
                 "to another one."
             ) from error
         yield

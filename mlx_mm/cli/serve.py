@@ -195,21 +195,11 @@ def _index(args: argparse.Namespace) -> "Index | None":
             index.stats()  # an error now where there is none
             failed.pop_all()
         return index
-    return None if args.model else _bundled_index()
+    if args.model:
+        return None
+    from mlx_mm.cli.bundled_index import bundled_index
 
-
-def _bundled_index() -> "Index":
-    """In the cache: made on the first use, and brought up to date where the package is another."""
-    from mlx_mm.checkpoint import hub
-    from mlx_mm.cli.demo_run import cache_folder
-    from mlx_mm.search.index import Index
-
-    index = Index(cache_folder() / "bundled.mmindex")
-    with contextlib.ExitStack() as failed:
-        failed.callback(index.close)
-        index.refresh([hub.BUNDLED / "pictures", hub.BUNDLED / "sounds"], wait=60, progress=True)
-        failed.pop_all()
-    return index
+    return bundled_index()
 
 
 def _tell(args: argparse.Namespace, bound: socket.socket, access: "Access", names: list[str]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,6 +19,21 @@ Told: TypeAlias = Mapping[str, object]
 
 EVERY_SECONDS = 0.5  # between two events of one refresh
 MOST_LISTENERS = 16
+MOST_FAILURES = 100  # that are told of by name
+
+
+def text_of(path: str) -> str:
+    """As JSON in UTF-8 can have it: what is no UTF-8 in a path is replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def showable(value: object) -> object:
+    """The same of all texts in lists and objects."""
+    if isinstance(value, str):
+        return text_of(value)
+    if isinstance(value, Mapping):
+        return {name: showable(one) for name, one in value.items()}
+    return [showable(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 class Ended(MlxMmError):  # noqa: N818
@@ -79,32 +96,31 @@ class Changes:
             heard.put_nowait(told)
 
     async def _refresh(self, folders: Sequence[Path], retry: bool, accept_missing: bool) -> None:
-        on_event = self._counting(asyncio.get_running_loop())
+        progress = self._counting(asyncio.get_running_loop())
 
         def run() -> Told:
             try:
-                report = self._index.refresh(folders, retry=retry, accept_missing=accept_missing, on_event=on_event)
+                report = self._index.refresh(folders, retry=retry, accept_missing=accept_missing, progress=progress)
             except MlxMmError as error:
-                return {"state": "idle", "error": str(error)}
-            failed = len(report.failed)
+                return {"state": "idle", "error": text_of(str(error))}
+            failures = [{"path": path, "reason": why} for path, why in islice(report.failed.items(), MOST_FAILURES)]
             return {
                 "state": "idle",
-                "report": {**asdict(report), "failed": failed, "left_alone": len(report.left_alone)},
+                "report": showable({**asdict(report), "failed": len(report.failed), "failures": failures}),
             }
 
         self._tell(await asyncio.to_thread(run))
 
-    def _counting(self, loop: asyncio.AbstractEventLoop) -> Callable[[str, str], None]:
-        """Counts the files of a refresh, and tells of it now and then; called by its thread."""
-        files, told = 0, time.monotonic()
+    def _counting(self, loop: asyncio.AbstractEventLoop) -> Callable[[int, int | None], None]:
+        """Tells now and then how many files are read of how many; called by the thread of a refresh."""
+        told = time.monotonic()
 
-        def count(event: str, _: str) -> None:
-            nonlocal files, told
+        def count(done: int, total: int | None) -> None:
+            nonlocal told
             if self._ending:
                 raise Ended("The server ends; expected nothing more. What was committed is kept.")
-            files += event != "model"
-            if time.monotonic() - told >= EVERY_SECONDS:
+            if done == total or time.monotonic() - told >= EVERY_SECONDS:
                 told = time.monotonic()
-                loop.call_soon_threadsafe(self._tell, {"state": "refreshing", "files": files})
+                loop.call_soon_threadsafe(self._tell, {"state": "refreshing", "done": done, "total": total})
 
         return count

@@ -6,6 +6,7 @@ import asyncio
 import json
 import mimetypes
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,9 @@ from starlette.routing import Route
 from mlx_mm.errors import shown
 from mlx_mm.search.index import Index
 from mlx_mm.search.items import Item, NoItemError
-from mlx_mm.search.records import Hit, Where
+from mlx_mm.search.records import Hit, MediaKind, Where
 from mlx_mm.server.errors import Problem
-from mlx_mm.server.index_changes import Changes
+from mlx_mm.server.index_changes import Changes, showable, text_of
 from mlx_mm.server.index_schemas import DUPLICATES, KEEP_APART, NOTHING, REFRESH, SEARCH, TAG
 from mlx_mm.server.media import Media, Reader
 from mlx_mm.server.reading import JsonObject, Schema, check, read_json
@@ -48,9 +49,9 @@ class IndexRoutes:
         return [
             Route("/api/search", self._search_by_address, methods=get),
             Route("/api/search", self._search, methods=post),
-            Route("/api/items/{id:int}", self._item, methods=get),
+            Route("/api/items/{id}", self._item, methods=get),
             Route("/api/thumb/{content}.jpg", self._thumbnail, methods=get),
-            Route("/api/original/{id:int}", self._original, methods=get),
+            Route("/api/original/{id}", self._original, methods=get),
             Route("/api/duplicates", self._duplicates, methods=get),
             Route("/api/duplicates/keep", self._keep_apart, methods=post),
             Route("/api/tags", self._tags, methods=get),
@@ -87,6 +88,15 @@ class IndexRoutes:
         reader = Reader(_media(request), request.scope.get("state", {}).get("known", False))
         like = await _examples(reader, asked, "like")
         unlike = await _examples(reader, asked, "unlike")
+        offset, top, every = asked.get("offset", 0), asked.get("top", 20), asked.get("all", False)
+        sort = asked.get("sort", "score")
+        if offset and every and sort != "score":
+            raise Problem(
+                f"offset is {offset} where all are sorted by {sort}; expected 0, as these are the best by score. Raise "
+                "top, or sort by score.",
+                param="offset",
+                code="invalid_value",
+            )
         search = partial(
             self._index.search,
             asked.get("q", []),
@@ -94,28 +104,45 @@ class IndexRoutes:
             unlike=cast(list[str], unlike),
             without=asked.get("without", []),
             where=where_of(asked),
-            top=asked.get("top", 20),
+            top=offset + top + 1,
             min_score=asked.get("min_score"),
-            strong_only=not asked.get("all", False),
-            sort=asked.get("sort", "score"),
+            strong_only=not every,
+            sort=sort,
         )
         hits = await self.ask(search)
-        ids = await self.ask(self._index.ids, [hit.content for hit in hits])
-        shown = [_hit(hit, ids[hit.content]) for hit in hits if hit.content in ids]
-        return JSONResponse({"hits": shown, "strong": hits.strong, "weaker": hits.weaker})
+        page = hits[offset : offset + top]
+        ids = await self.ask(self._index.ids, [hit.content for hit in page])
+        return JSONResponse(
+            {
+                "hits": [_hit(hit, ids[hit.content]) for hit in page if hit.content in ids],
+                "strong": hits.strong,
+                "weaker": hits.weaker,
+                "offset": offset,
+                "more": len(hits) > offset + top,
+            }
+        )
 
     async def _item(self, request: Request) -> Response:
-        return JSONResponse(_details(await self.ask(self._index.item, request.path_params["id"])))
+        return JSONResponse(_details(await self.ask(self._index.item, number_of(request))))
 
     async def _thumbnail(self, request: Request) -> Response:
-        jpeg = await self.ask(self._index.thumbnail, request.path_params["content"])
-        return Response(jpeg, media_type="image/jpeg", headers=IMMUTABLE)
+        content = request.path_params["content"]
+        jpeg = await self.ask(self._index.thumbnail, content)
+        headers = {**IMMUTABLE, "ETag": f'"{content}"'}
+        if _has_it(request, content):
+            return Response(status_code=304, headers=headers)
+        return Response(jpeg, media_type="image/jpeg", headers=headers)
 
     async def _original(self, request: Request) -> Response:
-        path = await self.ask(self._index.original, request.path_params["id"])
+        number = number_of(request)
+        path = await self.ask(self._index.original, number)
+        content = (await self.ask(self._index.item, number)).content
         kind = mimetypes.guess_type(path.name)[0] or ""
         known = kind.startswith(("image/", "audio/", "video/"))
-        return FileResponse(path, media_type=kind if known else "application/octet-stream", headers=ALONE)
+        headers = {**ALONE, "ETag": f'"{content}"'}
+        if _has_it(request, content):
+            return Response(status_code=304, headers=headers)
+        return FileResponse(path, media_type=kind if known else "application/octet-stream", headers=headers)
 
     async def _duplicates(self, request: Request) -> Response:
         asked = query_of(request, DUPLICATES)
@@ -129,14 +156,12 @@ class IndexRoutes:
                 "score": group.score,
                 "files": [
                     {
-                        "id": ids.get(file.content),
-                        "content": file.content,
-                        "path": _text(file.path),
-                        "size": file.size,
-                        "width": file.width,
-                        "height": file.height,
+                        **_named(file.path),
+                        **{name: getattr(file, name) for name in ("content", "size", "width", "height")},
+                        **_links(ids[file.content], file.content, "image"),
                     }
                     for file in group.files
+                    if file.content in ids
                 ],
             }
             for group in groups
@@ -159,7 +184,7 @@ class IndexRoutes:
 
     async def _about(self, request: Request) -> Response:
         query_of(request, NOTHING)
-        return JSONResponse(json.loads(json.dumps(await self.ask(self._index.stats), default=str)))
+        return JSONResponse(showable(await self.ask(self._index.stats)))
 
     async def _refresh(self, request: Request) -> Response:
         asked = await read_json(request, REFRESH)
@@ -247,37 +272,55 @@ def _plain(text: str, kind: str | None) -> object:
     return {"true": True, "1": True, "false": False, "0": False}.get(text, text) if kind == "boolean" else text
 
 
-def _text(path: str) -> str:
-    """As it can be shown: what is no UTF-8 in it is replaced."""
-    return os.fsencode(path).decode("utf-8", "replace")
+def number_of(request: Request) -> int:
+    """Of the item in the address; Problem for what is no number."""
+    given = request.path_params["id"]
+    if not re.fullmatch(r"[0-9]{1,18}", given):
+        raise Problem(
+            f"The item is {shown(given)}; expected the id of one that a search gave. Search again.",
+            404,
+            code="item_not_found",
+        )
+    return int(given)
 
 
-def _links(number: int, content: str) -> dict[str, str]:
-    return {"thumbnail": f"/api/thumb/{content}.jpg", "original": f"/api/original/{number}"}
+def _has_it(request: Request, content: str) -> bool:
+    """Whether the client has what has not changed since, by the tag of its entity."""
+    given = request.headers.get("if-none-match", "")
+    return any(tag.strip().removeprefix("W/") in (f'"{content}"', "*") for tag in given.split(","))
+
+
+def _named(path: str) -> dict[str, str]:
+    return {"name": text_of(os.path.basename(path)), "path": text_of(path)}
+
+
+def _links(number: int, content: str, kind: MediaKind) -> dict[str, object]:
+    thumbnail = None if kind == "audio" else f"/api/thumb/{content}.jpg"
+    return {"id": number, "thumbnail": thumbnail, "original": f"/api/original/{number}"}
 
 
 def _hit(hit: Hit, number: int) -> dict[str, object]:
     return {
-        "id": number,
-        "name": _text(os.path.basename(hit.path)),
-        "path": _text(hit.path),
-        "copies": [_text(path) for path in hit.copies],
+        **_links(number, hit.content, hit.kind),
+        **_named(hit.path),
+        "copies": showable(hit.copies),
         **{
             name: getattr(hit, name)
             for name in ("score", "z", "strong", "kind", "content", "start", "stop", "taken_at", "width", "height")
         },
         "tags": list(hit.tags),
-        **_links(number, hit.content),
     }
 
 
 def _details(item: Item) -> dict[str, object]:
     return {
-        **{name: getattr(item, name) for name in ("id", "kind", "content", "size", "width", "height", "seconds")},
-        **{name: getattr(item, name) for name in ("taken_at", "camera")},
+        **_links(item.id, item.content, item.kind),
+        **_named(item.paths[0]),
+        "paths": showable(item.paths),
+        **{
+            name: getattr(item, name)
+            for name in ("kind", "content", "size", "width", "height", "seconds", "taken_at", "camera")
+        },
         "place": item.place and list(item.place),
-        "name": _text(os.path.basename(item.paths[0])),
-        "paths": [_text(path) for path in item.paths],
         "tags": list(item.tags),
-        **_links(item.id, item.content),
     }

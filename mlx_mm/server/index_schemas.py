@@ -40,6 +40,7 @@ SEARCH = _object(
     like=_EXAMPLES,
     unlike=_EXAMPLES,
     **_FILTERS,
+    offset={"type": "integer", "minimum": 0, "maximum": 10_000_000},
     top={"type": "integer", "minimum": 1, "maximum": 10_000},
     min_score={"type": "number", "minimum": -1, "maximum": 1},
     all={"type": "boolean"},

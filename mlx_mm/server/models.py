@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mlx_mm.backend.streams import computing, give_back_memory
@@ -95,22 +96,25 @@ class Slot:
 
     def about(self) -> Served:
         """What it is now."""
-        checkpoint, loaded = self.checkpoint, self._loaded
-        context = None
-        if checkpoint.kind == "generator":
-            processor = loaded.processor if loaded else checkpoint.processor()
-            context = processor.defaults.context_length if processor.kind == "chat" else None
+        checkpoint = self.checkpoint
         return Served(
             name=self.name,
             kind=checkpoint.kind,
             modalities=checkpoint.modalities,
             dimensions=self.dimensions,
-            context_length=context,
+            context_length=self._context_length,
             licence=read_licence(checkpoint.folder),
             fingerprint=self._fingerprint,
-            loaded=loaded is not None,
+            loaded=self._loaded is not None,
             created=int((checkpoint.folder / "config.json").stat().st_mtime),
         )
+
+    @cached_property
+    def _context_length(self) -> int | None:
+        if self.checkpoint.kind != "generator":
+            return None
+        processor = self._loaded.processor if self._loaded else self.checkpoint.processor()
+        return processor.defaults.context_length if processor.kind == "chat" else None
 
 
 class Models:

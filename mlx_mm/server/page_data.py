@@ -16,7 +16,7 @@ from starlette.routing import Route
 from mlx_mm.processing.audio import seconds_of, stream_audio
 from mlx_mm.search.index import Index
 from mlx_mm.server.errors import Problem
-from mlx_mm.server.index_routes import IMMUTABLE, IndexRoutes, query_of, where_of
+from mlx_mm.server.index_routes import IMMUTABLE, IndexRoutes, number_of, query_of, where_of
 from mlx_mm.server.index_schemas import LABELS, NOTHING, WHERE
 from mlx_mm.server.reading import read_json
 
@@ -40,9 +40,9 @@ class PageData:
             Route("/api/outline", self._outline, methods=["GET"]),
             Route("/api/facets", self._facets, methods=["GET"]),
             Route("/api/unreadable", self._unreadable, methods=["GET"]),
-            Route("/api/wave/{id:int}", self._wave, methods=["GET"]),
-            Route("/api/items/{id:int}/tags", self._set_tags, methods=["POST"]),
-            Route("/api/items/{id:int}/reveal", self._show, methods=["POST"]),
+            Route("/api/wave/{id}", self._wave, methods=["GET"]),
+            Route("/api/items/{id}/tags", self._set_tags, methods=["POST"]),
+            Route("/api/items/{id}/reveal", self._show, methods=["POST"]),
         ]
 
     async def _outline(self, request: Request) -> Response:
@@ -63,7 +63,7 @@ class PageData:
         return JSONResponse({"files": [{"path": _text(path), "reason": _text(reason)} for path, reason in found]})
 
     async def _wave(self, request: Request) -> Response:
-        item = await self._shown.ask(self._index.item, request.path_params["id"])
+        item = await self._shown.ask(self._index.item, number_of(request))
         if item.kind != "audio":
             raise Problem(f"Item {item.id} is no sound; expected one. Choose another.", code="no_sound")
         wave = self._waves.pop(item.content, None)
@@ -77,15 +77,15 @@ class PageData:
 
     async def _set_tags(self, request: Request) -> Response:
         labels = (await read_json(request, LABELS))["labels"]
-        await self._shown.ask(self._index.set_tags, request.path_params["id"], labels)
-        item = await self._shown.ask(self._index.item, request.path_params["id"])
+        await self._shown.ask(self._index.set_tags, number_of(request), labels)
+        item = await self._shown.ask(self._index.item, number_of(request))
         return JSONResponse({"tags": list(item.tags)})
 
     async def _show(self, request: Request) -> Response:
         await read_json(request, NOTHING)
         if self._reveal is None:
             raise Problem("The server runs on no desktop; expected one. Copy the path.", 409, code="no_desktop")
-        await self._shown.ask(self._reveal, await self._shown.ask(self._index.original, request.path_params["id"]))
+        await self._shown.ask(self._reveal, await self._shown.ask(self._index.original, number_of(request)))
         return JSONResponse({})
 
 

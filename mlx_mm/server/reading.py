@@ -13,6 +13,7 @@ from mlx_mm.errors import InputError, is_number, is_whole, reason, shown
 from mlx_mm.processing.plain import check_text
 from mlx_mm.server.errors import Problem
 
+Json: TypeAlias = Any  # a value of JSON, of any kind
 JsonObject: TypeAlias = dict[str, Any]  # of JSON, which a schema has checked
 Schema: TypeAlias = Mapping[str, Any]
 
@@ -38,7 +39,7 @@ async def read_json(request: Request, schema: Schema) -> JsonObject:
     return await asyncio.to_thread(check, found, schema) if large else check(found, schema)
 
 
-def check(value: Any, schema: Schema, where: str = "") -> Any:
+def check(value: Json, schema: Schema, where: str = "") -> Json:
     """The value without the fields that are null; Problem with the place of what the schema does not allow.
 
     Of JSON Schema this knows type, enum, minimum, maximum, minItems, maxItems, properties, required,
@@ -93,7 +94,7 @@ def _check_object(value: JsonObject, schema: Schema, where: str) -> JsonObject:
     return kept
 
 
-def _check_any(value: Any, schema: Schema, where: str) -> Any:
+def _check_any(value: Json, schema: Schema, where: str) -> Json:
     """By the first alternative that allows it; where one alone has its type, that one says what is wrong."""
     fitting = [one for one in schema["anyOf"] if _TYPES[one["type"]][1](value)]
     problems = []
