@@ -16,11 +16,12 @@ MOST_NAMES = 200  # of cameras, folders and labels each
 class Outline:
     """Contents that are there, the newest first; the n-th of each column is of the n-th one.
 
-    ids: their numbers in the index. contents: their digests. kinds: a letter each, i, a or v. ratios: width by height,
+    ids: their numbers in the index. names: of their files, without folders. contents: their digests. kinds: a letter each, i, a or v. ratios: width by height,
     0.0 where it is not known. moments: seconds since 1970 of the wall clock, when they were taken or changed.
     """
 
     ids: list[int]
+    names: list[str]
     contents: list[str]
     kinds: str
     ratios: list[float]
@@ -49,13 +50,14 @@ def outline(store: Store, where: Where) -> Outline:
             passing = " AND f.id IN (SELECT value FROM json_each(?))"
             values = [json.dumps(keep(rows, where).files.tolist())]
         found = rows.execute(
-            f"SELECT c.id, c.digest, c.kind, c.width, c.height, MIN({MOMENT}) AS moment FROM files f "
+            f"SELECT c.id, c.digest, c.kind, c.width, c.height, MIN({MOMENT}) AS moment, f.name FROM files f "
             f"JOIN contents c ON c.id = f.content WHERE f.state = 'here'{passing} GROUP BY c.id "
             "ORDER BY moment DESC, c.id",
             values,
         ).fetchall()
     return Outline(
         ids=[row[0] for row in found],
+        names=[row[6].rpartition("/")[2] for row in found],
         contents=[row[1].hex() for row in found],
         kinds="".join(row[2][0] for row in found),
         ratios=[round(row[3] / row[4], 3) if row[3] and row[4] else 0.0 for row in found],
