@@ -36,7 +36,6 @@ export const Cell = ({ item, box, column, active, selected, on }) => html`<div
   title=${inOneLine(item.name)}
   onClick=${on.click}
   onFocus=${on.focus}
-  onDblClick=${on.open}
 >
-  <${SHOWN[item.kind]} item=${item} key=${item.content} />
+  <${SHOWN[item.kind]} item=${item} key=${item.content} /><span class="check" aria-hidden="true" onClick=${on.check}></span>
 </div>`;

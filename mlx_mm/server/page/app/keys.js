@@ -98,7 +98,11 @@ export const useMoves = ({ box, items, plan, active, setActive, on }) => {
   const of = useCallback(
     (index) => ({
       focus: () => setActive(index),
-      open: () => on.open(index),
+      check: (event) => {
+        event.stopPropagation();
+        anchor.current = index;
+        on.select([items.idOf(index)]);
+      },
       click: (event) => {
         setActive(index);
         if (event.shiftKey) choose(anchor.current, index);
