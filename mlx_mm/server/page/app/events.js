@@ -6,16 +6,26 @@ export const useIndexEvents = (server) => {
   const [told, setTold] = useState({ state: "idle", version: 0 });
   useEffect(() => {
     if (server !== "there") return undefined;
-    const source = new EventSource("/api/events");
-    source.addEventListener("index", (event) => {
+    let source = null;
+    const hear = (event) => {
       const now = JSON.parse(event.data);
       setTold((before) => ({
         ...now,
         version: before.version + (before.state === "refreshing" && now.state === "idle" ? 1 : 0),
       }));
-    });
-    // EventSource tries again by itself after a break; a refusal (no index, or too many tabs) ends it.
-    return () => source.close();
+    };
+    // A browser has six connections to a server, for all tabs: one that nobody sees needs none.
+    const listen = () => {
+      source?.close();
+      source = document.hidden ? null : new EventSource("/api/events");
+      source?.addEventListener("index", hear);
+    };
+    listen();
+    document.addEventListener("visibilitychange", listen);
+    return () => {
+      document.removeEventListener("visibilitychange", listen);
+      source?.close();
+    };
   }, [server]);
   return told;
 };
