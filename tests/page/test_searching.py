@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HOSTILE, PACKAGE, Opening, Server  # type: ignore[attr-defined]
+from conftest import HOSTILE, PACKAGE, Opening, Server, until  # type: ignore[attr-defined]
 
 CELL = ".grid .cell"
 
@@ -17,7 +17,7 @@ def names(page: Any) -> list[str]:
 
 
 def wait_for_first(page: Any, name: str) -> None:
-    page.wait_for_function("name => document.querySelector('.grid .cell')?.title === name", arg=name)
+    until(page, "name => document.querySelector('.grid .cell')?.title === name", name)
 
 
 def focused(page: Any) -> str:
@@ -43,28 +43,29 @@ def test_words_are_found_while_they_are_typed_and_stay_in_the_address(opened: Op
     assert page.input_value("#words") == "a penguin"
     weaker = page.get_by_role("button", name="Show weaker matches")
     weaker.click()
-    page.wait_for_function("document.querySelectorAll('.grid .cell').length === 15")
+    until(page, "document.querySelectorAll('.grid .cell').length === 15")
     page.go_back()
-    page.wait_for_function("document.querySelectorAll('.grid .cell').length === 15 && !location.search")
+    until(page, "document.querySelectorAll('.grid .cell').length === 15 && !location.search")
     page.go_forward()
     wait_for_first(page, "penguin.png")
 
 
 def test_from_the_field_to_an_answer_by_keys_alone(opened: Opening) -> None:
     page = opened()
-    search(page, "a dog")
-    page.wait_for_function("[...document.querySelectorAll('.grid .cell')].some(cell => cell.title === 'dog.png')")
+    search(page, "dog")
+    until(page, "[...document.querySelectorAll('.grid .cell')].some(cell => cell.title === 'dog.png')")
+    until(page, "location.search === '?q=dog' && !document.querySelector('.stale')")
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("document.activeElement.getAttribute('role') === 'gridcell'")
+    until(page, "document.activeElement.getAttribute('role') === 'gridcell'")
     while focused(page) != "dog.png":
         before = focused(page)
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("before => document.activeElement.title !== before", arg=before)
+        until(page, "before => document.activeElement.title !== before", before)
     page.keyboard.press("Enter")
     page.wait_for_selector("dialog[open] img.large")
     page.keyboard.press("Escape")
     page.wait_for_selector("dialog", state="detached")
-    page.wait_for_function("document.activeElement.title === 'dog.png'")
+    until(page, "document.activeElement.title === 'dog.png'")
     page.keyboard.press("c")
     page.wait_for_selector(".ask .attached img")
     page.keyboard.type("What is this?")
@@ -79,7 +80,7 @@ def test_keys_move_select_and_open_alike(opened: Opening) -> None:
     page.focus(f"{CELL}[tabindex='0']")
     order = names(page)
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("name => document.activeElement.title === name", arg=order[1])
+    until(page, "name => document.activeElement.title === name", order[1])
     page.keyboard.press("Space")
     page.keyboard.press("Shift+ArrowRight")
     page.wait_for_selector(f"{CELL}[aria-selected='true'] >> nth=1")
@@ -87,9 +88,9 @@ def test_keys_move_select_and_open_alike(opened: Opening) -> None:
     page.keyboard.press("Escape")
     assert page.locator(f"{CELL}[aria-selected='true']").count() == 0
     page.keyboard.press("ControlOrMeta+End")
-    page.wait_for_function("name => document.activeElement.title === name", arg=order[-1])
+    until(page, "name => document.activeElement.title === name", order[-1])
     page.keyboard.press("ControlOrMeta+Home")
-    page.wait_for_function("name => document.activeElement.title === name", arg=order[0])
+    until(page, "name => document.activeElement.title === name", order[0])
     page.keyboard.press("s")
     page.wait_for_selector(".chip .example img")
     assert "like=" in page.url
@@ -112,7 +113,9 @@ def test_a_dropped_picture_is_an_example(opened: Opening) -> None:
 
 def test_a_file_that_is_nothing_is_refused_in_words(opened: Opening) -> None:
     page = opened()
-    transfer = page.evaluate_handle("() => { const t = new DataTransfer(); t.items.add(new File(['x'], 'x.txt')); return t; }")
+    transfer = page.evaluate_handle(
+        "() => { const t = new DataTransfer(); t.items.add(new File(['x'], 'x.txt')); return t; }"
+    )
     page.dispatch_event("main", "drop", {"dataTransfer": transfer})
     page.wait_for_selector("[role=alert]:has-text('no picture or sound')")
 
@@ -135,14 +138,22 @@ def test_ten_thousand_cells_in_few_nodes(opened: Opening, server: Server) -> Non
     page.wait_for_selector(f"{CELL}[title='00000.png']")
     page.focus(f"{CELL}[tabindex='0']")
     most, place = 0, 0
-    for key, steps in (("ArrowRight", 40), ("ArrowDown", 60), ("PageDown", 40), ("ControlOrMeta+End", 1), ("PageUp", 20)):
+    for key, steps in (
+        ("ArrowRight", 40),
+        ("ArrowDown", 60),
+        ("PageDown", 40),
+        ("ControlOrMeta+End", 1),
+        ("PageUp", 20),
+    ):
         for _ in range(steps):
             page.keyboard.press(key)
-            page.wait_for_function("document.activeElement.getAttribute('role') === 'gridcell'")
+            until(page, "document.activeElement.getAttribute('role') === 'gridcell'")
             most = max(most, page.evaluate("document.querySelectorAll('*').length"))
         place = int(focused(page)[:5])
-        assert page.evaluate("(() => { const b = document.activeElement.getBoundingClientRect();"
-                             " return b.top >= 0 && b.bottom <= innerHeight; })()"), (key, place)
+        assert page.evaluate(
+            "(() => { const b = document.activeElement.getBoundingClientRect();"
+            " return b.top >= 0 && b.bottom <= innerHeight; })()"
+        ), (key, place)
     assert place > 9000
     assert most < 400
     grid = page.locator(".grid")
@@ -192,14 +203,14 @@ def test_filters_narrow_and_can_be_taken_away(opened: Opening) -> None:
     page = opened()
     page.get_by_role("button", name="Filters").click()
     page.get_by_label("Kind").select_option("audio")
-    page.wait_for_function("document.querySelectorAll('.grid .cell').length === 3")
+    until(page, "document.querySelectorAll('.grid .cell').length === 3")
     assert page.url.endswith("?kind=audio")
     page.get_by_role("button", name="Remove Kind").click()
-    page.wait_for_function("document.querySelectorAll('.grid .cell').length === 15")
+    until(page, "document.querySelectorAll('.grid .cell').length === 15")
 
 
 def test_nothing_that_fits_teaches_what_does(opened: Opening, tmp_path: Path) -> None:
     page = opened("/?q=zzzz&name=x&kind=video")
     page.wait_for_selector(".empty .tries button >> nth=2")
     page.click(".empty .tries button")
-    page.wait_for_function("[...document.querySelectorAll('.grid .cell')].some(cell => cell.title === 'dog.png')")
+    until(page, "[...document.querySelectorAll('.grid .cell')].some(cell => cell.title === 'dog.png')")

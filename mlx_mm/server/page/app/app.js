@@ -62,13 +62,15 @@ export const App = () => {
   const index = useIndexEvents(server);
   const facts = useFacts(server, index.version);
   const found = useResults(query, `${index.version} ${server === "there"}`);
-  const active = useState(0);
+  const [place, setPlace] = useState(0);
   const [selected, setSelected] = useState(new Set());
   const [asks, setAsks] = useState(false);
   const [asked, setAsked] = useState([]); // items that the next question is about
   const [notice, setNotice] = useState("");
   const [over, setOver] = useState(false);
   const items = found.items;
+  // A new answer may be shorter than the one in which the place was.
+  const active = [Math.max(0, Math.min(place, items.length - 1)), setPlace];
 
   const focusGrid = () => requestAnimationFrame(() => document.querySelector('.grid [tabindex="0"]')?.focus({ preventScroll: true }));
   const askAbout = (ids) => {

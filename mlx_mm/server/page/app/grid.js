@@ -63,6 +63,27 @@ export const usePlan = (items, width) =>
     return { shapes, ...layOut(shapes, Math.max(width, 1), rowHeight(width), GAP) };
   }, [items, width]);
 
+/**
+ * Keeps the focus where it was while rows come and go: a cell that is taken out of the page, or moved in it, loses it
+ * to nobody.
+ */
+const useHeldFocus = (box) => {
+  const had = useRef(false);
+  useLayoutEffect(() => {
+    const taken = () => (had.current = true);
+    const lost = (event) =>
+      setTimeout(() => {
+        if (event.relatedTarget || event.target.isConnected) had.current = box.current?.contains(document.activeElement);
+      });
+    box.current.addEventListener("focusin", taken);
+    box.current.addEventListener("focusout", lost);
+  }, []);
+  useLayoutEffect(() => {
+    if (had.current && document.activeElement === document.body)
+      box.current.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
+  });
+};
+
 /** selected: a set of ids. on: {open(n), select(id, on), like(n), ask(n), leave()}. active: a place, [n, set]. */
 export const Grid = ({ items, active: [active, setActive], selected, on, onPlan }) => {
   const box = useRef(null);
@@ -70,12 +91,13 @@ export const Grid = ({ items, active: [active, setActive], selected, on, onPlan 
   const plan = usePlan(items, width);
   const [first, last] = useView(box, plan);
   const moves = useMoves({ box, items, plan, active, setActive, on });
+  useHeldFocus(box);
   useEffect(() => onPlan({ plan, box: box.current }), [plan]);
 
   const rows = [];
   for (let row = first; row <= Math.min(last, plan.rows - 1); row++) rows.push(row);
   const held = plan.rows ? rowAt(plan.firsts, active, plan.rows) : -1;
-  if (held >= 0 && (held < first || held > last)) rows.push(held);
+  if (held >= 0 && (held < first || held > last)) rows[held < first ? "unshift" : "push"](held);
   const most = Math.max(1, ...rows.map((row) => plan.firsts[row + 1] - plan.firsts[row]));
 
   return html`<div

@@ -37,7 +37,7 @@ const fromHits = (hits) => ({
   kindOf: (n) => hits[n].kind,
   ratioOf: (n) => hits[n].ratio,
   momentOf: (n) => hits[n].moment,
-  idOf: (n) => hits[n].id,
+  idOf: (n) => hits[n]?.id,
   at: (n) => hits[n],
 });
 
