@@ -6,10 +6,12 @@ import { go, nothing } from "./query.js";
 import { about as aboutSound, Strip, useWave } from "./sound.js";
 import { inOneLine, Name } from "./text.js";
 
+const SMALL = 480; // pixels: such a picture is shown larger than it is
+
 const Picture = ({ item }) => {
   const [spare, setSpare] = useState(false);
   return html`<img
-      class="large"
+      class="large ${Math.max(item.width, item.height) < SMALL ? "grown" : ""}"
       src=${spare ? item.thumbnail : original(item.id)}
       alt=${inOneLine(item.name)}
       width=${item.width}
