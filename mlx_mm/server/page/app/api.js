@@ -35,12 +35,11 @@ const wait = () =>
   }, 1500);
 
 export const check = async (response) => {
-  if (response.ok) {
-    become("there");
-    return response;
-  }
+  // What everybody may ask says nothing of whether we are known.
+  const open = !new URL(response.url).pathname.startsWith("/api/");
   if (response.status === 401) become("locked");
-  else become("there");
+  else if (state !== "locked" || !open) become("there");
+  if (response.ok) return response;
   let message = t("wrong", { status: response.status });
   try {
     message = (await response.json()).error.message;
@@ -61,6 +60,11 @@ export const ask = async (address, options = {}) => {
   }
   return check(response);
 };
+
+// Another tab may have opened the page anew, and its cookie is ours, too.
+document.addEventListener("visibilitychange", () => {
+  if (state === "locked" && !document.hidden) get("/api/about").catch(() => {});
+});
 
 export const get = async (address, signal) => (await ask(address, { signal })).json();
 

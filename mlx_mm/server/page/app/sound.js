@@ -78,7 +78,7 @@ export const Sound = ({ item }) => {
         ${at === null ? "▶" : "■"}
       </button>
       <${Name} class="name" text=${item.name} />
-      <small dir=${isRightToLeft() ? "ltr" : undefined}>${about(item, wave)}</small>
+      <small aria-hidden="true" dir=${isRightToLeft() ? "ltr" : undefined}>${about(item, wave)}</small>
     </div>
   </div>`;
 };
