@@ -80,7 +80,9 @@ def make_files(folder: Path) -> None:
         shutil.copy(PACKAGE / "bundled" / "pictures" / path.name, path)
         os.utime(path, (1_600_000_000 + number * 10**7,) * 2)
     with Image.open(folder / "mushroom.png") as picture:
-        picture.convert("RGB").resize((96, 96)).save(folder / "mushroom_small.jpg", quality=88)
+        white = Image.new("RGBA", picture.size, "white")
+        white.alpha_composite(picture.convert("RGBA"))
+        white.convert("RGB").resize((96, 96), Image.Resampling.LANCZOS).save(folder / "mushroom_small.jpg", quality=90)
     shutil.copy(PACKAGE / "bundled" / "pictures" / "guitar.png", folder / HOSTILE)
     for name in ("dog", "thunder"):
         [sound] = (PACKAGE / "bundled" / "sounds").glob(f"{name}.*")

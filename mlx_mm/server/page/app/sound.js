@@ -1,7 +1,7 @@
 // A sound as one sees it: how loud it is from its start to its end, the part that fits, and how far it has been played.
 import { html, useEffect, useState } from "../vendor/preact-htm.js";
 import { get } from "./api.js";
-import { clock, isRightToLeft, number, t } from "./language.js";
+import { clock, number, t } from "./language.js";
 import { play, stop, usePlaying } from "./player.js";
 import { Name } from "./text.js";
 
@@ -74,11 +74,9 @@ export const Sound = ({ item }) => {
   return html`<div class="sound">
     <${Strip} item=${item} wave=${wave} />
     <div class="line">
-      <button class="play" tabindex="-1" aria-hidden="true" title=${t(at === null ? "play" : "stop")} onClick=${toggle}>
-        ${at === null ? "▶" : "■"}
-      </button>
+      <button class="play ${at === null ? "" : "on"}" tabindex="-1" aria-hidden="true" title=${t(at === null ? "play" : "stop")} onClick=${toggle}></button>
       <${Name} class="name" text=${item.name} />
-      <small aria-hidden="true" dir=${isRightToLeft() ? "ltr" : undefined}>${about(item, wave)}</small>
+      <span class="time" dir="ltr" data-time=${about(item, wave)}></span>
     </div>
   </div>`;
 };
