@@ -118,13 +118,13 @@ export const AskPanel = ({ open, close, models, about, items, setItems }) => {
       ${messages.length > 0 && html`<button class="small" disabled=${busy} onClick=${() => setMessages([])}>${t("anew")}</button>`}
       <button class="close" aria-label=${t("close")} onClick=${close}>×</button>
     </div>
-    <ol class="talk" role="log" aria-live="polite" aria-busy=${busy} tabindex="0" aria-label=${t("conversation")} ref=${list}>
-      <li><${Demonstration} model=${chosen} about=${about} /></li>
-      ${!messages.length && html`<li class="faint">${t(able.length ? "askHow" : "noChat")}</li>`}
-      ${messages.map(
+    <div class="talk" role="log" aria-live="polite" aria-busy=${busy} tabindex="0" aria-label=${t("conversation")} ref=${list}>
+      <${Demonstration} model=${chosen} about=${about} />
+      ${!messages.length && html`<p class="faint">${t(able.length ? "askHow" : "noChat")}</p>`}
+      <ol>${messages.map(
         (message, n) => html`<${Said} key=${n} message=${message} shown=${shownBefore(messages, n)} waiting=${busy && n === messages.length - 1} />`,
-      )}
-    </ol>
+      )}</ol>
+    </div>
     <div class="compose">
       ${items.length > 0 &&
       html`<div class="attachments">${items.map((id) => html`<${Small} key=${id} id=${id} remove=${() => setItems(items.filter((one) => one !== id))} />`)}</div>`}
