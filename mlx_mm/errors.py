@@ -36,6 +36,8 @@ class MlxMmError(Exception):
     The message is one line of about MESSAGE_CHARACTERS at most, in which what could steer a terminal is escaped.
     """
 
+    place: int | str | None = None  # of what it is about among several: its number in a list, or its place in messages
+
     def __init__(self, message: str = ""):
         half = MESSAGE_CHARACTERS // 2
         cut = message if len(message) <= MESSAGE_CHARACTERS else f"{message[:half]}…{message[-half:]}"
@@ -129,6 +131,16 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # of whole numbers with thousands of digits, and of lists in lists in lists
         return f"a {type(value).__name__} that is too long to show"
     return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}… ({type(value).__name__})"
+
+
+@contextlib.contextmanager
+def at_place(place: int | str | None) -> Iterator[None]:
+    """Inside, an error of this tree has this place, unless it has one."""
+    try:
+        yield
+    except MlxMmError as error:
+        error.place = place if error.place is None else error.place
+        raise
 
 
 @contextlib.contextmanager

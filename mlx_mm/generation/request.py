@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # so that what prepares inputs may name these without MLX
     import mlx.core as mx
@@ -36,3 +36,20 @@ class Request(Protocol):
     def left_padding(self) -> list[int]: ...
     def token_keys(self) -> list[int]: ...
     def __call__(self, input_ids: mx.array, cache: Sequence[LayerCache] | None = None) -> mx.array: ...
+
+
+class FeatureStore(Protocol):
+    """Features of pictures, by a key that is another for another picture. get: None for one it does not have."""
+
+    def get(self, key: bytes) -> mx.array | None: ...
+    def put(self, key: bytes, features: mx.array) -> None: ...
+
+
+@runtime_checkable
+class HasPictures(Protocol):
+    """A request that takes features of its pictures from a store that others use too, and puts there what it computes.
+
+    Called before it runs, if at all.
+    """
+
+    def share(self, store: FeatureStore) -> None: ...

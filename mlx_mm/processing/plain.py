@@ -11,7 +11,7 @@ MAX_BITS = 2**13  # of a whole number
 QUOTED = 60  # characters of a value that an error shows
 
 
-def check_plain(value: object, where: str) -> None:
+def check_plain(value: object, where: str, *, most_characters: int = MAX_CHARACTERS) -> None:
     """Raise InputError for what JSON has no form for, and for more than a prompt can hold.
 
     Text without half surrogate pairs, True, False, None, finite numbers, lists, and dicts with text as keys. What holds
@@ -36,8 +36,8 @@ def check_plain(value: object, where: str) -> None:
                 raise _refusal(where, f"it holds {item}")
             elif not (item is None or isinstance(item, int | float)):
                 raise _refusal(where, f"it holds a {type(item).__name__}")
-            if count + len(inner) > MAX_VALUES or characters > MAX_CHARACTERS:
-                raise _refusal(where, f"it holds more than {MAX_VALUES:,} values or {MAX_CHARACTERS:,} characters")
+            if count + len(inner) > MAX_VALUES or characters > most_characters:
+                raise _refusal(where, f"it holds more than {MAX_VALUES:,} values or {most_characters:,} characters")
         if not inner:
             return
         level, count = inner, count + len(inner)

@@ -16,14 +16,16 @@ from mlx_mm.generate import Question, begin_request
 from mlx_mm.generation.answer import Clock, Generation, join
 from mlx_mm.generation.appending import STEP
 from mlx_mm.generation.prompt_cache import PromptCache, StoredLayer
-from mlx_mm.generation.request import Request
+from mlx_mm.generation.request import HasPictures, Request
 from mlx_mm.generation.telling import Teller
 from mlx_mm.models.contracts import SharedDecoder
 from mlx_mm.server.batching import Alone, Row, Rows, Together, has_batches
+from mlx_mm.server.features import Features
 from mlx_mm.server.prompt_caches import PromptCaches
 from mlx_mm.server.tickets import Broken, Done, Failed, Piece, Reading, Ticket, TooLong
 
-CACHED = 4  # a part of so many of the memory for keys and values is for prompts that ended
+CACHED = 4  # a part of so many of the memory for keys and values is for prompts that ended and for pictures
+PICTURED = 4  # and of this a part of so many for pictures
 
 
 @dataclass
@@ -74,8 +76,10 @@ class Answers:
 
     def __init__(self, most: int, memory: int, prefill: int) -> None:
         self._most, self._prefill = most, prefill
-        self.memory = memory - memory // CACHED  # for those that run
-        self.caches = PromptCaches(memory // CACHED)
+        kept = memory // CACHED
+        self.memory = memory - kept  # for those that run
+        self.features = Features(kept // PICTURED)
+        self.caches = PromptCaches(kept - kept // PICTURED)
         self._waiting: deque[Answer] = deque()
         self._reading: deque[Answer] = deque()
         self._together: dict[str, Together] = {}
@@ -129,7 +133,18 @@ class Answers:
     def forget(self, model: str) -> None:
         """A model's weights are given back."""
         self.caches.drop(model)
+        self.features.drop(model)
         self._together.pop(model, None)
+
+    def end(self) -> None:
+        """Forget all: no batch stays, and no cache."""
+        for rows, number in list(self._rows):
+            rows.remove(number)
+        self._rows.clear()
+        self._waiting.clear()
+        self._reading.clear()
+        for model in list(self._together):
+            self.forget(model)
 
     def _drop(self) -> None:
         for answer in [answer for answer in self._waiting if answer.ticket.cancelled]:
@@ -158,8 +173,10 @@ class Answers:
         """Take what is known of its prompt."""
         question = answer.question
         with computing():
-            answer.request = answer.request or begin_request(question)
-            if not answer.keys:
+            if answer.request is None:
+                answer.request = begin_request(question)
+                if isinstance(answer.request, HasPictures):
+                    answer.request.share(self.features.of(answer.model))
                 answer.keys = answer.request.token_keys()
             answer.cache = PromptCache() if answer.alone else self.caches.take(answer.model, answer.keys)
             answer.layers = answer.cache.begin(
@@ -252,7 +269,8 @@ class Answers:
             self._tell(answer, teller.end())
             prompt = answer.keys[: len(answer.question.ids)]
             media = sum(key < 0 for key in prompt)
-            answer.ticket.send(Done(join(answer.pieces), len(prompt), media))
+            thought = sum(bool(piece.reasoning) for piece in answer.pieces)
+            answer.ticket.send(Done(join(answer.pieces), len(prompt), media, reasoning_tokens=thought))
 
     def _tell(self, answer: Answer, piece: Generation) -> None:
         answer.pieces.append(piece)

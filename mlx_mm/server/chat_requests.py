@@ -9,10 +9,10 @@ from typing import Final, cast
 from mlx_mm.server.engine import ChatOptions
 from mlx_mm.server.errors import Problem
 from mlx_mm.server.media import Medium, Reader
-from mlx_mm.server.reading import JsonObject, Schema
+from mlx_mm.server.reading import JsonObject, Schema, only
+from mlx_mm.server.schemas import FLAG, PARTS, TEXT, TOOL, TOOL_CALL
 
 MOST_TOKENS = 2048  # of an answer, where a request does not say
-_TEXT, _FLAG, _WHOLE, _NUMBER = ({"type": name} for name in ("string", "boolean", "integer", "number"))
 
 MESSAGE: Final[Schema] = {
     "type": "object",
@@ -24,25 +24,25 @@ MESSAGE: Final[Schema] = {
         "content": {
             "anyOf": [
                 {"type": "string"},
-                {"type": "array", "title": "a list of parts", "items": {"type": "object"}},
+                PARTS,
             ]
         },
-        "name": _TEXT,
-        "tool_call_id": _TEXT,
-        "tool_calls": {"type": "array", "items": {"type": "object"}},
-        "reasoning_content": _TEXT,
+        "name": TEXT,
+        "tool_call_id": TEXT,
+        "tool_calls": {"type": "array", "items": TOOL_CALL},
+        "reasoning_content": TEXT,
     },
     "required": ["role"],
 }
 CHAT: Final[Schema] = {
     "type": "object",
     "properties": {
-        "model": _TEXT,
+        "model": TEXT,
         "messages": {"type": "array", "minItems": 1, "items": MESSAGE},
-        "stream": _FLAG,
+        "stream": FLAG,
         "stream_options": {
             "type": "object",
-            "properties": {"include_usage": _FLAG, "include_obfuscation": {"type": "boolean", "enum": [False]}},
+            "properties": {"include_usage": FLAG, "include_obfuscation": {"type": "boolean", "enum": [False]}},
             "additionalProperties": False,
         },
         "max_tokens": {"type": "integer", "minimum": 1, "description": f"{MOST_TOKENS} by default."},
@@ -51,21 +51,21 @@ CHAT: Final[Schema] = {
         "top_p": {"type": "number", "minimum": 0, "maximum": 1},
         "top_k": {"type": "integer", "minimum": 0},
         "min_p": {"type": "number", "minimum": 0, "maximum": 1},
-        "repetition_penalty": _NUMBER,
-        "seed": _WHOLE,
-        "stop": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "title": "a list of texts"}]},
-        "tools": {"type": "array", "items": {"type": "object"}},
+        "repetition_penalty": {"type": "number", "minimum": 0, "maximum": 100},
+        "seed": {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
+        "stop": {"anyOf": [TEXT, {"type": "array", "items": TEXT, "title": "a list of texts"}]},
+        "tools": {"type": "array", "items": TOOL},
         "tool_choice": {"type": "string", "enum": ["auto", "none"]},
         "parallel_tool_calls": {"type": "boolean", "enum": [True]},
         "reasoning_effort": {"type": "string", "enum": ["none"]},
         "chat_template_kwargs": {
             "type": "object",
-            "properties": {"enable_thinking": _FLAG},
+            "properties": {"enable_thinking": FLAG},
             "additionalProperties": False,
         },
         "thinking_budget": {"type": "integer", "minimum": 0},
         "max_pixels": {"type": "integer", "minimum": 1},
-        "fps": _NUMBER,
+        "fps": {"type": "number", "minimum": 0, "maximum": 1000, "description": "Frames a second that are taken."},
         "response_format": {
             "type": "object",
             "properties": {"type": {"type": "string", "enum": ["text"]}},
@@ -96,6 +96,7 @@ _SAMPLING = (
     "max_pixels",
     "fps",
 )
+_OFF = {"top_p": 1, "top_k": 0, "min_p": 0}  # what clients send along with a temperature of 0, and changes nothing
 # type of a part -> the kind of its medium, and the keys that may hold it
 _PARTS: dict[str, tuple[Medium, tuple[str, ...]]] = {
     "image": ("image", ("image", "url")),
@@ -133,6 +134,8 @@ async def read_chat(body: JsonObject, reader: Reader) -> Asked:
             )
         thinks = False
     options = {name: body[name] for name in _SAMPLING if name in body}
+    if options.get("temperature") == 0:
+        options = {name: value for name, value in options.items() if name not in _OFF or value != _OFF[name]}
     options["max_tokens"] = body.get("max_completion_tokens", body.get("max_tokens", MOST_TOKENS))
     options["enable_thinking"] = thinks
     usage = body.get("stream_options", {}).get("include_usage", False)
@@ -164,6 +167,7 @@ async def _message(message: JsonObject, where: str, reader: Reader) -> dict[str,
 async def _part(part: JsonObject, where: str, reader: Reader) -> dict[str, object]:
     kind = part.get("type")
     if kind in ("text", "input_text", "output_text"):
+        only(part, ("type", "text"), where)
         return {"type": "text", "text": part.get("text")}
     if not isinstance(kind, str) or kind not in _PARTS:
         raise Problem(

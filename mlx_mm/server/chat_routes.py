@@ -49,6 +49,7 @@ def usage_of(done: Done[Generation]) -> dict[str, object]:
         "completion_tokens": answer,
         "total_tokens": prompt + answer,
         "prompt_tokens_details": {"cached_tokens": done.result.cached_tokens, "image_tokens": done.media_tokens},
+        "completion_tokens_details": {"reasoning_tokens": done.reasoning_tokens},
     }
 
 

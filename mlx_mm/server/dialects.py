@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from mlx_mm.models.contracts import Modality
 from mlx_mm.server.engine import EmbedOptions
 from mlx_mm.server.errors import Problem
 from mlx_mm.server.media import Reader
-from mlx_mm.server.reading import JsonObject, Schema
+from mlx_mm.server.reading import JsonObject, Schema, only
+from mlx_mm.server.schemas import CONTENT, FLAG, INPUT, INPUT_PART, TEXT
 
-_TEXT, _FLAG, _OBJECT = ({"type": name} for name in ("string", "boolean", "object"))
 _DIMENSIONS = {"type": "integer", "minimum": 1, "description": "The first so many numbers, at unit length again."}
 MOST_ITEMS = 2048  # of one request
 _ITEMS = {
     "type": "array",
     "minItems": 1,
     "maxItems": MOST_ITEMS,
-    "items": {"anyOf": [_TEXT, {**_OBJECT, "title": 'an object such as {"image": "data:image/..."}'}]},
+    "items": {"anyOf": [TEXT, INPUT]},
 }
 
 EMBEDDINGS: Final[Schema] = {
@@ -28,17 +28,25 @@ EMBEDDINGS: Final[Schema] = {
     "message. With modality (Infinity) its strings are data URIs. messages (vLLM) in the place of input give one "
     "vector.",
     "properties": {
-        "model": _TEXT,
-        "input": {
-            "anyOf": [_TEXT, {**_OBJECT, "title": "an object"}, {**_ITEMS, "title": "a list of texts or objects"}]
+        "model": TEXT,
+        "input": {"anyOf": [TEXT, INPUT, {**_ITEMS, "title": "a list of texts or objects"}]},
+        "messages": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "properties": {"role": {"type": "string", "enum": ["user"]}, "content": CONTENT},
+                "required": ["content"],
+                "additionalProperties": False,
+            },
         },
-        "messages": {"type": "array", "minItems": 1, "items": _OBJECT},
         "modality": {"type": "string", "enum": ["text", "image", "audio"]},
         "encoding_format": {"type": "string", "enum": ["float", "base64"]},
         "dimensions": _DIMENSIONS,
-        "task": _TEXT,
-        "truncate": _FLAG,
-        "normalized": _FLAG,
+        "task": TEXT,
+        "truncate": FLAG,
+        "normalized": FLAG,
         "user": {"type": "string", "description": "Who asks; it changes nothing."},
     },
     "required": ["model"],
@@ -48,20 +56,20 @@ VOYAGE: Final[Schema] = {
     "type": "object",
     "description": "Voyage's shape. input_type: query or document, which no model here tells apart.",
     "properties": {
-        "model": _TEXT,
+        "model": TEXT,
         "inputs": {
             "type": "array",
             "minItems": 1,
             "maxItems": MOST_ITEMS,
             "items": {
                 "type": "object",
-                "properties": {"content": {"type": "array", "items": _OBJECT}},
+                "properties": {"content": {"type": "array", "minItems": 1, "maxItems": 1, "items": INPUT_PART}},
                 "required": ["content"],
                 "additionalProperties": False,
             },
         },
         "input_type": {"type": "string", "enum": ["query", "document"]},
-        "truncation": _FLAG,
+        "truncation": FLAG,
         "output_encoding": {"type": "string", "enum": ["base64"]},
         "output_dimension": _DIMENSIONS,
     },
@@ -72,9 +80,9 @@ COHERE: Final[Schema] = {
     "type": "object",
     "description": "Cohere's shape. input_type: what for, which no model here tells apart.",
     "properties": {
-        "model": _TEXT,
-        "texts": {"type": "array", "maxItems": MOST_ITEMS, "items": _TEXT},
-        "images": {"type": "array", "maxItems": MOST_ITEMS, "items": _TEXT},
+        "model": TEXT,
+        "texts": {"type": "array", "maxItems": MOST_ITEMS, "items": TEXT},
+        "images": {"type": "array", "maxItems": MOST_ITEMS, "items": TEXT},
         "inputs": VOYAGE["properties"]["inputs"],
         "input_type": {
             "type": "string",
@@ -88,7 +96,15 @@ COHERE: Final[Schema] = {
     "additionalProperties": False,
 }
 
-Item: TypeAlias = tuple[Modality, object]  # a text, or bytes of a picture or sound
+
+class Item(NamedTuple):
+    """source: a text, or bytes or a file of a picture or sound. place: in the request."""
+
+    kind: Modality
+    source: object
+    place: str
+
+
 # Type of a part, or key of an object -> its kind, and the keys that may hold its source.
 _KEYS: dict[str, tuple[Modality, tuple[str, ...]]] = {
     "text": ("text", ("text",)),
@@ -136,7 +152,7 @@ async def read_openai(body: JsonObject, reader: Reader) -> Wanted:
     texts = EmbedOptions()
     if "task" in body:
         texts["task"] = body["task"]
-        if not any(kind == "text" for kind, _ in items):
+        if not any(item.kind == "text" for item in items):
             raise Problem("task is given, and no text; expected one with it. Leave it out.", param="task")
     if "truncate" in body:
         texts["truncate"] = body["truncate"]
@@ -159,9 +175,9 @@ async def read_voyage(body: JsonObject, reader: Reader) -> Wanted:
 
 async def read_cohere(body: JsonObject, reader: Reader) -> Wanted:
     """A body that `COHERE` allows: texts, pictures and mixed inputs, in this order."""
-    items: list[Item] = [("text", text) for text in body.get("texts", [])]
+    items = [Item("text", text, f"texts[{place}]") for place, text in enumerate(body.get("texts", []))]
     for place, image in enumerate(body.get("images", [])):
-        items.append(("image", await reader.read(image, "image", f"images[{place}]")))
+        items.append(Item("image", await reader.read(image, "image", f"images[{place}]"), f"images[{place}]"))
     for place, one in enumerate(body.get("inputs", [])):
         items.append(await _content(one["content"], f"inputs[{place}].content", reader))
     if not items:
@@ -178,22 +194,21 @@ async def read_cohere(body: JsonObject, reader: Reader) -> Wanted:
 async def _item(given: object, where: str, reader: Reader, kind: Modality | None) -> Item:
     if isinstance(given, str):
         if kind == "image" or kind == "audio":
-            return kind, await reader.read(given, kind, where)
-        return "text", given
+            return Item(kind, await reader.read(given, kind, where), where)
+        return Item("text", given, where)
     if kind is not None:
         raise Problem(f"{where} is an object, and modality is given; expected text. Leave modality out.", param=where)
     assert isinstance(given, dict)  # as the schema says
-    return (
-        await _content(given["content"], f"{where}.content", reader)
-        if "content" in given
-        else await _part(given, where, reader)
-    )
+    if "content" not in given:
+        return await _part(given, where, reader)
+    only(given, ("content",), where)
+    return await _content(given["content"], f"{where}.content", reader)
 
 
 async def _content(parts: object, where: str, reader: Reader) -> Item:
     """The only part of a list of them."""
     if isinstance(parts, str):
-        return "text", parts
+        return Item("text", parts, where)
     if not isinstance(parts, list) or len(parts) != 1 or not isinstance(parts[0], dict):
         count = f"{len(parts)} parts" if isinstance(parts, list) else type(parts).__name__
         raise Problem(
@@ -206,19 +221,13 @@ async def _content(parts: object, where: str, reader: Reader) -> Item:
 
 
 async def _of_messages(messages: list[JsonObject], reader: Reader) -> Item:
-    if len(messages) != 1:
-        raise Problem(
-            f"messages has {len(messages)} items; expected one, of the user. Send each in a request of its own.",
-            param="messages",
-            code="invalid_value",
-        )
-    return await _content(messages[0].get("content"), "messages[0].content", reader)
+    return await _content(messages[0]["content"], "messages[0].content", reader)
 
 
 async def _part(part: JsonObject, where: str, reader: Reader) -> Item:
     named = part.get("type")
     names = [named] if named is not None else [name for name in _KEYS if part.get(name) is not None]
-    if len(names) != 1 or names[0] not in _KEYS:
+    if len(names) != 1 or not isinstance(names[0], str) or names[0] not in _KEYS:
         raise Problem(
             f"{where} has {'the type ' + repr(named) if named else 'the keys ' + ', '.join(part)}; expected one of "
             f"{', '.join(_KEYS)}. Change it.",
@@ -234,22 +243,23 @@ async def _part(part: JsonObject, where: str, reader: Reader) -> Item:
             param=where,
             code="invalid_value",
         )
-    source: Any = part[given[0]]
+    source, place = part[given[0]], f"{where}.{given[0]}"
     if isinstance(source, dict):
-        source = _uri(source)
+        source = _uri(source, place)
     if not isinstance(source, str):
         raise Problem(
-            f"{where}.{given[0]} is {type(source).__name__}; expected text. Change it.",
-            param=f"{where}.{given[0]}",
+            f"{place} is {type(source).__name__}; expected text. Change it.",
+            param=place,
             code="invalid_value",
         )
     if kind == "image" or kind == "audio":
-        return kind, await reader.read(source, kind, f"{where}.{given[0]}")
-    return kind, source
+        return Item(kind, await reader.read(source, kind, place), place)
+    return Item(kind, source, place)
 
 
-def _uri(source: JsonObject) -> object:
+def _uri(source: JsonObject, where: str) -> object:
     """Of {"url"}, or of OpenAI's {"data", "format"} of a sound."""
+    only(source, ("data", "format") if "data" in source else ("url",), where)
     if isinstance(source.get("data"), str):
         return f"data:audio/{source.get('format', 'wav')};base64,{source['data']}"
     return source.get("url")

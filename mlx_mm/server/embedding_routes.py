@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import uuid
@@ -11,7 +12,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mlx_mm.errors import ModalityError
+from mlx_mm.errors import MlxMmError, ModalityError
 from mlx_mm.models.contracts import Modality
 from mlx_mm.processing.vectors import Vectors
 from mlx_mm.server.chat_routes import reader_of
@@ -24,7 +25,7 @@ from mlx_mm.server.dialects import (
     read_openai,
     read_voyage,
 )
-from mlx_mm.server.engine import EmbedOptions, Engine
+from mlx_mm.server.engine import EmbedOptions, Engine, Served
 from mlx_mm.server.errors import Problem
 from mlx_mm.server.reading import read_json
 from mlx_mm.server.waiting import Line
@@ -57,7 +58,7 @@ async def embed_cohere(request: Request) -> Response:
         {
             "id": uuid.uuid4().hex,
             "embeddings": {name: [_encoded(row, name) for row in found.rows] for name in wanted.encodings},
-            "texts": [item for kind, item in wanted.items if kind == "text"],
+            "texts": [item.source for item in wanted.items if item.kind == "text"],
             "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": found.tokens}},
         }
     )
@@ -67,26 +68,30 @@ async def _vectors(request: Request, wanted: Wanted) -> Vectored:
     engine: Engine = request.app.state.engine
     rows: dict[int, Vectors] = {}
     tokens, cut = 0, list[int]()
-    kinds = dict.fromkeys(kind for kind, _ in wanted.items)
+    kinds = dict.fromkeys(item.kind for item in wanted.items)
     with contextlib.closing(Line(request)) as line:
         for kind in kinds:
-            places = [place for place, (own, _) in enumerate(wanted.items) if own == kind]
+            places = [number for number, item in enumerate(wanted.items) if item.kind == kind]
             more = wanted.text_options if kind == "text" else EmbedOptions()
-            items = [wanted.items[place][1] for place in places]
+            items = [wanted.items[number].source for number in places]
+            options = cast("EmbedOptions", {**wanted.options, **more})
             try:
-                options = cast("EmbedOptions", {**wanted.options, **more})
                 done = await line.result(engine.embed(wanted.model, kind, items, **options))
             except ModalityError as error:
-                raise _others(engine, kind, error) from error
+                raise _others(await asyncio.to_thread(engine.models), kind, error) from error
+            except MlxMmError as error:
+                if isinstance(error.place, int):
+                    error.place = wanted.items[places[error.place]].place
+                raise
             rows |= dict(zip(places, done.result, strict=True))
             tokens += done.prompt_tokens
             cut += [places[number] for number in done.cut]
     return Vectored([rows[place] for place in sorted(rows)], tokens, sorted(cut))
 
 
-def _others(engine: Engine, kind: Modality, error: ModalityError) -> Problem:
+def _others(found: list[Served], kind: Modality, error: ModalityError) -> Problem:
     """The error, and the models that would do."""
-    fitting = [served.name for served in engine.models() if served.kind == "encoder" and kind in served.modalities]
+    fitting = [served.name for served in found if served.kind == "encoder" and kind in served.modalities]
     return Problem(
         f"{error} Models of this server with {kind}: {', '.join(fitting) or 'none'}.",
         param="model",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from mlx_mm.backend.memory import memory_for_answers
+from mlx_mm.backend.streams import computing, give_back_memory
 from mlx_mm.classify import Scores
 from mlx_mm.errors import LengthError, MlxMmError, foreign
 from mlx_mm.generate import ask
@@ -119,7 +120,9 @@ class Engine:
         self._encodings = Encodings()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="mlx_mm engine", daemon=True)
-        self._pool = ThreadPoolExecutor(WORKER_THREADS, "mlx_mm prepares")
+        self._pools = {  # one each: while a model is loaded, those who ask for it wait there
+            slot.name: ThreadPoolExecutor(WORKER_THREADS, "mlx_mm prepares") for slot in self._models.slots()
+        }
         self._lock = threading.Lock()  # of what follows
         self._open: dict[int, Callable[[MlxMmError], None]] = {}  # requests that are not complete, by a number
         self._asked = self._refused = self._turns = 0
@@ -134,7 +137,8 @@ class Engine:
         """End what runs, with EngineDead for those who wait, and the threads."""
         with self._lock:
             self._alive = False
-        self._pool.shutdown(cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(cancel_futures=True)
         if self._thread.ident is not None:
             self._wake()
             self._thread.join()
@@ -142,8 +146,8 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether it takes requests."""
-        return self._alive
+        """Whether it takes requests: not after a fork either, where it has no thread."""
+        return self._alive and self._thread.is_alive()
 
     def models(self) -> list[Served]:
         """What is served."""
@@ -154,19 +158,21 @@ class Engine:
         answers, caches = self._answers, self._answers.caches
         running = answers.running
         return {
-            "alive": self._alive,
+            "alive": self.alive,
             "running": running,
             "waiting": max(0, len(self._open) - running),
             "models_loaded": sum(slot.loaded is not None for slot in self._models.slots()),
             "kv_limit_bytes": answers.memory,
             "prompt_caches": len(caches),
             "prompt_cache_bytes": caches.nbytes,
+            "picture_cache_bytes": answers.features.nbytes,
             "requests_total": self._asked,
             "refused_total": self._refused,
             "cancelled_total": answers.cancelled,
             "prompt_tokens_total": answers.read,
             "cached_tokens_total": answers.cached,
             "generated_tokens_total": answers.written,
+            "pictures_known_total": answers.features.found,
             "encoded_items_total": self._encodings.encoded,
             "evicted_prompt_caches_total": caches.evicted,
             "turns_total": self._turns,
@@ -233,7 +239,10 @@ class Engine:
                     prepare(ticket, slot)
             except MlxMmError as error:
                 ticket.send(Failed(error))
+                self._wake()  # it may have loaded a model that nobody asks for again
 
+        if not self.alive:  # before the lock, which a thread may have held when this process was forked
+            raise _dead()
         with self._lock:
             if not self._alive:
                 raise _dead()
@@ -248,7 +257,7 @@ class Engine:
             ticket: Ticket[Result] = Ticket(self._wake, partial(self._left, self._asked, slot))
             self._open[self._asked] = lambda error: ticket.send(Failed(error))
             slot.enter()
-            self._pool.submit(run)
+            self._pools[slot.name].submit(run)
         return ticket
 
     def _left(self, number: int, slot: Slot) -> None:
@@ -266,6 +275,7 @@ class Engine:
                 answering, encoding = self._answers.turn(), self._encodings.turn()
                 busy = answering or encoding
                 self._unload_idle()
+            self._answers.end()
 
     def _take_messages(self, *, wait: bool) -> None:
         """Do what other threads ask for; where there is nothing else to do, wait for one."""
@@ -291,6 +301,8 @@ class Engine:
                         continue
                     slot.unload()
                 self._answers.forget(slot.name)
+                with computing():
+                    give_back_memory()
 
     def _wake(self) -> None:
         self._inbox.put(lambda: None)

@@ -15,8 +15,8 @@ from mlx_mm.server.tickets import Broken, EngineDead, QueueFull, Refused, TooLon
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # A message that begins with the place of what it is about, as those of `processing` do.
 _PLACE = re.compile(
-    r"(?:(?:messages|tools|input|inputs|labels)(?:\[\d+\]|\.\w+)*|temperature|top_p|top_k|min_p|repetition_penalty|seed"
-    r"|stop|max_tokens|max_pixels|fps|task|dim|enable_thinking|thinking_budget|template)(?=\s)"
+    r"(?:The )?((?:messages|tools|input|inputs|labels)(?:\[\d+\]|\.\w+)*|temperature|top_p|top_k|min_p|seed"
+    r"|repetition_penalty|stop|max_tokens|max_pixels|fps|task|dim|enable_thinking|thinking_budget|template)(?=[\s=])"
 )
 _NAMES = {"dim": "dimensions"}  # an option of ours -> the field of a request
 
@@ -63,8 +63,12 @@ def problem_of(error: MlxMmError) -> Problem:
     if isinstance(error, Broken):
         return Problem(message, 500, code="broken")
     if isinstance(error, InputError | MediaError | ModalityError | Refused):
-        place = _PLACE.match(message)
-        param = place and _NAMES.get(place[0], place[0])
+        found = _PLACE.match(message)
+        param = found and _NAMES.get(found[1], found[1])
+        if isinstance(error.place, str):
+            param, message = param or error.place, f"{error.place}: {message}"
+        if isinstance(error, ModalityError):
+            param = "model"
         return Problem(message, param=param, code="invalid_media" if isinstance(error, MediaError) else "invalid_value")
     return Problem(message, 503 if isinstance(error, BusyError) else 500)
 

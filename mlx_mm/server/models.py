@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mlx_mm.backend.streams import computing, give_back_memory
 from mlx_mm.checkpoint.card import read_licence
 from mlx_mm.errors import InputError
 from mlx_mm.load import OpenCheckpoint, open_checkpoint
@@ -88,11 +87,9 @@ class Slot:
         return 0.0 if self.users or self._loaded is None else time.monotonic() - self._last_use
 
     def unload(self) -> None:
-        """Give the weights back; the next request reads them again."""
+        """Hold the weights no more; the next request reads them again."""
         with self._lock:
             self._loaded = None
-        with computing():
-            give_back_memory()
 
     def about(self) -> Served:
         """What it is now."""
@@ -103,7 +100,7 @@ class Slot:
             modalities=checkpoint.modalities,
             dimensions=self.dimensions,
             context_length=self._context_length,
-            licence=read_licence(checkpoint.folder),
+            licence=self._licence,
             fingerprint=self._fingerprint,
             loaded=self._loaded is not None,
             created=int((checkpoint.folder / "config.json").stat().st_mtime),
@@ -113,8 +110,12 @@ class Slot:
     def _context_length(self) -> int | None:
         if self.checkpoint.kind != "generator":
             return None
-        processor = self._loaded.processor if self._loaded else self.checkpoint.processor()
+        processor = self.checkpoint.processor()
         return processor.defaults.context_length if processor.kind == "chat" else None
+
+    @cached_property
+    def _licence(self) -> str | None:
+        return read_licence(self.checkpoint.folder)
 
 
 class Models:

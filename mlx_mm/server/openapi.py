@@ -12,6 +12,20 @@ from mlx_mm.server.responses_requests import RESPONSES
 
 _TEXT, _WHOLE, _NUMBER, _FLAG = ({"type": name} for name in ("string", "integer", "number", "boolean"))
 
+_ALWAYS = (401, 403)
+_REFUSED = {
+    400: "A field is unknown, missing or has a value that cannot be used; param names it.",
+    401: "The key is missing or another.",
+    403: "The Host or the Origin is a foreign one.",
+    404: "There is no such model.",
+    408: "The body took too long.",
+    413: "The body is too large.",
+    415: "The body is no application/json.",
+    429: "Too many requests wait.",
+    500: "The server has failed.",
+    503: "The engine has ended.",
+}
+
 
 @cache
 def document() -> dict[str, object]:
@@ -40,7 +54,10 @@ def document() -> dict[str, object]:
                 "get": {
                     "operationId": "metrics",
                     "summary": "Numbers for Prometheus.",
-                    "responses": {"200": {"description": "Text", "content": {"text/plain": {"schema": _TEXT}}}},
+                    "responses": {
+                        "200": {"description": "Text", "content": {"text/plain": {"schema": _TEXT}}},
+                        **{str(status): {"$ref": f"#/components/responses/{status}"} for status in _ALWAYS},
+                    },
                 }
             },
             "/openapi.json": {"get": _get("openapi", "Any", "This document.")},
@@ -68,10 +85,18 @@ def document() -> dict[str, object]:
         },
         "components": {
             "schemas": schemas,
+            "responses": _refusals(),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],
     }
+
+
+def _refusals() -> dict[str, dict[str, Any]]:
+    """By status. All have the body of `Error`."""
+    found: dict[str, dict[str, Any]] = {str(status): _answer("Error", words) for status, words in _REFUSED.items()}
+    found["429"]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": _WHOLE}}
+    return found
 
 
 def _answers() -> dict[str, dict[str, Any]]:
@@ -168,17 +193,18 @@ def _answer(name: str, words: str) -> dict[str, object]:
 
 def _get(operation: str, answer: str, words: str, more: dict[int, str] | None = None) -> dict[str, object]:
     others = {str(status): _answer(name, "Refused") for status, name in (more or {}).items()}
-    responses = {"200": _answer(answer, "Found"), **others, "default": _answer("Error", "Refused")}
+    refused = {str(status): {"$ref": f"#/components/responses/{status}"} for status in _ALWAYS}
+    responses = {"200": _answer(answer, "Found"), **refused, **others}
     return {"operationId": operation, "summary": words, "responses": responses}
 
 
 def _post(operation: str, request: str, answer: str, words: str, *, streams: bool = False) -> dict[str, object]:
     good: dict[str, Any] = _answer(answer, "Done")
     if streams:
-        good["content"]["text/event-stream"] = {"schema": _TEXT}
+        good["content"]["text/event-stream"] = {"schema": {"description": "Events, each with JSON as its data."}}
     return {
         "operationId": operation,
         "summary": words,
         "requestBody": {"required": True, "content": {"application/json": {"schema": _reference(request)}}},
-        "responses": {"200": good, "default": _answer("Error", "Refused")},
+        "responses": {"200": good} | {status: {"$ref": f"#/components/responses/{status}"} for status in _refusals()},
     }

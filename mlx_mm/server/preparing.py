@@ -10,7 +10,7 @@ import numpy as np
 from mlx_mm.batches import check_dim
 from mlx_mm.classify import Scores, check_labels, score_vectors
 from mlx_mm.embed import average_windows, preparing_images
-from mlx_mm.errors import InputError, shown, whole_number
+from mlx_mm.errors import InputError, at_place, shown, whole_number
 from mlx_mm.models.contracts import AudioProcessor, Modality, TextProcessor
 from mlx_mm.models.modalities import features_of, unfit
 from mlx_mm.processing.arguments import Texts, flag, strings
@@ -185,7 +185,9 @@ def _portions(
     """Of all items, several of which are decoded at once; of a request that nobody waits for, fewer."""
 
     def make(index: int) -> Iterator[tuple[Batch, float]]:
-        yield from [] if ticket.cancelled else prepare(index)
+        if not ticket.cancelled:
+            with at_place(first + index):
+                yield from prepare(index)
 
     pieces = [(0, piece) for piece in make(0)] if count == 1 else read_ahead(count, make)
     return [Portion(tower, first + index, batch, weight) for index, (batch, weight) in pieces]

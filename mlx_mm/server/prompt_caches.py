@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mlx_mm.generation.prompt_cache import PromptCache
 
+MOST = 64  # caches: each prompt is held against all
 LEAST_SHARE = 0.5  # of a cache that a prompt must begin with: for less, a conversation that may go on is not given up
 
 
@@ -36,12 +37,12 @@ class PromptCaches:
         return PromptCache() if place is None else self._kept.pop(place)[1]
 
     def put(self, model: str, cache: PromptCache) -> None:
-        """Keep a cache, and forget the oldest where there are too many bytes; one that is too large is not kept."""
+        """Keep a cache, and forget the oldest where there are too many; one that is too large is not kept."""
         size = bytes_of(cache)
         if not cache.keys or size > self._most:
             return
         self._kept.append((model, cache, size))
-        while self.nbytes > self._most:
+        while self.nbytes > self._most or len(self) > MOST:
             del self._kept[0]
             self.evicted += 1
 

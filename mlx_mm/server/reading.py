@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from starlette.requests import ClientDisconnect, Request
 
 from mlx_mm.errors import InputError, is_number, is_whole, reason, shown
-from mlx_mm.processing.plain import check_text
+from mlx_mm.processing.plain import check_plain, check_text, quoted
 from mlx_mm.server.errors import Problem
 
 Json: TypeAlias = Any  # a value of JSON, of any kind
@@ -26,6 +26,7 @@ _TYPES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "array": ("a list", lambda value: isinstance(value, list)),
     "object": ("an object", lambda value: isinstance(value, dict)),
 }
+_PARAM = 200  # characters of a field's name in an error
 
 
 async def read_json(request: Request, schema: Schema) -> JsonObject:
@@ -34,9 +35,24 @@ async def read_json(request: Request, schema: Schema) -> JsonObject:
         data = await request.body()
     except ClientDisconnect as error:
         raise Problem("The client has gone; expected it to wait for its answer. Ask again.", 499) from error
-    large = len(data) > LARGE
-    found = await asyncio.to_thread(_parse, data) if large else _parse(data)
-    return await asyncio.to_thread(check, found, schema) if large else check(found, schema)
+    return await asyncio.to_thread(parse, data, schema) if len(data) > LARGE else parse(data, schema)
+
+
+def parse(data: bytes, schema: Schema) -> JsonObject:
+    """See `read_json`."""
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise Problem(
+            f"The body is no JSON ({reason(error)}); expected an object in UTF-8. Change it.", code="invalid_json"
+        ) from error
+    found: JsonObject = check(value, schema)
+    for name, item in found.items():  # also where the schema is silent
+        try:
+            check_plain(item, name, most_characters=len(data))
+        except InputError as error:
+            raise Problem(str(error), param=name, code="invalid_value") from error
+    return found
 
 
 def check(value: Json, schema: Schema, where: str = "") -> Json:
@@ -49,9 +65,9 @@ def check(value: Json, schema: Schema, where: str = "") -> Json:
         return _check_any(value, schema, where)
     kind = schema.get("type")
     if kind is not None and not _TYPES[kind][1](value):
-        raise _wrong(value, schema.get("title") or _TYPES[kind][0], where)
+        raise _wrong(value, _expected(schema), where)
     if "enum" in schema and value not in schema["enum"]:
-        raise _wrong(value, " or ".join(map(json.dumps, schema["enum"])), where)
+        raise _wrong(value, _expected(schema), where)
     if isinstance(value, str):
         try:
             check_text(value, where or "The body")
@@ -74,6 +90,18 @@ def check(value: Json, schema: Schema, where: str = "") -> Json:
     return _check_object(value, schema, where) if isinstance(value, dict) and "properties" in schema else value
 
 
+def only(value: JsonObject, known: Sequence[str], where: str) -> None:
+    """Raise Problem for a field of an object that is none of these, and not empty."""
+    odd = [name for name, item in value.items() if name not in known and item is not None and item != []]
+    if odd:
+        name = f"{where}.{odd[0][:_PARAM]}"
+        raise Problem(
+            f"{name} is no field that this server knows; expected some of {', '.join(known)}. Leave it out.",
+            param=name,
+            code="unknown_field",
+        )
+
+
 def _check_object(value: JsonObject, schema: Schema, where: str) -> JsonObject:
     known, closed = schema["properties"], schema.get("additionalProperties") is False
     dot = f"{where}." if where else ""
@@ -83,8 +111,9 @@ def _check_object(value: JsonObject, schema: Schema, where: str) -> JsonObject:
             continue
         if name not in known and closed:
             raise Problem(
-                f"{dot}{name} is no field that this server knows; expected some of {', '.join(known)}. Leave it out.",
-                param=f"{dot}{name}",
+                f"{dot}{name[:_PARAM]} is no field that this server knows; expected some of {', '.join(known)}. Leave "
+                "it out.",
+                param=f"{dot}{name[:_PARAM]}",
                 code="unknown_field",
             )
         kept[name] = check(item, known.get(name, {}), f"{dot}{name}")
@@ -105,8 +134,13 @@ def _check_any(value: Json, schema: Schema, where: str) -> Json:
             problems.append(problem)
     if len(problems) == 1:
         raise problems[0]
-    expected = [one.get("title") or _TYPES[one["type"]][0] for one in schema["anyOf"]]
-    raise _wrong(value, " or ".join(expected), where)
+    raise _wrong(value, " or ".join(map(_expected, schema["anyOf"])), where)
+
+
+def _expected(schema: Schema) -> str:
+    if "enum" in schema:
+        return " or ".join(map(json.dumps, schema["enum"]))
+    return str(schema.get("title") or _TYPES[schema["type"]][0])
 
 
 def _wrong(value: object, expected: str, where: str) -> Problem:
@@ -117,13 +151,15 @@ def _wrong(value: object, expected: str, where: str) -> Problem:
     )
 
 
-def _parse(data: bytes) -> object:
-    try:
-        return json.loads(data.decode("utf-8"), parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise Problem(
-            f"The body is no JSON ({reason(error)}); expected an object in UTF-8. Change it.", code="invalid_json"
-        ) from error
+def _object(pairs: list[tuple[str, Json]]) -> JsonObject:
+    """Names that come twice would be read differently by others, and half a character has no form in an answer."""
+    found: JsonObject = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the name {quoted(name)} comes twice in an object")
+        name.encode()
+        found[name] = value
+    return found
 
 
 def _refuse(name: str) -> object:

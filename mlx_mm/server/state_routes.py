@@ -9,7 +9,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from mlx_mm.server.engine import Engine, Served
 from mlx_mm.server.errors import Problem
+from mlx_mm.server.index_openapi import with_index
 from mlx_mm.server.openapi import document
+from mlx_mm.server.security import PRIVATE
 
 
 async def health(request: Request) -> Response:
@@ -57,9 +59,10 @@ async def one_model(request: Request) -> Response:
     )
 
 
-async def openapi(_: Request) -> Response:
-    """GET /openapi.json."""
-    return JSONResponse(document())
+async def openapi(request: Request) -> Response:
+    """GET /openapi.json: of an index, too, where one is served."""
+    served = any(getattr(route, "path", "").startswith(PRIVATE) for route in request.app.routes)
+    return JSONResponse(with_index(document()) if served else document())
 
 
 def _about(served: Served) -> dict[str, object]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Generic, TypeAlias, TypeVar
 
 from mlx_mm.errors import MlxMmError
@@ -62,12 +64,14 @@ class Done(Generic[Result]):
 
     result: all of it; of a chat the whole answer. prompt_tokens: of the texts or the prompt, those of pictures and
     frames among them. media_tokens: these. cut: numbers of the texts that were longer than the model reads.
+    reasoning_tokens: of the answer, those that added to its reasoning.
     """
 
     result: Result
     prompt_tokens: int = 0
     media_tokens: int = 0
     cut: tuple[int, ...] = ()
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ class Ticket(Generic[Result]):
     def on_event(self, callback: Callable[[Event[Result]], None]) -> None:
         """Have `callback` called with each event, those that came already first; by the engine's threads from then on.
 
-        It must return at once and raise nothing. The last event is Done or Failed; after `cancel` there are none.
+        It must return at once. The last event is Done or Failed; after `cancel` there are none, nor after an error of
+        `callback`, which is reported as that of a thread.
         """
         with self._lock:
             self._callback = callback
@@ -124,12 +129,27 @@ class Ticket(Generic[Result]):
         with self._lock:
             if self.cancelled or self.ended:
                 return
-            if self._callback is not None:
-                self._callback(event)
-            else:
+            if self._callback is None:
                 self._events.append(event)
+            else:
+                self._call(self._callback, event)
             if last:
                 self._ended.set()
+
+    def _call(self, callback: Callable[[Event[Result]], None], event: Event[Result]) -> None:
+        with contextlib.ExitStack() as raised:
+            raised.push(self._report)
+            callback(event)
+
+    def _report(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """A callback's bug is that of one request: the engine goes on as if nobody waited for it."""
+        if kind is None or not isinstance(error, Exception):
+            return False
+        self.cancel()
+        threading.excepthook(threading.ExceptHookArgs((kind, error, trace, threading.current_thread())))
+        return True
 
     def leave(self) -> None:
         """The engine has no more to do with it."""

@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,13 @@ def idle(engine: Engine) -> dict[str, float]:
         assert time.monotonic() < last, stats
         time.sleep(0.002)
     return stats
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    last = time.monotonic() + SECONDS
+    while not true():
+        assert time.monotonic() < last
+        time.sleep(0.01)
 
 
 def arrivals(engine: Engine, model: str, asked: list[list[Message]], want: list[str], count: int, seed: int) -> int:

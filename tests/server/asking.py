@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+KEY = "a key of tests"
+TOKEN = "a-token-of-tests"  # of a session
 HEADERS = {"host": "127.0.0.1:8765", "content-type": "application/json"}
 
 

@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,21 @@ def test_everything_takes_the_token(served: Served) -> None:
     assert ask(served.app, "GET", "/api/index", headers=cookie).json["contents"] == {"audio": 13, "image": 43}
 
 
+def test_openapi_describes_what_there_is(served: Served) -> None:
+    document = served.get("/openapi.json").json
+    for route in served.shown.routes():
+        assert {name.lower() for name in route.methods or ()} - {"head"} <= set(document["paths"][route.path]), route
+    schemas = document["components"]["schemas"]
+    for shown, path in (("Hits", "/api/search?q=frog"), ("Groups", "/api/duplicates"), ("Item", "/api/items/1")):
+        found = served.get(path).json
+        assert set(found) == set(schemas[shown]["required"]), shown
+        for name, schema in schemas[shown]["properties"].items():
+            if "required" in schema.get("items", {}):
+                assert set(found[name][0]) == set(schema["items"]["required"]), name
+    plain = ask(make_app(Engine([]), Access()), "GET", "/openapi.json").json
+    assert not [path for path in plain["paths"] if path.startswith("/api/")]
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 there")
 def test_names_of_any_bytes_are_shown(few: Served) -> None:
     strange = os.path.join(os.fsencode(few.folder), b"\xff<b>\n.png")
@@ -316,8 +332,6 @@ def events_of_a_refresh(served: Served, **asked: object) -> list[Any]:
         await asyncio.sleep(0.05)
         begun = await asking(served.app, "POST", "/api/refresh", asked, headers=TOKEN)
         assert (begun.status, begun.json) == (202, {"state": "refreshing"})
-        another = await asking(served.app, "POST", "/api/refresh", {}, headers=TOKEN)
-        assert (another.status, another.error["code"]) == (409, "busy")
         await served.shown.changes.ended()
         served.shown.changes.end()
         return await listening
@@ -339,6 +353,21 @@ def test_a_refresh_is_told_of(few: Served) -> None:
     assert (ended["state"], report["new"], report["encoded"], report["failed"]) == ("idle", 1, 1, 1)
     assert [failure["path"] for failure in report["failures"]] == [str(folder / "bad.png")]
     assert len(few.hits("kind=image")) == 4
+
+
+def test_one_refresh_at_a_time(few: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on, usual = threading.Event(), few.index.refresh
+    monkeypatch.setattr(few.index, "refresh", lambda **options: goes_on.wait(60) and usual(**options))
+
+    async def twice() -> list[Answer]:
+        both = [await asking(few.app, "POST", "/api/refresh", {}, headers=TOKEN) for _ in range(2)]
+        goes_on.set()
+        await few.shown.changes.ended()
+        return [*both, await asking(few.app, "POST", "/api/refresh", {}, headers=TOKEN)]
+
+    first, second, third = asyncio.run(twice())
+    assert (first.status, second.status, third.status) == (202, 409, 202)
+    assert second.error["code"] == "busy"
 
 
 def test_a_refresh_that_is_refused_says_why(few: Served) -> None:

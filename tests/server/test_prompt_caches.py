@@ -7,6 +7,7 @@ import pytest
 from mlx_lm.models.cache import KVCache
 
 from mlx_mm.generation.prompt_cache import PromptCache
+from mlx_mm.server.features import Features
 from mlx_mm.server.prompt_caches import PromptCaches
 
 BYTES = 2 * 4 * 256  # of a token
@@ -54,6 +55,15 @@ def test_bytes_are_bounded_and_the_oldest_goes_first(count: int) -> None:
     assert caches.evicted == count + 1
 
 
+def test_their_number_is_bounded() -> None:
+    caches = PromptCaches(1000 * BYTES)
+    for number in range(100):
+        caches.put("a", filled(number))
+    assert (len(caches), caches.evicted) == (64, 36)
+    assert caches.take("a", [35, 0]).keys == []
+    assert caches.take("a", [36, 0]).keys == [36]
+
+
 def test_those_of_a_model_that_is_unloaded_go() -> None:
     caches = PromptCaches(100 * BYTES)
     caches.put("a", filled(1))
@@ -61,3 +71,23 @@ def test_those_of_a_model_that_is_unloaded_go() -> None:
     caches.drop("a")
     assert caches.take("a", [1]).keys == []
     assert caches.take("b", [1]).keys == [1]
+
+
+def test_features_are_bounded_too_and_of_one_model() -> None:
+    features = Features(10 * 4)
+    first, second = features.of("a"), features.of("b")
+    together = mx.arange(9, dtype=mx.float32)
+    first.put(b"1", together[:4])
+    first.put(b"2", together[4:8])
+    second.put(b"1", together[8:])
+    taken = first.get(b"1")  # and so the most recent
+    first.put(b"3", mx.ones(3))
+    assert features.nbytes == 8 * 4
+    assert taken is not None
+    assert taken.tolist() == [0, 1, 2, 3]
+    assert first.get(b"2") is None
+    assert second.get(b"1").tolist() == [8]  # type: ignore[union-attr]
+    features.drop("a")
+    assert (first.get(b"1"), first.get(b"3"), features.nbytes) == (None, None, 4)
+    first.put(b"4", mx.ones(11))
+    assert first.get(b"4") is None

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mlx_mm.errors import MediaError
+from mlx_mm.errors import MediaError, at_place
 from mlx_mm.models.glm4v.pixels import sample_by_duration, sample_by_rate, slice_times, to_patches
 from mlx_mm.models.glm4v.settings import FrameSampling, VisualSettings, grid_of
 from mlx_mm.processing.arguments import optional_flag, positive, unpacked
@@ -31,10 +31,11 @@ _USUAL_FPS = 24
 
 @dataclass(frozen=True)
 class MeasuredImage:
-    """An image whose size is known. open: decodes it."""
+    """An image whose size is known. open: decodes it. place: that of its errors."""
 
     grid: Grid
     open: Callable[[], Image.Image]
+    place: str | None = None
 
     def tokens(self, patches: int) -> int:
         """How many tokens it becomes, each of so many patches."""
@@ -43,12 +44,13 @@ class MeasuredImage:
 
 @dataclass(frozen=True)
 class MeasuredVideo:
-    """A video whose frames are chosen. labels: what is written after each of its temporal slices."""
+    """A video whose frames are chosen. labels: what is written after each of its temporal slices. place: of errors."""
 
     grid: Grid
     video: Video
     indices: list[int]
     labels: list[str]
+    place: str | None = None
 
     def tokens(self, patches: int) -> tuple[int, list[str]]:
         """How many tokens a slice becomes, and the labels of all slices."""
@@ -95,7 +97,8 @@ def image_arrays(images: Sequence[MeasuredImage], settings: VisualSettings) -> B
     patch, times = settings.patch_size, settings.temporal_patch_size
     values = []
     for image in images:
-        pixels = _pixels(image.open(), image.grid, settings)
+        with at_place(image.place):
+            pixels = _pixels(image.open(), image.grid, settings)
         values.append(to_patches(np.broadcast_to(pixels, (times, *pixels.shape)), patch, settings.merge_size))
     grids = np.array([image.grid for image in images], np.int32)
     return {"pixel_values": np.concatenate(values), "image_grid_thw": grids}
@@ -113,7 +116,7 @@ def video_arrays(videos: Sequence[MeasuredVideo], settings: VisualSettings) -> B
 def _slices(chosen: MeasuredVideo, settings: VisualSettings) -> Iterator[npt.NDArray[np.float32]]:
     """The patches of each temporal slice; the last frame fills an unfinished one. One slice is held at a time."""
     times, frames = settings.temporal_patch_size, list[npt.NDArray[np.float32]]()
-    with contextlib.closing(chosen.video.frames(chosen.indices)) as images:
+    with at_place(chosen.place), contextlib.closing(chosen.video.frames(chosen.indices)) as images:
         for image in images:
             frames.append(_pixels(image, chosen.grid, settings))
             if len(frames) == times:

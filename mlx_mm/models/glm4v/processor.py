@@ -8,12 +8,13 @@ that is too long is refused before anything is decoded.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 
-from mlx_mm.errors import ConfigError, InputError, shown, whole_number
+from mlx_mm.errors import ConfigError, InputError, at_place, shown, whole_number
 from mlx_mm.generation.defaults import GenerationDefaults
 from mlx_mm.models.contracts import Modality
 from mlx_mm.models.glm4v.config import ModelConfig
@@ -210,13 +211,16 @@ class Processor:
         measured_images, measured_videos = list[MeasuredImage](), list[MeasuredVideo]()
         for item in media:
             own = part_options(item)
-            if item.kind == "image":
-                narrowed = override(settings, own, InputError, VISUAL_CHECKS)
-                measured_images += measure_images([item.source], narrowed)
-                continue
-            rate = cast("float | None", own.pop("fps", fps))  # which `measure_videos` checks
-            narrowed = override(moving, own, InputError, VISUAL_CHECKS)
-            measured_videos += measure_videos([item.source], narrowed, self.frame_sampling, rate, do_sample_frames)
+            with at_place(item.where):
+                if item.kind == "image":
+                    narrowed = override(settings, own, InputError, VISUAL_CHECKS)
+                    [image] = measure_images([item.source], narrowed)
+                    measured_images.append(replace(image, place=item.where))
+                    continue
+                rate = cast("float | None", own.pop("fps", fps))  # which `measure_videos` checks
+                narrowed = override(moving, own, InputError, VISUAL_CHECKS)
+                [video] = measure_videos([item.source], narrowed, self.frame_sampling, rate, do_sample_frames)
+                measured_videos.append(replace(video, place=item.where))
         batch = self._prompts.pad(self._prompts.rows([prompt], measured_images, measured_videos), "longest", "left")
         return batch | image_arrays(measured_images, settings) | video_arrays(measured_videos, moving)
 

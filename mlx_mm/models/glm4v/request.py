@@ -16,7 +16,7 @@ import mlx.nn as nn
 
 from mlx_mm.backend.border import to_mlx
 from mlx_mm.errors import InputError
-from mlx_mm.generation.request import LayerCache
+from mlx_mm.generation.request import FeatureStore, LayerCache
 from mlx_mm.layers.attention import Rotation
 from mlx_mm.layers.outputs import pooled
 from mlx_mm.models.glm4v.config import ModelConfig
@@ -66,11 +66,16 @@ class Request:
         self._spans = layout.spans
         self._check_pixels()
         self._features: dict[Span, mx.array] = {}
+        self._store: FeatureStore | None = None
 
     @property
     def layers(self) -> Sequence[nn.Module]:
         """One for each cache that a run needs."""
         return self.model.language_model.model.layers
+
+    def share(self, store: FeatureStore) -> None:
+        """Take features of images and frames from there, and put there what is computed."""
+        self._store = store
 
     def token_keys(self) -> list[int]:
         """One number for each token of a single prompt: its id; that of an image also says which image it is.
@@ -141,6 +146,7 @@ class Request:
         length = embeds.shape[1]
         end = start + length
         seen = [span for span in self._spans if span.first_token < end and span.first_token + span.tokens > start]
+        self._recall(seen)
         self._encode([span for span in seen if span not in self._features])
         places: list[int] = []
         features = []
@@ -149,6 +155,23 @@ class Request:
             places += range(span.row * length + first - start, span.row * length + last - start)
             features.append(self._features[span][first - span.first_token : last - span.first_token])
         return merge_features(embeds, places, mx.concatenate(features)) if places else embeds
+
+    def _recall(self, spans: Sequence[Span]) -> None:
+        """Take from the store what it has."""
+        for span in spans:
+            if self._store is not None and span not in self._features:
+                found = self._store.get(self._key(span))
+                if found is not None:
+                    self._features[span] = found
+
+    def _key(self, span: Span) -> bytes:
+        """Another one for other pixels, or for as many in other rows."""
+        size = b"".join(side.to_bytes(8, "big") for side in span.size)
+        return hashlib.blake2b(self._pixels(span, span)["pixels"].tobytes(), digest_size=16, person=size).digest()
+
+    def _pixels(self, first: Span, last: Span) -> Batch:
+        """Those of spans of one kind that follow one another."""
+        return {"pixels": self._batch[KEYS[first.kind][1]][first.first_patch : last.first_patch + last.patches]}
 
     def _encode(self, spans: Sequence[Span]) -> None:
         """Compute the features of images and frames, a few at a time, so that memory is that of a few."""
@@ -159,14 +182,15 @@ class Request:
             else:
                 groups.append([span])
         for group in groups:
-            first, last = group[0], group[-1]
-            own = self._batch[KEYS[first.kind][1]][first.first_patch : last.first_patch + last.patches]
-            grids = [(1, *span.size) for span in group]
-            features = pooled(self.model.vision_tower(to_mlx({"pixels": own})["pixels"], grids))
+            own = to_mlx(self._pixels(group[0], group[-1]))["pixels"]
+            features = pooled(self.model.vision_tower(own, [(1, *span.size) for span in group]))
             ends = [sum(span.tokens for span in group[: i + 1]) for i in range(len(group) - 1)]
             parts = list(mx.split(features, ends))
             mx.eval(parts)  # so that the tower's memory is free again; the language model would wait for them anyway
-            self._features.update(zip(group, parts, strict=True))
+            for span, part in zip(group, parts, strict=True):
+                self._features[span] = part
+                if self._store is not None:
+                    self._store.put(self._key(span), part)
 
     def _token_types(self, batch: Mapping[str, object]) -> list[list[int]]:
         """What each token is; by its id where nobody says it."""
