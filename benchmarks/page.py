@@ -177,15 +177,17 @@ def measure(url: str, options: argparse.Namespace) -> dict[str, object]:
             "longest_ms": max(gaps),
             "nodes": page.evaluate("document.querySelectorAll('*').length"),
         }
+        print(json.dumps(found), file=sys.stderr)
         end = time.monotonic() + 60 * options.minutes
         rounds = 0
         while time.monotonic() < end:
             search(page, WORDS[rounds % len(WORDS)])
-            page.keyboard.press("ArrowDown")
-            page.keyboard.press("Enter")
-            page.wait_for_selector("dialog dl")
-            page.keyboard.press("Escape")
-            page.wait_for_selector("dialog", state="detached")
+            if page.query_selector(".grid .cell"):
+                page.focus(".grid [tabindex='0']")
+                page.keyboard.press("Enter")
+                page.wait_for_selector("dialog dl")
+                page.keyboard.press("Escape")
+                page.wait_for_selector("dialog", state="detached")
             for _ in range(10):
                 page.mouse.wheel(0, 900)
                 time.sleep(0.03)

@@ -17,8 +17,8 @@ class Outline:
     """Contents that are there, the newest first; the n-th of each column is of the n-th one.
 
     ids: their numbers in the index. names: of their files, without folders. contents: their digests. kinds: a letter
-    each, i, a or v. ratios: width by height,
-    0.0 where it is not known. moments: seconds since 1970 of the wall clock, when they were taken or changed.
+    each, i, a or v. ratios: width by height, 0.0 where it is not known. moments: seconds since 1970 of the wall clock,
+    when they were taken or changed.
     """
 
     ids: list[int]
