@@ -163,10 +163,10 @@ class Index:
         """A small JPEG of a content, by its digest. Raises NoItemError where there is none."""
         return items.thumbnail(self._store, content)
 
-    def outline(self, where: Where | None = None) -> Outline:
-        """All contents that pass, the newest first, in columns: what a page needs to lay them out. Raises InputError
-        for filters that nothing can pass."""
-        return listing.outline(self._store, where or Where())
+    def outline(self, where: Where | None = None, *, top: int | None = None) -> Outline:
+        """All contents that pass, or the first so many, the newest first, in columns: what a page needs to lay them
+        out. Raises InputError for filters that nothing can pass."""
+        return listing.outline(self._store, where or Where(), top)
 
     def facets(self) -> Facets:
         """What filters can name, and how many contents each has."""

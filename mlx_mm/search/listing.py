@@ -43,8 +43,8 @@ class Facets:
     places: int
 
 
-def outline(store: Store, where: Where) -> Outline:
-    """The contents that pass. Raises InputError as `filters.check` does."""
+def outline(store: Store, where: Where, top: int | None = None) -> Outline:
+    """The contents that pass, or the first so many. Raises InputError as `filters.check` does."""
     with store.reading() as rows:
         passing, values = "", list[object]()
         if where != Where():
@@ -53,8 +53,8 @@ def outline(store: Store, where: Where) -> Outline:
         found = rows.execute(
             f"SELECT c.id, c.digest, c.kind, c.width, c.height, MIN({MOMENT}) AS moment, f.name FROM files f "
             f"JOIN contents c ON c.id = f.content WHERE f.state = 'here'{passing} GROUP BY c.id "
-            "ORDER BY moment DESC, c.id",
-            values,
+            "ORDER BY moment DESC, c.id LIMIT ?",
+            [*values, -1 if top is None else top],
         ).fetchall()
     return Outline(
         ids=[row[0] for row in found],

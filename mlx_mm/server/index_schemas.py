@@ -31,7 +31,7 @@ _FILTERS: dict[str, Schema] = {
     "tag": _TEXT,
     "name": _TEXT,
 }
-WHERE = _object((), **_FILTERS)
+OUTLINE = _object((), **_FILTERS, top={"type": "integer", "minimum": 1})
 # like, unlike: numbers of items, mm://item/ID, or data URIs.
 SEARCH = _object(
     (),

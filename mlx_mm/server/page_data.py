@@ -17,7 +17,7 @@ from mlx_mm.processing.audio import seconds_of, stream_audio
 from mlx_mm.search.index import Index
 from mlx_mm.server.errors import Problem
 from mlx_mm.server.index_routes import IMMUTABLE, IndexRoutes, number_of, query_of, where_of
-from mlx_mm.server.index_schemas import LABELS, NOTHING, WHERE
+from mlx_mm.server.index_schemas import LABELS, NOTHING, OUTLINE
 from mlx_mm.server.reading import read_json
 
 BARS = 240  # of a waveform
@@ -46,10 +46,12 @@ class PageData:
         ]
 
     async def _outline(self, request: Request) -> Response:
-        where = where_of(query_of(request, WHERE))
+        asked = query_of(request, OUTLINE)
 
         def columns() -> Response:  # in the thread: of 100,000 items it takes a while
-            return JSONResponse(asdict(self._index.outline(where)))
+            found = self._index.outline(where_of(asked), top=asked.get("top"))
+            # One text is parsed sooner than so many digests.
+            return JSONResponse({**vars(found), "contents": "".join(found.contents)})
 
         return await self._shown.ask(columns)
 

@@ -7,6 +7,7 @@ import { FILTERS, hasWords } from "./query.js";
 
 const FIRST = 150; // hits that a screen or two have room for
 const MOST = 2000;
+const DIGEST = 32; // letters of one
 
 const fromHit = (hit) => ({
   ...hit,
@@ -16,8 +17,8 @@ const fromHit = (hit) => ({
 });
 
 /** A list whose items are made when they are looked at: there may be 100,000. */
-const fromColumns = (columns, length = columns.ids.length) => ({
-  length,
+const fromColumns = (columns) => ({
+  length: columns.ids.length,
   kindOf: (n) => columns.kinds[n],
   ratioOf: (n) => columns.ratios[n],
   momentOf: (n) => columns.moments[n],
@@ -25,7 +26,7 @@ const fromColumns = (columns, length = columns.ids.length) => ({
   at: (n) => ({
     id: columns.ids[n],
     name: columns.names[n],
-    content: columns.contents[n],
+    content: columns.contents.slice(DIGEST * n, DIGEST * (n + 1)),
     kind: columns.kinds[n],
     ratio: columns.ratios[n],
     moment: columns.moments[n],
@@ -78,8 +79,12 @@ const search = async (query, signal, show) => {
 };
 
 const browse = async (query, signal, show) => {
-  const columns = await get(`/api/outline?${new URLSearchParams(filtersOf(query))}`, signal);
-  show({ items: fromColumns(columns), strong: columns.ids.length, weaker: 0, cut: false });
+  const filters = new URLSearchParams(filtersOf(query));
+  const some = await get(`/api/outline?${filters}&top=${FIRST}`, signal);
+  show({ items: fromColumns(some), strong: some.ids.length, weaker: 0, cut: false });
+  if (some.ids.length < FIRST) return;
+  const all = await get(`/api/outline?${filters}`, signal);
+  show({ items: fromColumns(all), strong: all.ids.length, weaker: 0, cut: false });
 };
 
 /** {items, strong, weaker, cut, state: "asking" | "there" | "failed", error}. version: another one asks again. */
