@@ -191,7 +191,7 @@ def alone(folder: Path) -> Iterator[None]:
             try:
                 stack.enter_context(writer_lock(folder))
             except BusyError:
-                note("another demonstration or server uses the cache; this one waits for its end")
+                note("another demonstration is running here, or a server begins; this one waits for its end")
                 stack.enter_context(writer_lock(folder, math.inf))
         except OSError as error:
             raise OutputError(

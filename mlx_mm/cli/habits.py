@@ -12,7 +12,6 @@ _REASONS = "It reasons without it; see --no-thinking."
 _ALIKE = "Ask for it: mlx_mm search --like FILE."
 _FOLDERS = "Folders stand without an option: mlx_mm index ~/Pictures."
 _NO_DELETE = "Nothing is deleted here; mlx_mm dups --paths-of-copies -0 | xargs -0 … does with them what you say."
-_NO_SERVER = "There is no server yet; mlx_mm chat and mlx_mm generate answer here."
 _ASK = 'Ask for it: mlx_mm generate "What does this say?" --image FILE -m MODEL.'
 
 COMMANDS = {
@@ -21,7 +20,7 @@ COMMANDS = {
     **dict.fromkeys(("duplicates", "dedupe", "dedup", "duplicate", "dupes"), "dups"),
     **dict.fromkeys(("add", "scan", "update", "refresh", "reindex", "import", "watch"), "index"),
     **dict.fromkeys(("dump", "save"), "export"),
-    **dict.fromkeys(("serve", "server", "api"), _NO_SERVER),
+    **dict.fromkeys(("server", "api", "listen", "start"), "serve"),
     **dict.fromkeys(("ocr", "caption", "describe", "vqa", "ask", "answer", "run", "predict"), _ASK),
     **dict.fromkeys(("quantize", "quantise"), "convert"),
     **dict.fromkeys(("zero-shot", "zeroshot", "score"), "classify"),

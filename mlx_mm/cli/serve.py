@@ -247,7 +247,7 @@ COMMAND = Command(
     (
         "mlx_mm serve --open",
         f"mlx_mm serve -m {PICTURES.advised} -m {ANSWERS.advised} --index --idle-unload 10m",
-        "mlx_mm serve --port 0 --ready-json --parent-pid $$",
+        "mlx_mm serve --port 0 --ready-json --parent-pid 4242",
         "mlx_mm serve --host 0.0.0.0 --allow-host mac.local --api-key-file key.txt",
         "mlx_mm serve --uds ~/mlx_mm.sock",
     ),

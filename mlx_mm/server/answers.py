@@ -143,8 +143,9 @@ class Answers:
         self._rows.clear()
         self._waiting.clear()
         self._reading.clear()
-        for model in list(self._together):
-            self.forget(model)
+        self._together.clear()
+        self.caches.clear()
+        self.features.clear()
 
     def _drop(self) -> None:
         for answer in [answer for answer in self._waiting if answer.ticket.cancelled]:

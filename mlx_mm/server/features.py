@@ -47,6 +47,11 @@ class Features:
         for key in [key for key in self._kept if key[0] == model]:
             self.nbytes -= self._kept.pop(key).nbytes
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
+        self.nbytes = 0
+
 
 @dataclass(frozen=True)
 class FeaturesOf:

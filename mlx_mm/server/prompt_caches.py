@@ -50,6 +50,10 @@ class PromptCaches:
         """Forget those of a model whose weights are given back: another load of it would not know them."""
         self._kept = [kept for kept in self._kept if kept[0] != model]
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept = []
+
 
 def bytes_of(cache: PromptCache) -> int:
     """Of its keys and values, with the room behind them."""

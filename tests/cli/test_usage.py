@@ -45,7 +45,7 @@ PARSER = build_parser()
         ("index --db x", "--db is --index here."),
         ("dups --delete", "Nothing is deleted here"),
         ("similar a b", "mlx_mm search --like FILE"),
-        ("serve", "There is no server yet"),
+        ("server", "server is serve here."),
         ("ocr a.png", 'mlx_mm generate "What does this say?"'),
         ("clasify a", "Did you mean classify?"),
         ("Embed a", "Embed is embed here."),
