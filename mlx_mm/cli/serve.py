@@ -214,9 +214,9 @@ def _tell(args: argparse.Namespace, bound: socket.socket, access: "Access", name
     else:
         at = shown_path(args.uds) if args.uds else where["url"]
         say(f"listening on {at} | models: {', '.join(names)}\nclients of OpenAI's API: base_url {where['url']}/v1")
-        note(f"/api/ takes the session's token: {access.token}; Ctrl-C ends the server")
         if not (args.uds or args.no_page):
             note(f"the page: {where['url']}/open?token={access.token}")
+        note(f"/api/ takes the session's token: {access.token}; Ctrl-C ends the server")
     flush()
     return str(where["url"])
 

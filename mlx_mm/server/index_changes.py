@@ -100,7 +100,9 @@ class Changes:
 
         def run() -> Told:
             try:
-                report = self._index.refresh(folders, retry=retry, accept_missing=accept_missing, progress=progress)
+                report = self._index.refresh(
+                    folders=folders, retry=retry, accept_missing=accept_missing, progress=progress
+                )
             except MlxMmError as error:
                 return {"state": "idle", "error": text_of(str(error))}
             failures = [{"path": path, "reason": why} for path, why in islice(report.failed.items(), MOST_FAILURES)]
