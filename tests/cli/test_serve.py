@@ -51,8 +51,11 @@ class Started:
         if err is None:
             self.said = json.loads(self.lines[0])
         else:
-            self.lines += [out.readline().strip(), next(line.strip() for line in err if line.startswith("/api/"))]
-            self.said["token"] = re.findall(r"token: (\S+);", self.lines[2])[0]
+            self.lines += [out.readline().strip()]
+            while not self.lines[-1].startswith("/api/"):  # what else is said there is of the index that is made
+                line = err.readline()
+                self.lines += [line.strip()] if line.startswith(("the page: ", "/api/")) else []
+            self.said["token"] = re.findall(r"token: (\S+);", self.lines[-1])[0]
             self.said["port"] = int(re.findall(r":(\d+) ", self.lines[0])[0])
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
