@@ -52,9 +52,10 @@ class Started:
             self.said = json.loads(self.lines[0])
         else:
             self.lines += [out.readline().strip()]
-            while not self.lines[-1].startswith("/api/"):  # what else is said there is of the index that is made
-                line = err.readline()
+            for line in iter(err.readline, ""):  # the rest is of the index that is made
                 self.lines += [line.strip()] if line.startswith(("the page: ", "/api/")) else []
+                if line.startswith("/api/"):
+                    break
             self.said["token"] = re.findall(r"token: (\S+);", self.lines[-1])[0]
             self.said["port"] = int(re.findall(r":(\d+) ", self.lines[0])[0])
 
