@@ -182,12 +182,12 @@ def measure(url: str, options: argparse.Namespace) -> dict[str, object]:
         rounds = 0
         while time.monotonic() < end:
             search(page, WORDS[rounds % len(WORDS)])
-            if page.query_selector(".grid .cell"):
+            if page.locator(".grid .cell").count():  # a handle would keep the cell from being given back
                 page.focus(".grid [tabindex='0']")
                 page.keyboard.press("Enter")
-                page.wait_for_selector("dialog dl")
+                page.locator("dialog dl").wait_for()
                 page.keyboard.press("Escape")
-                page.wait_for_selector("dialog", state="detached")
+                page.locator("dialog").wait_for(state="detached")
             for _ in range(10):
                 page.mouse.wheel(0, 900)
                 time.sleep(0.03)
