@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import socket
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ from mlx_mm.cli.command import Command
 from mlx_mm.cli.indexes import duration, shown_path
 from mlx_mm.cli.notes import note
 from mlx_mm.cli.output import flush, say, say_json
-from mlx_mm.errors import InputError, reason
+from mlx_mm.cli.viewer import check_display, has_display, reveal, show_address
+from mlx_mm.errors import InputError, OutputError, reason
 
 if TYPE_CHECKING:
     from mlx_mm.search.index import Index
@@ -63,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-body", type=size, default=64 << 20, metavar="SIZE", help="of a request (64 MiB)")
     parser.add_argument("--kv-memory", type=size, metavar="SIZE", help="for prompts and answers, such as 4GB")
     parser.add_argument("--idle-unload", type=duration, metavar="TIME", help="give back unused weights then, as 10m")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    parser.add_argument("--no-page", action="store_true", help="serve no page")
     parser.add_argument("--ready-json", action="store_true", help="say in a line of JSON where it listens")
     parser.add_argument("--parent-pid", type=_count, metavar="PID", help="end with that process")
     parser.set_defaults(refuse=parser.error)
@@ -79,8 +83,14 @@ def run(args: argparse.Namespace) -> int:
     from mlx_mm.server.engine import Engine
     from mlx_mm.server.index_routes import IndexRoutes
     from mlx_mm.server.media import Media
+    from mlx_mm.server.page_data import PageData
+    from mlx_mm.server.page_routes import Page
     from mlx_mm.server.running import Life, tcp_socket, unix_socket
 
+    if args.open:
+        if args.uds or args.no_page:
+            args.refuse("--open shows the page of a server that listens on a port; expected no --uds and no --no-page")
+        check_display()
     access = _access(args)
     life = Life(args.parent_pid)
     with contextlib.ExitStack() as stack:
@@ -89,16 +99,26 @@ def run(args: argparse.Namespace) -> int:
         )
         index = _index(args)
         shown = None if index is None else IndexRoutes(stack.enter_context(index))
+        # Who asks from another machine would see nothing of it.
+        on_desktop = has_display() and _is_loopback(args.host.strip("[]")) and not args.uds
+        page = Page(access, reveals=on_desktop)
+        routes = [*(shown.routes() if shown else ()), *(() if args.no_page else page.routes())]
+        if index is not None and shown is not None and not args.no_page:
+            routes += PageData(index, shown, reveal if on_desktop else None).routes()
         engine = Engine(args.model or list(EACH), _limits(args), lambda _: life.die())
         stack.callback(engine.close)
         engine.start()
         urls = () if args.allow_urls is None else tuple(args.allow_urls) or ("*",)
         media = Media(urls=urls, items=None if shown is None else shown.file_of)
-        app = make_app(engine, access, media, shown.routes() if shown else ())
+        app = make_app(engine, access, media, routes)
         names = [served.name for served in engine.models()]
 
         def ready() -> None:
-            _tell(args, bound, access, names)
+            address = _tell(args, bound, access, names)
+            if args.open:  # the browser may take its time, and the server is its own business
+                threading.Thread(
+                    target=_show_page, args=(f"{address}/open?ticket={page.ticket()}",), daemon=True
+                ).start()
 
         return life.run(app, bound, ready, shown.changes.end if shown else lambda: None)
 
@@ -182,8 +202,8 @@ def _index(args: argparse.Namespace) -> "Index | None":
     return bundled_index()
 
 
-def _tell(args: argparse.Namespace, bound: socket.socket, access: "Access", names: list[str]) -> None:
-    """Where it listens; the token opens /api/."""
+def _tell(args: argparse.Namespace, bound: socket.socket, access: "Access", names: list[str]) -> str:
+    """Where it listens, which is returned; the token opens /api/."""
     if args.uds:
         where: dict[str, object] = {"uds": str(args.uds.expanduser().absolute()), "url": "http://localhost"}
     else:
@@ -194,8 +214,18 @@ def _tell(args: argparse.Namespace, bound: socket.socket, access: "Access", name
     else:
         at = shown_path(args.uds) if args.uds else where["url"]
         say(f"listening on {at} | models: {', '.join(names)}\nclients of OpenAI's API: base_url {where['url']}/v1")
+        if not (args.uds or args.no_page):
+            note(f"the page: {where['url']}/open?token={access.token}")
         note(f"/api/ takes the session's token: {access.token}; Ctrl-C ends the server")
     flush()
+    return str(where["url"])
+
+
+def _show_page(address: str) -> None:
+    try:
+        show_address(address)
+    except OutputError as error:
+        note(str(error))
 
 
 def _port(text: str) -> int:
@@ -215,7 +245,7 @@ COMMAND = Command(
     add_arguments,
     run,
     (
-        "mlx_mm serve",
+        "mlx_mm serve --open",
         f"mlx_mm serve -m {PICTURES.advised} -m {ANSWERS.advised} --index --idle-unload 10m",
         "mlx_mm serve --port 0 --ready-json --parent-pid 4242",
         "mlx_mm serve --host 0.0.0.0 --allow-host mac.local --api-key-file key.txt",

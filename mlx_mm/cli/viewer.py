@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from mlx_mm.errors import InputError, OutputError, reason
 
@@ -22,10 +23,28 @@ def check_display() -> None:
 
 def show_file(path: str) -> None:
     """Open a file as a double click does. Raises OutputError."""
+    _open(os.path.abspath(path))
+
+
+def show_address(address: str) -> None:
+    """Open an address in the browser. Raises OutputError."""
+    _open(address)
+
+
+def reveal(path: Path) -> None:
+    """Show a file in its folder, by the desktop's file manager. Raises OutputError."""
+    if sys.platform == "darwin":
+        _open("-R", str(path))
+    else:  # there is no way to mark a file that all desktops have
+        _open(str(path.parent))
+
+
+def _open(*arguments: str) -> None:
+    path = arguments[-1]
     program = "open" if sys.platform == "darwin" else "xdg-open"
     try:
         opened = subprocess.Popen(
-            [program, os.path.abspath(path)],
+            [program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

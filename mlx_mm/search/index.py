@@ -8,9 +8,10 @@ from types import TracebackType
 from mlx_mm.errors import MlxMmError
 from mlx_mm.processing.vectors import Vectors
 from mlx_mm.progress import Progress
-from mlx_mm.search import duplicates, exporting, inspection, items, refresh, tags, tending, watching
+from mlx_mm.search import duplicates, exporting, inspection, items, listing, refresh, tags, tending, watching
 from mlx_mm.search.asking import Example, Query
 from mlx_mm.search.items import Item
+from mlx_mm.search.listing import Facets, Outline
 from mlx_mm.search.place import default_index
 from mlx_mm.search.query import Limits, Searcher
 from mlx_mm.search.records import CheckReport, DuplicateKind, Group, Hits, MediaKind, RefreshReport, SortBy, Where
@@ -162,6 +163,19 @@ class Index:
         """A small JPEG of a content, by its digest. Raises NoItemError where there is none."""
         return items.thumbnail(self._store, content)
 
+    def outline(self, where: Where | None = None, *, top: int | None = None) -> Outline:
+        """All contents that pass, or the first so many, the newest first, in columns: what a page needs to lay them
+        out. Raises InputError for filters that nothing can pass."""
+        return listing.outline(self._store, where or Where(), top)
+
+    def facets(self) -> Facets:
+        """What filters can name, and how many contents each has."""
+        return listing.facets(self._store)
+
+    def unreadable(self, most: int = 1000) -> list[tuple[str, str]]:
+        """Files that could not be read, each with the reason; `refresh(retry=True)` reads them again."""
+        return listing.unreadable(self._store, most)
+
     def tags(self) -> dict[str, int]:
         """The labels that `tag` has given, and how many contents have each, the most frequent first."""
         return items.labels(self._store)
@@ -180,6 +194,11 @@ class Index:
         StoreError without files of that kind.
         """
         return tags.tag(self._store, self._spaces, tuple(labels), least, kind, progress)
+
+    def set_tags(self, number: int, labels: Sequence[str]) -> None:
+        """Give one item these labels, in place of all that it has; by its number. Raises InputError for labels that are
+        none, NoItemError for an item that is not there."""
+        tags.set_tags(self._store, items.item(self._store, number).id, labels)
 
     def export(self, out: str | Path, *, kind: MediaKind | None = None) -> int:
         """Write all files with their vectors to .npz, .jsonl or .parquet, by the ending; how many rows.

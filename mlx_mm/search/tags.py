@@ -60,11 +60,27 @@ def tag(
         return _replace(rows, kind, labels, given)
 
 
+def set_tags(store: Store, content: int, labels: Sequence[str]) -> None:
+    """Give a content these labels, in place of all that it has. Raises InputError for labels that are none."""
+    found = _checked(labels) if labels else []
+    with store.writer(), store.writing() as rows:
+        rows.execute("DELETE FROM tags WHERE content = ?", (content,))
+        rows.executemany("INSERT INTO tags(content, label, score) VALUES (?, ?, 1)", ((content, one) for one in found))
+        for (file,) in rows.execute("SELECT id FROM files WHERE content = ?", (content,)).fetchall():
+            words.put_tags(rows, file, found)
+
+
 def _labels(labels: Sequence[str]) -> list[str]:
-    """Each once, without blanks around it."""
-    found = list(dict.fromkeys(label.strip() for label in strings(labels, "Label")[0]))
+    """Each once, and at least one."""
+    found = _checked(labels)
     if not found:
         raise InputError("There are no labels; expected one or more. Give a list of words.")
+    return found
+
+
+def _checked(labels: Sequence[str]) -> list[str]:
+    """Each once, without blanks around it."""
+    found = list(dict.fromkeys(label.strip() for label in strings(labels, "Label")[0]))
     for label in found:
         if not label or len(label) > MOST_CHARACTERS or not label.isprintable():
             raise InputError(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
 from typing import TypeAlias
 
 from mlx_mm.errors import MlxMmError
@@ -49,8 +50,8 @@ class Changes:
         self._ending = False
         self._last: Told = {"state": "idle"}
 
-    def refresh(self, *, retry: bool, accept_missing: bool) -> None:
-        """Begin one. Problem where one goes on."""
+    def refresh(self, folders: Sequence[Path] = (), *, retry: bool, accept_missing: bool) -> None:
+        """Begin one, also of folders that are new. Problem where one goes on."""
         if self._task is not None and not self._task.done():
             raise Problem(
                 "The index is being refreshed; expected no other refresh. Wait for its end: GET /api/events.",
@@ -58,7 +59,7 @@ class Changes:
                 code="busy",
             )
         self._tell({"state": "refreshing"})
-        self._task = asyncio.create_task(self._refresh(retry, accept_missing))
+        self._task = asyncio.create_task(self._refresh(folders, retry, accept_missing))
 
     async def events(self) -> AsyncIterator[Told]:
         """What is now, and what becomes of it, until the server ends."""
@@ -94,12 +95,14 @@ class Changes:
         for heard in self._listeners:
             heard.put_nowait(told)
 
-    async def _refresh(self, retry: bool, accept_missing: bool) -> None:
+    async def _refresh(self, folders: Sequence[Path], retry: bool, accept_missing: bool) -> None:
         progress = self._counting(asyncio.get_running_loop())
 
         def run() -> Told:
             try:
-                report = self._index.refresh(retry=retry, accept_missing=accept_missing, progress=progress)
+                report = self._index.refresh(
+                    folders=folders, retry=retry, accept_missing=accept_missing, progress=progress
+                )
             except MlxMmError as error:
                 return {"state": "idle", "error": text_of(str(error))}
             failures = [{"path": path, "reason": why} for path, why in islice(report.failed.items(), MOST_FAILURES)]

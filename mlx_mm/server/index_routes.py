@@ -68,10 +68,10 @@ class IndexRoutes:
         except NoItemError as error:
             raise _not_found(error) from error
 
-    async def _ask(
+    async def ask(
         self, function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
-        """What another thread finds, so that the server goes on meanwhile."""
+        """What another thread finds, so that the server goes on meanwhile; Problem for an item that is not there."""
         async with self._turns:
             try:
                 return await asyncio.to_thread(function, *args, **kwargs)
@@ -79,7 +79,7 @@ class IndexRoutes:
                 raise _not_found(error) from error
 
     async def _search_by_address(self, request: Request) -> Response:
-        return await self._answer_search(request, _query(request, SEARCH))
+        return await self._answer_search(request, query_of(request, SEARCH))
 
     async def _search(self, request: Request) -> Response:
         return await self._answer_search(request, await read_json(request, SEARCH))
@@ -88,8 +88,6 @@ class IndexRoutes:
         reader = Reader(_media(request), request.scope.get("state", {}).get("known", False))
         like = await _examples(reader, asked, "like")
         unlike = await _examples(reader, asked, "unlike")
-        near = asked.get("near")
-        where = Where(**{**{name: asked[name] for name in _WHERE if name in asked}, "near": near and tuple(near)})
         offset, top, every = asked.get("offset", 0), asked.get("top", 20), asked.get("all", False)
         sort = asked.get("sort", "score")
         if offset and every and sort != "score":
@@ -105,15 +103,15 @@ class IndexRoutes:
             like=cast(list[str], like),
             unlike=cast(list[str], unlike),
             without=asked.get("without", []),
-            where=where,
+            where=where_of(asked),
             top=offset + top + 1,
             min_score=asked.get("min_score"),
             strong_only=not every,
             sort=sort,
         )
-        hits = await self._ask(search)
+        hits = await self.ask(search)
         page = hits[offset : offset + top]
-        ids = await self._ask(self._index.ids, [hit.content for hit in page])
+        ids = await self.ask(self._index.ids, [hit.content for hit in page])
         return JSONResponse(
             {
                 "hits": [_hit(hit, ids[hit.content]) for hit in page if hit.content in ids],
@@ -125,20 +123,20 @@ class IndexRoutes:
         )
 
     async def _item(self, request: Request) -> Response:
-        return JSONResponse(_details(await self._ask(self._index.item, _number(request))))
+        return JSONResponse(_details(await self.ask(self._index.item, number_of(request))))
 
     async def _thumbnail(self, request: Request) -> Response:
         content = request.path_params["content"]
-        jpeg = await self._ask(self._index.thumbnail, content)
+        jpeg = await self.ask(self._index.thumbnail, content)
         headers = {**IMMUTABLE, "ETag": f'"{content}"'}
         if _has_it(request, content):
             return Response(status_code=304, headers=headers)
         return Response(jpeg, media_type="image/jpeg", headers=headers)
 
     async def _original(self, request: Request) -> Response:
-        number = _number(request)
-        path = await self._ask(self._index.original, number)
-        content = (await self._ask(self._index.item, number)).content
+        number = number_of(request)
+        path = await self.ask(self._index.original, number)
+        content = (await self.ask(self._index.item, number)).content
         kind = mimetypes.guess_type(path.name)[0] or ""
         known = kind.startswith(("image/", "audio/", "video/"))
         headers = {**ALONE, "ETag": f'"{content}"'}
@@ -147,11 +145,11 @@ class IndexRoutes:
         return FileResponse(path, media_type=kind if known else "application/octet-stream", headers=headers)
 
     async def _duplicates(self, request: Request) -> Response:
-        asked = _query(request, DUPLICATES)
-        groups = await self._ask(
+        asked = query_of(request, DUPLICATES)
+        groups = await self.ask(
             partial(self._index.duplicates, asked.get("kind", "same"), threshold=asked.get("threshold"))
         )
-        ids = await self._ask(self._index.ids, {file.content for group in groups for file in group.files})
+        ids = await self.ask(self._index.ids, {file.content for group in groups for file in group.files})
         shown = [
             {
                 "kind": group.kind,
@@ -172,29 +170,40 @@ class IndexRoutes:
 
     async def _keep_apart(self, request: Request) -> Response:
         asked = await read_json(request, KEEP_APART)
-        await self._ask(self._index.keep_apart, asked["first"], asked["second"])
+        await self.ask(self._index.keep_apart, asked["first"], asked["second"])
         return JSONResponse({})
 
     async def _tags(self, request: Request) -> Response:
-        _query(request, NOTHING)
-        return JSONResponse({"tags": await self._ask(self._index.tags)})
+        query_of(request, NOTHING)
+        return JSONResponse({"tags": await self.ask(self._index.tags)})
 
     async def _tag(self, request: Request) -> Response:
         asked = await read_json(request, TAG)
         tag = partial(self._index.tag, asked["labels"], least=asked.get("least"), kind=asked.get("kind", "image"))
-        return JSONResponse({"tags": await self._ask(tag)})
+        return JSONResponse({"tags": await self.ask(tag)})
 
     async def _about(self, request: Request) -> Response:
-        _query(request, NOTHING)
-        return JSONResponse(showable(await self._ask(self._index.stats)))
+        query_of(request, NOTHING)
+        return JSONResponse(showable(await self.ask(self._index.stats)))
 
     async def _refresh(self, request: Request) -> Response:
         asked = await read_json(request, REFRESH)
-        self.changes.refresh(retry=asked.get("retry", False), accept_missing=asked.get("accept_missing", False))
+        folders = [Path(folder).expanduser() for folder in asked.get("folders", [])]
+        for folder in folders:
+            if not folder.is_absolute():
+                raise Problem(
+                    f"The folder is {shown(str(folder))}; expected a whole path on the machine that serves, such as "
+                    "/home/me/Pictures. Change it.",
+                    param="folders",
+                    code="invalid_value",
+                )
+        self.changes.refresh(
+            folders, retry=asked.get("retry", False), accept_missing=asked.get("accept_missing", False)
+        )
         return JSONResponse({"state": "refreshing"}, 202)
 
     async def _events(self, request: Request) -> Response:
-        _query(request, NOTHING)
+        query_of(request, NOTHING)
         events = self.changes.events()
         first = await anext(events)
 
@@ -229,7 +238,13 @@ async def _examples(reader: Reader, asked: JsonObject, name: str) -> list[object
     return found
 
 
-def _query(request: Request, schema: Schema) -> JsonObject:
+def where_of(asked: JsonObject) -> Where:
+    """The filters among what was asked."""
+    near = asked.get("near")
+    return Where(**{**{name: asked[name] for name in _WHERE if name in asked}, "near": near and tuple(near)})
+
+
+def query_of(request: Request, schema: Schema) -> JsonObject:
     """The query of an address, as the schema has it: a list is a field that stands several times."""
     properties = cast(Mapping[str, Schema], schema["properties"])
     asked: dict[str, Any] = {}
@@ -257,7 +272,8 @@ def _plain(text: str, kind: str | None) -> object:
     return {"true": True, "1": True, "false": False, "0": False}.get(text, text) if kind == "boolean" else text
 
 
-def _number(request: Request) -> int:
+def number_of(request: Request) -> int:
+    """Of the item in the address; Problem for what is no number."""
     given = request.path_params["id"]
     if not re.fullmatch(r"[0-9]{1,18}", given):
         raise Problem(

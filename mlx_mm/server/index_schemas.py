@@ -20,20 +20,26 @@ def _object(required: tuple[str, ...] = (), **properties: Schema) -> Schema:
 
 
 NOTHING = _object()
-# like, unlike: numbers of items, mm://item/ID, or data URIs. near: degrees north, degrees east, metres.
+# near: degrees north, degrees east, metres. folder: its path, which is only compared.
+_FILTERS: dict[str, Schema] = {
+    "since": _TEXT,
+    "until": _TEXT,
+    "near": {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
+    "camera": _TEXT,
+    "kind": _KIND,
+    "folder": _TEXT,
+    "tag": _TEXT,
+    "name": _TEXT,
+}
+OUTLINE = _object((), **_FILTERS, top={"type": "integer", "minimum": 1})
+# like, unlike: numbers of items, mm://item/ID, or data URIs.
 SEARCH = _object(
+    (),
     q=_TEXTS,
     without=_TEXTS,
     like=_EXAMPLES,
     unlike=_EXAMPLES,
-    since=_TEXT,
-    until=_TEXT,
-    near={"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
-    camera=_TEXT,
-    kind=_KIND,
-    folder=_TEXT,
-    tag=_TEXT,
-    name=_TEXT,
+    **_FILTERS,
     offset={"type": "integer", "minimum": 0, "maximum": 10_000_000},
     top={"type": "integer", "minimum": 1, "maximum": 10_000},
     min_score={"type": "number", "minimum": -1, "maximum": 1},
@@ -51,4 +57,6 @@ TAG = _object(
     least={"type": "number", "minimum": 0, "maximum": 1},
     kind=_KIND,
 )
-REFRESH = _object(retry={"type": "boolean"}, accept_missing={"type": "boolean"})
+LABELS = _object(("labels",), labels={"type": "array", "items": _TEXT, "maxItems": 1000})
+# folders: that are added; of the machine that serves.
+REFRESH = _object(folders=_TEXTS, retry={"type": "boolean"}, accept_missing={"type": "boolean"})

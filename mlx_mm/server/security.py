@@ -17,7 +17,8 @@ from mlx_mm.errors import shown
 from mlx_mm.server.errors import Problem
 
 COOKIE = "mlx_mm_session"
-OPEN = ("/health",)  # for all, also where there is a key
+OPEN = ("/health", "/", "/open")  # for all, also where there is a key; / is the page, which shows nothing without it
+PUBLIC = "/page/"  # the files of the page, which everybody may read
 PRIVATE = "/api/"  # what is below shows files: it takes the key or the session's token
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::\d{1,5})?")
@@ -103,7 +104,7 @@ class Guard:
         known = _same(given[1], token) | _same(given[0], token) | (key is not None and _same(given[0], key))
         scope.setdefault("state", {})["known"] = known
         path = scope["path"]
-        if known or path in OPEN or (key is None and not path.startswith(PRIVATE)):
+        if known or path in OPEN or path.startswith(PUBLIC) or (key is None and not path.startswith(PRIVATE)):
             return
         raise Problem(
             f"The key {'is missing' if not any(given) else 'is another'}; expected the server's in the header "

@@ -51,8 +51,12 @@ class Started:
         if err is None:
             self.said = json.loads(self.lines[0])
         else:
-            self.lines += [out.readline().strip(), next(line.strip() for line in err if line.startswith("/api/"))]
-            self.said["token"] = re.findall(r"token: (\S+);", self.lines[2])[0]
+            self.lines += [out.readline().strip()]
+            for line in iter(err.readline, ""):  # the rest is of the index that is made
+                self.lines += [line.strip()] if line.startswith(("the page: ", "/api/")) else []
+                if line.startswith("/api/"):
+                    break
+            self.said["token"] = re.findall(r"token: (\S+);", self.lines[-1])[0]
             self.said["port"] = int(re.findall(r":(\d+) ", self.lines[0])[0])
 
     def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
