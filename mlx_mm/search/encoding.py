@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -16,10 +17,9 @@ from mlx_mm.processing.chunks import alike, grouped
 from mlx_mm.processing.read_ahead import read_ahead
 from mlx_mm.processing.vectors import Vectors, unusable, usable
 from mlx_mm.search.planning import Job
-from mlx_mm.search.reading import Begun, Claims, Facts, Part, Reader, Step
+from mlx_mm.search.reading import Begun, Claims, Facts, Keep, Part, Reader, Step
 from mlx_mm.search.spaces import Space
-from mlx_mm.search.store import Store
-from mlx_mm.search.writing import Outcome, Writing
+from mlx_mm.search.writing import Outcome
 
 BATCH = 8  # pictures or windows that a model gets at once
 AHEAD = 32  # files that are prepared before they are needed, and parts of which batches of one shape are made
@@ -41,17 +41,27 @@ class _Pending:
         return self.given and len(self.rows) == len(self.spans)
 
 
+class Writer(Protocol):
+    """What becomes of files that were read; `Writing` is one."""
+
+    @property
+    def waiting(self) -> int: ...
+    def add(self, outcome: Outcome) -> None: ...
+    def commit(self) -> None: ...
+
+
 def encode(
-    store: Store,
+    keep: Keep,
     space: Space,
     jobs: Sequence[Job],
     claims: Claims,
-    writing: Writing,
+    writing: Writer,
     advance: Callable[[int], None],
 ) -> None:
     """Read files, and write what they are with vectors of one space; what is known already costs no model run.
 
-    writing: what to do with each. Committed every few seconds; an error or an interruption leaves what was committed.
+    keep: of a content's digest and thumbnail. writing: what to do with each. Committed every few seconds; an error or
+    an interruption leaves what was committed.
     """
     if not jobs:
         return
@@ -59,7 +69,7 @@ def encode(
     model, processor = space.opened(modality)
     if processor.kind != "encoder":
         raise unfit("pictures and sounds")
-    reader = Reader(processor, space.patches, store.path, claims)
+    reader = Reader(processor, space.patches, keep, claims)
     pending: dict[int, _Pending] = {}
     last = time.monotonic()
 

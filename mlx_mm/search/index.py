@@ -8,12 +8,23 @@ from types import TracebackType
 from mlx_mm.errors import MlxMmError
 from mlx_mm.processing.vectors import Vectors
 from mlx_mm.progress import Progress
-from mlx_mm.search import duplicates, exporting, inspection, refresh, tags, tending, watching
+from mlx_mm.search import duplicates, exporting, inspection, merging, refresh, tags, tending, watching
 from mlx_mm.search.asking import Example, Query
 from mlx_mm.search.place import default_index
 from mlx_mm.search.query import Limits, Searcher
-from mlx_mm.search.records import CheckReport, DuplicateKind, Group, Hits, MediaKind, RefreshReport, SortBy, Where
+from mlx_mm.search.records import (
+    CheckReport,
+    DuplicateKind,
+    Group,
+    Hits,
+    MediaKind,
+    MergeReport,
+    RefreshReport,
+    SortBy,
+    Where,
+)
 from mlx_mm.search.roots import known_roots
+from mlx_mm.search.sharding import Shard
 from mlx_mm.search.spaces import Spaces
 from mlx_mm.search.store import Store
 
@@ -43,6 +54,7 @@ class Index:
         accept_missing: bool = False,
         add_space: bool = False,
         reembed: bool = False,
+        shard: str | None = None,
         wait: float = 0.0,
         on_event: Callable[[str, str], None] | None = None,
         progress: Progress = False,
@@ -53,9 +65,10 @@ class Index:
         for the folders. max_num_patches: the budget of a NaFlex model, which the index keeps. retry: read files again
         that could not be read. accept_missing: go on where a folder lost more than half of its files. add_space,
         reembed: a model that is not the index's makes a second space, or all vectors anew, until when the old ones are
-        searched, too. wait: seconds for another refresh to end. on_event: called with what became of a file ("new",
-        "changed", "moved", "copied", "missing", "failed") and its path, or with "model" and the name of a bundled one
-        that is used since none was named. progress: as of `encode_image`.
+        searched, too. shard: "1/3" takes the first of three shares of the files, by their names, which the index
+        remembers; `merge` makes one index of all. wait: seconds for another refresh to end. on_event: called with what
+        became of a file ("new", "changed", "moved", "copied", "missing", "failed") and its path, or with "model" and
+        the name of a bundled one that is used since none was named. progress: as of `encode_image`.
         Raises StoreError where a folder that was named, or each one, lost too much and nothing was changed,
         OtherModelError, BusyError, InputError.
         """
@@ -67,6 +80,7 @@ class Index:
             accept_missing=accept_missing,
             add_space=add_space,
             reembed=reembed,
+            shard=None if shard is None else Shard.parse(shard),
             wait=wait,
         )
         named = [folders] if isinstance(folders, str | Path) else list(folders)
@@ -172,6 +186,19 @@ class Index:
     def vectors(self, *, kind: MediaKind | None = None) -> tuple[list[str], Vectors]:
         """The rows of `export` in memory: the path of each, and its vector, float32 (N, D) of length 1."""
         return exporting.vectors(self._store, kind)
+
+    def merge(
+        self, parts: str | Path | Sequence[str | Path], *, wait: float = 0.0, progress: Progress = False
+    ) -> MergeReport:
+        """Take in what other indexes hold, such as those of shards, and Parquet files of `search.embedder`, or folders
+        of them; no model runs, and what is known stays as it is, so that a part may be merged again.
+
+        All of it is taken in, or nothing. wait: seconds for who writes to a part, or to this index, to end. progress:
+        as of `encode_image`.
+        Raises OtherModelError for vectors of another model, StoreError and InputError for what is no part, BusyError.
+        """
+        named = [parts] if isinstance(parts, str | Path) else list(parts)
+        return merging.merge(self._store, [Path(name) for name in named], wait, progress)
 
     def check(self, *, repair: bool = False) -> CheckReport:
         """Whether the store and what is derived from it are whole.

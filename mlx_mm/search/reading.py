@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from mlx_mm.errors import MediaError, foreign
@@ -25,7 +24,6 @@ from mlx_mm.processing.sources import Source
 from mlx_mm.search.planning import Job
 from mlx_mm.search.records import MediaKind
 from mlx_mm.search.scanning import identity
-from mlx_mm.search.thumbnail_files import keep_thumbnail
 
 DIGEST_BYTES = 16
 BLOCK = 1 << 20  # bytes read at once
@@ -68,6 +66,7 @@ class Done:
 
 
 Step: TypeAlias = Begun | Part | Done
+Keep: TypeAlias = Callable[[bytes, bytes], None]  # of a digest and a thumbnail
 
 
 class Claims:
@@ -91,12 +90,13 @@ class Claims:
 
 
 class Reader:
-    """Reads files for one space. index: the folder for thumbnails. patches: the budget of NaFlex models."""
+    """Reads files for one space. patches: the budget of NaFlex models. keep: called with the digest and the thumbnail,
+    a JPEG, of each."""
 
-    def __init__(self, processor: Processor, patches: int | None, index: Path, claims: Claims):
+    def __init__(self, processor: Processor, patches: int | None, keep: Keep, claims: Claims):
         self.processor = processor
         self.patches = patches
-        self.index = index
+        self.keep = keep
         self.claims = claims
 
     def read(self, job: Job) -> Iterator[Step]:
@@ -121,7 +121,7 @@ class Reader:
             if not held and identity(os.stat(place)) != before:
                 raise MediaError(f"{name} changed while it was read; expected a file at rest. Refresh again.")
             if facts.glance.small is not None:
-                keep_thumbnail(self.index, digest, facts.glance.small)
+                self.keep(digest, facts.glance.small)
                 facts.glance.small = None  # it is not held until the vectors are there
             yield Done()
 
