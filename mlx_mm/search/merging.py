@@ -19,7 +19,7 @@ from mlx_mm.search.fingerprint import in_words
 from mlx_mm.search.part_files import is_part_file, open_part_files
 from mlx_mm.search.parts import ContentRow, FileRow, Part, open_index_part
 from mlx_mm.search.records import MergeReport
-from mlx_mm.search.sharding import Shard
+from mlx_mm.search.sharding import KEY, Shard
 from mlx_mm.search.spaces import SpaceRow, add_space, leaving_of, space_rows
 from mlx_mm.search.store import Store
 from mlx_mm.search.stored_vectors import put_stored
@@ -62,6 +62,7 @@ def _merge_into(store: Store, parts: Sequence[Part], wait: float, report: MergeR
                 taking.spaces[row.fingerprint] = add_space(rows, row)
             for part in parts:
                 taking.take(part, advance)
+            rows.execute("DELETE FROM meta WHERE key = ?", (KEY,))  # it has files of other shards from now on
             spaces = list(taking.spaces.values())
         for part in parts:
             for digest, jpeg in part.thumbnails():
