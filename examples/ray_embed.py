@@ -1,9 +1,6 @@
-"""Vectors made on several machines by Ray Data, an actor each, into Parquet that an index takes in.
+"""Vectors made on several machines by Ray Data (pip install 'ray[data]'), into Parquet that an index takes in.
 
-python examples/ray_embed.py /mnt/nas/photos parts --model google/siglip2-base-patch16-naflex --actors 2
-mlx_mm index --index photos.mmindex --merge parts
-
-The folder lies at the same place on all machines; s3://… and gs://… are fetched. pip install 'ray[data]'.
+python examples/ray_embed.py /mnt/photos parts --actors 2 && mlx_mm index --index photos.mmindex --merge parts
 """
 
 import argparse
@@ -15,7 +12,7 @@ from mlx_mm.search.embedder import Embedder
 from mlx_mm.search.scanning import scan
 
 parser = argparse.ArgumentParser(description="Embed a folder or a bucket with Ray Data.")
-parser.add_argument("source", help="a folder, or the address of an object store")
+parser.add_argument("source", help="a folder, at the same place on all machines, or s3://… or gs://…")
 parser.add_argument("out", help="a folder for Parquet")
 parser.add_argument("--model", default="emoji-siglip2")
 parser.add_argument("--actors", type=int, default=1, help="how many, one a machine")
@@ -26,8 +23,8 @@ else:
     root = os.path.abspath(args.source)
     found = scan(os.fsencode(root), (), videos=False, seen=set()).files  # as a refresh does
     files = ray.data.from_items([{"path": os.path.join(os.fsencode(root), name)} for name in found])
+# Actors take half a CPU in Ray's books, since the rest reads and writes; of one block, one actor would make all.
 actors = ray.data.ActorPoolStrategy(size=args.actors)
-# Actors keep no whole CPU: where they had all, nothing could be read or written.
 options = {"batch_size": 64, "compute": actors, "num_cpus": 0.5, "scheduling_strategy": "SPREAD"}
-blocks = files.repartition(8 * args.actors)  # of one block an actor would make all
-blocks.map_batches(Embedder, fn_constructor_args=(args.model, root), **options).write_parquet(os.path.abspath(args.out))
+vectors = files.repartition(8 * args.actors).map_batches(Embedder, fn_constructor_args=(args.model, root), **options)
+vectors.write_parquet(os.path.abspath(args.out))

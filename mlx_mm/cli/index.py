@@ -209,6 +209,9 @@ def _say(args: argparse.Namespace, values: dict[str, object]) -> int:
 def _merge(index: "Index", args: argparse.Namespace) -> int:
     Raised.outcome = "the index is as it was before"
     report = index.merge(args.merge, wait=args.wait, progress=True)
+    if report.absent and not args.json:
+        are = "s {} are" if len(report.absent) > 1 else " {} is"
+        note(f"note: shard{are.format(' and '.join(report.absent))} not among the parts")
     if args.json:
         say_json({"index": str(path_of(args)), **asdict(report)})
     else:

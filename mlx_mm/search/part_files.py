@@ -87,13 +87,15 @@ class PartFiles:
                     "other programs). Name a part."
                 )
             self.files_count += file.metadata.num_rows
-        for row in self._rows(["root", "root_device", "space"], [path]):
+        for row in self._rows(["root", "root_device", "space", "kind"], [path]):
             text = cast(str, row["space"])
             if text not in self._spaces:
                 said = json.loads(text)
                 self._spaces[text] = SpaceRow(**said | {"canary": base64.b64decode(said["canary"])})
             root, device = cast(bytes, row["root"]), cast("int | None", row["root_device"])
-            self._roots.setdefault(root, RootRow(root, device, "{}", None))
+            if row["kind"] == "video" or root not in self._roots:
+                options = {"exclude": [], "videos": row["kind"] == "video"}  # as `roots` has them
+                self._roots[root] = RootRow(root, device, json.dumps(options), None)
 
     def spaces(self) -> list[SpaceRow]:
         return list({row.fingerprint: row for row in self._spaces.values()}.values())

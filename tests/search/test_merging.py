@@ -147,7 +147,7 @@ def test_the_newer_file_counts(made: Made, photos: Path, tmp_path: Path) -> None
 
 
 def test_tags_and_decisions_come_along(made: Made, photos: Path, tmp_path: Path) -> None:
-    part = made("part")
+    part = made("part", model="emoji-siglip2")
     with Index(part) as index:
         index.tag(["noise", "cat"], least=1e-30)
         with Store(part).reading() as rows:
