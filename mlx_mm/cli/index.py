@@ -67,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_shard(parser, "NAME-I-of-N.mmindex")
     parser.add_argument(
+        "--server", nargs="+", default=[], metavar="URL", help="have these mlx_mm serve make vectors of pictures"
+    )
+    parser.add_argument(
         "--merge", nargs="+", metavar="PART", help="put what indexes of shards hold, or Parquet files, into one index"
     )
     parser.add_argument("--watch", action="store_true", help="stay, and follow what changes in the folders")
@@ -135,6 +138,7 @@ def _refuse_for(args: argparse.Namespace, task: str) -> None:
         "--add-space": args.add_space,
         "--reembed": args.reembed,
         "--shard": args.shard is not None,
+        "--server": bool(args.server),
         "--wait": args.wait != 0 and task not in ("--compact", "--forget", "--moved", "--merge"),
         "--model": args.model is not None and task == "--merge",
     }
@@ -252,6 +256,7 @@ def _refresh(args: argparse.Namespace) -> int:
             add_space=args.add_space,
             reembed=args.reembed,
             shard=None if shard is None else str(shard),
+            servers=args.server,
             wait=args.wait,
             on_event=count,
             progress=True,

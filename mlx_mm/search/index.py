@@ -55,6 +55,7 @@ class Index:
         add_space: bool = False,
         reembed: bool = False,
         shard: str | None = None,
+        servers: Sequence[str] = (),
         wait: float = 0.0,
         on_event: Callable[[str, str], None] | None = None,
         progress: Progress = False,
@@ -66,7 +67,10 @@ class Index:
         that could not be read. accept_missing: go on where a folder lost more than half of its files. add_space,
         reembed: a model that is not the index's makes a second space, or all vectors anew, until when the old ones are
         searched, too. shard: "1/3" takes the first of three shares of the files, by their names, which the index
-        remembers; `merge` makes one index of all. wait: seconds for another refresh to end. on_event: called with what
+        remembers; `merge` makes one index of all. servers: addresses of `mlx_mm serve`, such as
+        "http://10.0.0.2:8000", that have the index's model and make vectors of pictures in place of this machine; they
+        decode large JPEGs wholly, so these vectors are not ours to the last bit. wait: seconds for another refresh to
+        end. on_event: called with what
         became of a file ("new", "changed", "moved", "copied", "missing", "failed") and its path, or with "model" and
         the name of a bundled one that is used since none was named. progress: as of `encode_image`.
         Raises StoreError where a folder that was named, or each one, lost too much and nothing was changed,
@@ -81,6 +85,7 @@ class Index:
             add_space=add_space,
             reembed=reembed,
             shard=None if shard is None else Shard.parse(shard),
+            servers=(servers,) if isinstance(servers, str) else tuple(servers),
             wait=wait,
         )
         named = [folders] if isinstance(folders, str | Path) else list(folders)

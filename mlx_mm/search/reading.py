@@ -7,7 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias, cast
+
+import numpy as np
+from PIL import Image
 
 from mlx_mm.errors import MediaError, foreign
 from mlx_mm.models.contracts import AudioProcessor, ImageProcessor, Processor
@@ -24,6 +27,7 @@ from mlx_mm.processing.sources import Source
 from mlx_mm.search.planning import Job
 from mlx_mm.search.records import MediaKind
 from mlx_mm.search.scanning import identity
+from mlx_mm.search.servers import DATA
 
 DIGEST_BYTES = 16
 BLOCK = 1 << 20  # bytes read at once
@@ -91,13 +95,16 @@ class Claims:
 
 class Reader:
     """Reads files for one space. patches: the budget of NaFlex models. keep: called with the digest and the thumbnail,
-    a JPEG, of each."""
+    a JPEG, of each. as_files: parts of pictures are their files, for a server, which decodes them."""
 
-    def __init__(self, processor: Processor, patches: int | None, keep: Keep, claims: Claims):
+    def __init__(
+        self, processor: Processor, patches: int | None, keep: Keep, claims: Claims, *, as_files: bool = False
+    ):
         self.processor = processor
         self.patches = patches
         self.keep = keep
         self.claims = claims
+        self.as_files = as_files
 
     def read(self, job: Job) -> Iterator[Step]:
         """Of one file `Begun`, then its parts and `Done`, where its bytes are not known. MediaError for what is not
@@ -137,7 +144,8 @@ class Reader:
         processor = self.processor
         if processor.kind != "encoder" or not isinstance(processor, ImageProcessor):
             raise unfit("pictures")
-        return processor.images([source], fast_decode=True, max_num_patches=self.patches)
+        batch = processor.images([source], fast_decode=True, max_num_patches=self.patches)  # which learns of it
+        return {DATA: np.array(_file_of(source), object)} if self.as_files else batch
 
     def _of_sound(self, facts: Facts, source: Source) -> Iterator[Part]:
         """Windows follow each other; the last one ends where the sound does."""
@@ -163,6 +171,16 @@ class Reader:
                 glance.dhash = None  # which tells whether two pictures are the same, not two videos
             yield Part(self._picture(frame.image), (frame.start, frame.stop))
         facts.seconds, facts.glance.taken = about.seconds, Taken(about.taken_at)
+
+
+def _file_of(source: ImageSource) -> bytes:
+    """An encoded picture; of an image object, without loss."""
+    if isinstance(source, Source):
+        with source.open() as file:
+            return file.read()
+    data = io.BytesIO()
+    cast(Image.Image, source).save(data, "PNG")
+    return data.getvalue()
 
 
 def _wait_until_settled(job: Job) -> None:

@@ -43,7 +43,8 @@ class Options:
     Both are remembered for the folders. max_num_patches: the budget of a NaFlex model, which the index keeps. retry:
     read files again that could not be read. accept_missing: go on where a folder lost most of its files. add_space,
     reembed: what a model does that is not the index's, see `Spaces.prepared`. shard: take these files only, which the
-    index remembers. wait: seconds for another refresh to end.
+    index remembers. servers: addresses of `mlx_mm serve` that make vectors of pictures in our place. wait: seconds for
+    another refresh to end.
     """
 
     exclude: tuple[str, ...] = ()
@@ -54,6 +55,7 @@ class Options:
     add_space: bool = False
     reembed: bool = False
     shard: Shard | None = None
+    servers: tuple[str, ...] = ()
     wait: float = 0.0
 
 
@@ -102,11 +104,11 @@ def refresh(
         with progressing(progress, total, "indexing", "file") as advance:
             for space, some in _shared_out(jobs, used):
                 claims = Claims(lambda digest: _is_known(store, digest))
-                encode(keep, space, some, claims, Writing(store, space, report, tell), advance)
+                encode(keep, space, some, claims, Writing(store, space, report, tell), advance, options.servers)
             for space in used:
                 late = _lacking(store, space) if jobs and len(used) > 1 else again[space.id]
                 writing = Writing(store, space, report, tell, again=True)
-                encode(keep, space, late, Claims(lambda _: False), writing, advance)
+                encode(keep, space, late, Claims(lambda _: False), writing, advance, options.servers)
         if any((report.new, report.changed, report.moved, report.copied, report.missing, report.encoded)):
             _note_time(store, [found.root for found in changes])
         if spaces.replaced and all(job.shown in report.failed for space in used for job in _lacking(store, space)):
