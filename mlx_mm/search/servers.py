@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import queue
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -42,19 +43,20 @@ class Servers:
     """
 
     def __init__(self, addresses: Sequence[str], fingerprint: str, model: str, picture: Vectors):
-        self._free: queue.Queue[tuple[str, str]] = queue.Queue()
-        self._count = 0
+        self._free: queue.Queue[tuple[str, str] | None] = queue.Queue()
+        self._lock = threading.Lock()
+        self._failed = ""
         for address in dict.fromkeys(map(_checked, addresses)):
             name = _name_of(address, fingerprint, model, picture)
-            self._count += AT_ONCE
             for _ in range(AT_ONCE):
                 self._free.put((address, name))
+        self._count = self._left = self._free.qsize()
 
     def rows_of(self, chunks: Iterable[Chunk]) -> Iterator[tuple[list[Key], Vectors]]:
         """The vectors (n, D) of each chunk of pictures, in order, as `batches.rows_of` gives them.
 
-        A request that fails goes to another server. Raises StoreError where TRIES of them failed, and what a server
-        says of a picture that it cannot take.
+        A request that fails goes to another server. Raises StoreError where TRIES of them failed, or no server is left,
+        and with what a server says of pictures that it refuses.
         """
         with contextlib.ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(self._count))
@@ -71,25 +73,40 @@ class Servers:
 
     def _vectors(self, chunk: Chunk) -> Vectors:
         pictures = [batch[DATA].item() for _, batch in chunk]
-        failed = ""
         for number in range(TRIES):
-            address, name = self._free.get()
+            free = self._free.get()
+            if free is None:  # for whoever waits, too
+                self._free.put(None)
+                break
             try:
-                return _embedded(address, name, pictures)
+                vectors = _embedded(*free, pictures)
             except urllib.error.HTTPError as error:
-                failed = f"{address}: {_words(error)}"
+                self._failed = f"{free[0]}: {_words(error)}"
+                if error.code in _BUSY:
+                    time.sleep(0.1 * 4**number)  # in which others have their turn
+                self._free.put(free)
                 if error.code not in _BUSY:
                     raise StoreError(
-                        f"A server refused pictures ({failed}); expected vectors. Index without --server to see which."
+                        f"A server refused pictures ({self._failed}); expected vectors. Index without --server to see "
+                        "which."
                     ) from error
             except (OSError, ValueError, KeyError) as error:
-                failed = f"{address}: {reason(error)}"
-            finally:
-                self._free.put((address, name))
-            time.sleep(0.1 * 4**number)
+                self._failed = f"{free[0]}: {reason(error)}"
+                self._leave()
+            else:
+                self._free.put(free)
+                return vectors
         raise StoreError(
-            f"No server gave vectors ({failed}); expected one to. What was done is kept; start them, and run it again."
+            f"No server gave vectors ({self._failed}); expected one to. What was done is kept; start them, and run it "
+            "again."
         )
+
+    def _leave(self) -> None:
+        """A server that broke off is not asked again."""
+        with self._lock:
+            self._left -= 1
+            if not self._left:
+                self._free.put(None)
 
 
 def _checked(address: str) -> str:
