@@ -7,10 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, TypeAlias, cast
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
-from PIL import Image
 
 from mlx_mm.errors import MediaError, foreign
 from mlx_mm.models.contracts import AudioProcessor, ImageProcessor, Processor
@@ -21,7 +20,7 @@ from mlx_mm.processing.exif import Taken
 from mlx_mm.processing.fetching import short_name
 from mlx_mm.processing.files import open_regular
 from mlx_mm.processing.glance import Glance
-from mlx_mm.processing.image import ImageSource
+from mlx_mm.processing.image import ImageSource, file_of
 from mlx_mm.processing.key_frames import About, key_frames
 from mlx_mm.processing.sources import Source
 from mlx_mm.search.planning import Job
@@ -145,7 +144,7 @@ class Reader:
         if processor.kind != "encoder" or not isinstance(processor, ImageProcessor):
             raise unfit("pictures")
         batch = processor.images([source], fast_decode=True, max_num_patches=self.patches)  # which learns of it
-        return {DATA: np.array(_file_of(source), object)} if self.as_files else batch
+        return {DATA: np.array(file_of(source), object)} if self.as_files else batch
 
     def _of_sound(self, facts: Facts, source: Source) -> Iterator[Part]:
         """Windows follow each other; the last one ends where the sound does."""
@@ -171,16 +170,6 @@ class Reader:
                 glance.dhash = None  # which tells whether two pictures are the same, not two videos
             yield Part(self._picture(frame.image), (frame.start, frame.stop))
         facts.seconds, facts.glance.taken = about.seconds, Taken(about.taken_at)
-
-
-def _file_of(source: ImageSource) -> bytes:
-    """An encoded picture; of an image object, without loss."""
-    if isinstance(source, Source):
-        with source.open() as file:
-            return file.read()
-    data = io.BytesIO()
-    cast(Image.Image, source).save(data, "PNG")
-    return data.getvalue()
 
 
 def _wait_until_settled(job: Job) -> None:
