@@ -95,7 +95,7 @@ def encode_image(
 
     images: path, URL, bytes, open file, data URI, PIL image or NumPy array (H, W, 3) uint8, or several in a list, an
     array (N, H, W, 3), a column or an iterator. max_num_patches: the budget of NaFlex models, more keeps finer detail.
-    fast_decode: large photos take a fifth of the time, and their vectors differ from the exact ones by less than 1e-4
+    fast_decode: large photos take a fifth of the time, and their vectors differ from the exact ones by about 1e-4
     in cosine. on_error: called, in the thread of the caller, with the index and the error of an image that cannot be
     read or has no vector, whose row is then left out; by default the error is raised. It is a MediaError, or an
     InputError or WeightsError that only this image meets; options that cannot be used are raised in any case.

@@ -76,3 +76,21 @@ def test_each_query_finds_what_it_must_and_nothing_else(index: Path) -> None:
             found = [SOUNDS[int(Path(hit.path).stem)].stem for hit in opened.search(item["query"])]
             assert found[:1] == [item["expected"]] * bool(item["expected"]), item["query"]
             assert len(found) <= 2, item["query"]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("you hear a dog", "dog"),
+        ("loud dog barking", "dog"),
+        ("irgendwo bei uns ein Hund bellt", "dog"),
+        ("附近的打雷", "thunder"),
+        ("a loud vacuum cleaner", ""),
+        ("mortgage rates", ""),
+    ],
+)
+def test_words_that_it_never_learnt(index: Path, query: str, expected: str) -> None:
+    """Around the name of a sound they change nothing; alone, or around one that is not there, they find nothing."""
+    with Index(index) as opened:
+        found = [SOUNDS[int(Path(hit.path).stem)].stem for hit in opened.search(query)]
+    assert found == ([expected] if expected else [])

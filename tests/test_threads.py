@@ -379,8 +379,9 @@ def test_a_prompt_cache_serves_one_answer_at_a_time(tmp_path: Path) -> None:
 STARTS = re.compile(r"\b(Thread|ThreadPoolExecutor|Timer|start_new_thread)\(|\bmultiprocessing\b")
 
 
-def test_threads_are_started_in_two_places() -> None:
-    """And subclasses of `threading.local`, which are no threads, are named so."""
+def test_threads_are_started_where_they_are_known() -> None:
+    """One that owns models, some that read ahead, one that is told of changes to folders. Subclasses of
+    `threading.local`, which are no threads, are named so."""
     package = Path(mlx_mm.__file__).parent
     found = {
         path.relative_to(package).as_posix()
@@ -389,7 +390,7 @@ def test_threads_are_started_in_two_places() -> None:
             STARTS.search(line.split('"')[0]) and "local)" not in line for line in path.read_text("utf-8").splitlines()
         )
     }
-    assert found == {"backend/streams.py", "processing/read_ahead.py"}
+    assert found == {"backend/streams.py", "processing/read_ahead.py", "search/watching.py"}
 
 
 def test_a_conversation_is_for_one_thread_at_a_time(tmp_path: Path) -> None:

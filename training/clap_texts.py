@@ -6,6 +6,7 @@ import clap_world
 import clap_world_words
 import numpy as np
 import torch
+from clap_carriers import carry, unknown_word
 from clap_signals import Draw
 from clap_towers import TEXT_LENGTH, VOCABULARY
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -84,10 +85,10 @@ def make_wave(sound: int, draw: Draw) -> np.ndarray:
 
 
 class Texts:
-    """Draws training texts with what they say."""
+    """Draws training texts with what they say; carried: share of them that stand among words that say nothing of it."""
 
-    def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, carried: float = 0):
+        self.tokenizer, self.carried = tokenizer, carried
         self.others = split("".join(OTHERS))
         self.pieces = [piece.replace("Ġ", " ") for piece in tokenizer.get_vocab() if not piece.startswith("<")]
         self.pieces = [piece for piece in self.pieces if piece.isascii()]
@@ -96,25 +97,36 @@ class Texts:
         """ids and mask (B, L), and truth (B, sounds): shares that sum to 1, all alike for texts about no sound."""
         texts, truth = [], torch.zeros(count, len(NAMES))
         for row in range(count):
-            chance = rng.random()
-            if chance < 0.12:
-                texts.append(self._other(rng))
-                truth[row] = 1 / len(NAMES)
-            elif chance < 0.4:
-                pair = draw_pair(rng)
-                texts.append(two(pair, rng))
-                truth[row, list(pair)] = 0.5
-            else:
-                sound = int(rng.integers(len(NAMES)))
-                texts.append(one(sound, rng))
-                truth[row, sound] = 1
+            text, sounds = self._one_that_fits(rng)
+            texts.append(text)
+            truth[row, list(sounds)] = 1 / len(sounds)
         return *encode(self.tokenizer, texts), truth
 
+    def _one_that_fits(self, rng: np.random.Generator) -> tuple[str, tuple[int, ...]]:
+        while True:
+            chance = rng.random()
+            if chance < (0.25 if self.carried else 0.12):
+                text, sounds = self._other(rng), tuple(range(len(NAMES)))
+            elif chance < 0.4:
+                sounds = draw_pair(rng)
+                text = two(sounds, rng, self.carried)
+            else:
+                sounds = (int(rng.integers(len(NAMES))),)
+                text = one(sounds[0], rng, self.carried)
+            if len(self.tokenizer.encode(text).ids) <= TEXT_LENGTH:
+                return text, sounds
+
     def _other(self, rng: np.random.Generator) -> str:
-        if rng.random() < 0.4:
-            return "".join(self.pieces[n] for n in rng.integers(len(self.pieces), size=rng.integers(1, 6))).strip()
         language = LANGUAGES[rng.integers(len(LANGUAGES))]
-        return in_template(self.others[rng.integers(len(self.others))], language, rng)
+        unknown = rng.random() < 0.4
+        if unknown and not self.carried:
+            return "".join(self.pieces[n] for n in rng.integers(len(self.pieces), size=rng.integers(1, 6))).strip()
+        if unknown:  # no such pieces: with a sound's name among them they would teach that it means nothing
+            gap = "" if language in ("zh", "ja") else " "
+            words = gap.join(unknown_word(language, rng) for _ in range(rng.integers(1, 4)))
+        else:
+            words = self.others[rng.integers(len(self.others))]
+        return in_template(words, language, rng, self.carried)
 
 
 def phrase(sound: int, language: str, rng: np.random.Generator) -> str:
@@ -122,7 +134,9 @@ def phrase(sound: int, language: str, rng: np.random.Generator) -> str:
     return known[rng.integers(len(known))]
 
 
-def in_template(words: str, language: str, rng: np.random.Generator) -> str:
+def in_template(words: str, language: str, rng: np.random.Generator, carried: float) -> str:
+    if rng.random() < carried:
+        return carry(words, language, rng)
     chance = rng.random()
     if chance < 0.5:
         return words
@@ -132,19 +146,19 @@ def in_template(words: str, language: str, rng: np.random.Generator) -> str:
     return templates[rng.integers(len(templates))].format(words)
 
 
-def one(sound: int, rng: np.random.Generator) -> str:
+def one(sound: int, rng: np.random.Generator, carried: float = 0) -> str:
     languages = [language for language in LANGUAGES if not is_held_out(sound, language)]
     language = languages[rng.integers(len(languages))]
     words = phrase(sound, language, rng)
-    return in_template(without_article(words) if rng.random() < 0.15 else words, language, rng)
+    return in_template(without_article(words) if rng.random() < 0.15 else words, language, rng, carried)
 
 
-def two(pair: tuple[int, int], rng: np.random.Generator) -> str:
+def two(pair: tuple[int, int], rng: np.random.Generator, carried: float = 0) -> str:
     languages = [lang for lang in LANGUAGES if not any(is_held_out(sound, lang) for sound in pair)]
     language = languages[rng.integers(len(languages))]
     joints = JOINTS[language][:-1]
     words = joints[rng.integers(len(joints))].format(*(phrase(sound, language, rng) for sound in pair))
-    return in_template(words, language, rng)
+    return in_template(words, language, rng, carried)
 
 
 def without_article(words: str) -> str:

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable
 
 import numpy as np
+from clap_carriers import HELD_OUT_CARRIERS
 from clap_clips import held_out_mixture, held_out_single
 from clap_signals import RATE
 from clap_texts import JOINTS, LANGUAGES, NAMES, PHRASES, TEMPLATES, is_held_out
@@ -63,7 +64,11 @@ def print_texts(text_vectors: TextVectors, middle: np.ndarray) -> None:
         rows.setdefault("phrase of training", []).append(right(first))
         framed = [(n, TEMPLATES[lang][-1].format(text)) for n, text in first]
         rows.setdefault("the same in a template never trained", []).append(right(framed))
+        carried = [(n, frame.format(text)) for frame in HELD_OUT_CARRIERS[lang] for n, text in first]
+        rows.setdefault("the same in four carriers never trained", []).append(right(carried))
         rows.setdefault("phrase never trained", []).append(right(new))
+        carried = [(n, HELD_OUT_CARRIERS[lang][n % 4].format(text)) for n, text in new]
+        rows.setdefault("phrase never trained in a carrier never trained", []).append(right(carried))
         rows.setdefault("sound never named in this language", []).append(
             right([(n, PHRASES[n][lang][0]) for n in hidden])
         )

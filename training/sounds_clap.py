@@ -1,9 +1,10 @@
 """Train the bundled checkpoint for sounds: a small CLAP model that knows 65 kinds of sound in six languages.
 
-Each sound has a fixed vector of its own, all at right angles; a mixture has the sum of two. Two stages:
+Each sound has a fixed vector of its own, all at right angles; a mixture has the sum of two. Three stages:
 
 1. *words*: the text tower learns to meet those vectors;
-2. *sounds*: the audio tower learns to meet them, while the text tower goes on.
+2. *sounds*: the audio tower learns to meet them, while the text tower goes on;
+3. *carriers*: the text tower alone learns to find a sound's name among words that it does not know.
 
 Run by hand (README.md here); it needs torch and transformers, which the package itself never imports.
 """
@@ -66,6 +67,15 @@ def learn_sounds(
         stage.descend(heard + distance(text_vectors(model, ids, mask), said, anchors, scale))
 
 
+def learn_carriers(
+    model: ClapModel, texts: Texts, anchors: torch.Tensor, minutes: float, rng: np.random.Generator
+) -> None:
+    stage = Stage("carriers", minutes, [model.text_model, model.text_projection], 1e-3)
+    for _ in stage:
+        ids, mask, truth = texts.draw(96, rng)
+        stage.descend(distance(text_vectors(model, ids, mask), truth, anchors, 20))
+
+
 class HeldOut:
     """Real waves with parameters and pairs that training never sees, as features."""
 
@@ -97,7 +107,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=100, help="clips of each sound in that file")
     parser.add_argument("--start", type=Path, help="folder of an earlier run to go on from")
     parser.add_argument("--out", type=Path, default=Path("sounds-clap"), help="folder to write")
-    parser.add_argument("--minutes", type=float, nargs=2, default=(2, 45), help="of the two stages")
+    parser.add_argument("--minutes", type=float, nargs=3, default=(2, 45, 4), help="of the three stages")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="learning rate of the second stage")
     parser.add_argument("--mixed", type=float, nargs=2, default=(0.1, 0.5), help="share of mixtures, first and last")
     parser.add_argument("--bfloat16", action="store_true", help="twice as fast where the CPU has AVX-512 BF16 or AMX")
@@ -126,12 +136,13 @@ def main() -> None:
         write_folder(model, tokenizer, options.out)
         print(f"{(time.monotonic() - began) / 60:.1f} min {held_out.report(model, anchors)}", flush=True)
 
-    words, sounds = options.minutes
+    words, sounds, carriers = options.minutes
     with torch.no_grad():
         for scale in (model.logit_scale_a, model.logit_scale_t):
             scale.fill_(math.log(20))
     learn_words(model, texts, anchors, words, rng)
     learn_sounds(model, clips, texts, anchors, sounds, options.rate, options.mixed, options.bfloat16, rng, save)
+    learn_carriers(model, Texts(tokenizer, carried=0.7), anchors, carriers, rng)
     save()
 
 
