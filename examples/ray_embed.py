@@ -25,6 +25,6 @@ else:
     files = ray.data.from_items([{"path": os.path.join(os.fsencode(root), name)} for name in found])
 # Actors take half a CPU in Ray's books, since the rest reads and writes; of one block, one actor would make all.
 actors = ray.data.ActorPoolStrategy(size=args.actors)
-options = {"batch_size": 64, "compute": actors, "num_cpus": 0.5, "scheduling_strategy": "SPREAD"}
+options = {"batch_size": 64, "compute": actors, "num_cpus": 0.5}
 vectors = files.repartition(8 * args.actors).map_batches(Embedder, fn_constructor_args=(args.model, root), **options)
 vectors.write_parquet(os.path.abspath(args.out))

@@ -256,10 +256,12 @@ def test_examples_run_as_they_are(name: str, run_example: Callable[..., list[str
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.filterwarnings("ignore")  # of Ray, about itself
 @pytest.mark.skipif("ray" not in INSTALLED, reason="pip install 'ray[data]'")
 def test_ray_makes_what_an_index_takes(run_example: Callable[..., list[str]], tmp_path: Path) -> None:
     pictures = Path(mlx_mm.__file__).parent / "bundled" / "pictures"
     run_example("ray_embed", pictures, tmp_path / "parts", "--actors", 2)
+    importlib.import_module("ray").shutdown()
     with mlx_mm.Index(tmp_path / "a.mmindex") as index:
         assert index.merge(tmp_path / "parts").contents == len(list(pictures.glob("*.png")))
         assert Path(index.search("pizza")[0].path).stem == "pizza"
