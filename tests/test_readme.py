@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import io
 import itertools
 import json
@@ -31,6 +32,7 @@ from mlx_mm.search.place import default_index
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+INSTALLED = {name for name in ("ray",) if importlib.util.find_spec(name)}
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PICTURES = hub.BUNDLED / "pictures"
 PLAN = json.loads((hub.BUNDLED / "demo.json").read_text("utf-8"))
@@ -236,8 +238,8 @@ def run_example(
     return run
 
 
-def test_there_are_six_examples() -> None:
-    assert len(EXAMPLES) == 6
+def test_there_are_seven_examples() -> None:
+    assert len(EXAMPLES) == 7
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
@@ -252,9 +254,20 @@ def test_examples_are_short_and_say_what_they_do(script: Path) -> None:
     "name", ["index_photos", "search_photos", "tag_photos", "similar_photos", "embed_text_languages"]
 )
 def test_examples_run_as_they_are(name: str, run_example: Callable[..., list[str]], tmp_path: Path) -> None:
-    """The sixth one is run by `test_four_bits_cost_little`."""
+    """Of the others, one is run by `test_four_bits_cost_little`, one below."""
     assert run_example(name)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.filterwarnings("ignore")  # of Ray, about itself
+@pytest.mark.skipif("ray" not in INSTALLED, reason="pip install 'ray[data]'")
+def test_ray_makes_what_an_index_takes(run_example: Callable[..., list[str]], tmp_path: Path) -> None:
+    pictures = Path(mlx_mm.__file__).parent / "bundled" / "pictures"
+    run_example("ray_embed", pictures, tmp_path / "parts", "--actors", 2)
+    importlib.import_module("ray").shutdown()
+    with mlx_mm.Index(tmp_path / "a.mmindex") as index:
+        assert index.merge(tmp_path / "parts").contents == len(list(pictures.glob("*.png")))
+        assert Path(index.search("pizza")[0].path).stem == "pizza"
 
 
 def test_search_photos_finds_them(run_example: Callable[..., list[str]]) -> None:

@@ -37,7 +37,7 @@ def pyarrow_modules() -> tuple[ModuleType, ModuleType]:
     try:
         return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
-        raise OutputError("Writing .parquet needs pyarrow: pip install 'mlx_mm[parquet]'.") from error
+        raise OutputError("Parquet needs pyarrow: pip install 'mlx_mm[parquet]'.") from error
 
 
 def as_utf8(name: str) -> str:

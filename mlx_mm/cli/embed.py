@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, TypedDict
 from mlx_mm.checkpoint.bundled import PICTURES
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.files import input_lines, modality_of, require_some
-from mlx_mm.cli.notes import Skipped
+from mlx_mm.cli.notes import Skipped, note
 from mlx_mm.cli.opening import fitting_encoder, modality_beside_text, open_encoder
 from mlx_mm.cli.options import add_encoder, add_fast_decode, add_inputs
 from mlx_mm.cli.output import put_json, say, say_json, visible
+from mlx_mm.cli.shards import add_shard, part_path, shard_of
 from mlx_mm.cli.tables import plural
 from mlx_mm.errors import InputError
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser)
     parser.add_argument("--text", action="store_true", help="the inputs, or the lines of -, are texts")
     parser.add_argument("-o", "--out", type=Path, help=".npz, .jsonl or .parquet (default: JSON lines on stdout)")
+    add_shard(parser, "OUT-I-of-N")
     parser.add_argument("--dim", type=int, help="keep the first DIM numbers of each vector")
     parser.add_argument("--no-normalize", action="store_true", help="leave the vectors at their own length")
     parser.add_argument("--max-num-patches", type=int, help="budget of NaFlex models; more keeps finer detail")
@@ -48,9 +50,15 @@ def run(args: argparse.Namespace) -> int:
     from mlx_mm.cli.embeddings import check_output, json_lines, write_embeddings
     from mlx_mm.models.modalities import require_encoder
 
-    out: Path | None = args.out
+    shard = shard_of(args)
+    out: Path | None = None if args.out is None else part_path(args.out, shard)
     if out is not None:
         check_output(out)
+    if shard is not None and args.shard is None and (out is None or "-" in args.inputs):
+        raise InputError(
+            "A launcher runs this several times, which cannot share stdin and stdout; expected names and -o FILE. Give "
+            "them, or run each with --shard I/N."
+        )
     skipped = Skipped()
     inputs = require_some(input_lines(args.inputs, names=not args.text, null=args.null))
     fitting = PICTURES if args.text or args.model else fitting_encoder(inputs)
@@ -59,6 +67,11 @@ def run(args: argparse.Namespace) -> int:
     _check_options(args, modality)
     require_encoder(checkpoint, modality)
     ids = inputs if modality == "text" else require_some(skipped.find(inputs, modality))
+    if shard is not None:
+        ids = [name for name in ids if shard.has(name)]
+        if not ids:
+            note(f"shard {shard} has none of these inputs, so nothing is written for it")
+            return 0
     model, processor = checkpoint.load()
     shared: _Shared = {
         "dim": args.dim,
@@ -114,6 +127,7 @@ COMMAND = Command(
     (
         "mlx_mm embed photos/ -o photos.npz",
         'mlx_mm embed --text "a photo of a cat" -o query.jsonl',
+        "mlx_mm embed photos/ -o photos.npz --shard 1/3",
         "find photos -name '*.jpg' -print0 | mlx_mm embed --null - -o photos.npz",
     ),
 )

@@ -23,6 +23,7 @@ from mlx_mm.cli.indexes import (
 from mlx_mm.cli.notes import note
 from mlx_mm.cli.opening import note_bundled
 from mlx_mm.cli.output import flush, say, say_json, terminal_width, visible
+from mlx_mm.cli.shards import add_shard, part_path, refuse_launcher, shard_of
 from mlx_mm.cli.signals import Raised
 from mlx_mm.cli.tables import key_values
 from mlx_mm.errors import InputError, MlxMmError
@@ -64,6 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="let another process finish first; --wait=60s gives up then",
     )
+    add_shard(parser, "NAME-I-of-N.mmindex")
+    parser.add_argument(
+        "--server", nargs="+", default=[], metavar="URL", help="have these mlx_mm serve make vectors of pictures"
+    )
+    parser.add_argument(
+        "--merge", nargs="+", metavar="PART", help="put what indexes of shards hold, or Parquet files, into one index"
+    )
     parser.add_argument("--watch", action="store_true", help="stay, and follow what changes in the folders")
     parser.add_argument("--every", type=duration, metavar="TIME", help="with --watch: look at all of it then (15m)")
     parser.add_argument(
@@ -80,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do the one task that was asked for; without one, bring the index up to date."""
     tasks = {
+        "--merge": args.merge is not None,
         "--watch": args.watch,
         "--moved": args.moved is not None,
         "--check": args.check,
@@ -99,9 +108,12 @@ def run(args: argparse.Namespace) -> int:
     if not task:
         return _refresh(args)
     _refuse_for(args, task)
+    refuse_launcher(task)
     with open_index(args) as index:
         if args.watch:
             return _watch(index, args)
+        if args.merge:
+            return _merge(index, args)
         if args.check:
             return _check(index, args)
         if args.stats:
@@ -125,7 +137,10 @@ def _refuse_for(args: argparse.Namespace, task: str) -> None:
         "--accept-missing": args.accept_missing,
         "--add-space": args.add_space,
         "--reembed": args.reembed,
-        "--wait": args.wait != 0 and task not in ("--compact", "--forget", "--moved"),
+        "--shard": args.shard is not None,
+        "--server": bool(args.server),
+        "--wait": args.wait != 0 and task not in ("--compact", "--forget", "--moved", "--merge"),
+        "--model": args.model is not None and task == "--merge",
     }
     for name in (name for name, is_given in given.items() if is_given):
         raise InputError(f"{name} says nothing about {task}. Leave it out, or run mlx_mm index with it first.")
@@ -195,8 +210,27 @@ def _say(args: argparse.Namespace, values: dict[str, object]) -> int:
     return 0
 
 
+def _merge(index: "Index", args: argparse.Namespace) -> int:
+    Raised.outcome = "the index is as it was before"
+    report = index.merge(args.merge, wait=args.wait, progress=True)
+    if report.absent and not args.json:
+        are = "s {} are" if len(report.absent) > 1 else " {} is"
+        note(f"note: shard{are.format(' and '.join(report.absent))} not among the parts")
+    if args.json:
+        say_json({"index": str(path_of(args)), **asdict(report)})
+    else:
+        say(
+            f"{counted(report.parts, 'part')} | {counted(report.files, 'file')} new or newer | "
+            f"{counted(report.contents, 'content')} and {counted(report.vectors, 'vector')} new, "
+            f"{report.known:,} known | {shown_seconds(report.seconds)}"
+        )
+    return 0
+
+
 def _refresh(args: argparse.Namespace) -> int:
-    path, given = path_of(args), [Path(name).expanduser() for name in args.folders]
+    shard = shard_of(args)
+    args.index = path = part_path(path_of(args), shard)
+    given = [Path(name).expanduser() for name in args.folders]
     kept, failed = 0, list[str]()
 
     def count(event: str, path: str) -> None:
@@ -221,6 +255,8 @@ def _refresh(args: argparse.Namespace) -> int:
             accept_missing=args.accept_missing,
             add_space=args.add_space,
             reembed=args.reembed,
+            shard=None if shard is None else str(shard),
+            servers=args.server,
             wait=args.wait,
             on_event=count,
             progress=True,
@@ -233,7 +269,7 @@ def _refresh(args: argparse.Namespace) -> int:
         note(f"not indexed: {why if name in why else f'{shown_path(name)}: {why}'}")
     if len(failed) > LISTED:
         note(f"… and {counted(len(failed) - LISTED, 'other')}; --json names all")
-    say(summary(report))
+    say(summary(report) if shard is None else f"{visible(path.name)}: {summary(report)}")
     return _status(report, given)
 
 
@@ -303,6 +339,8 @@ COMMAND = Command(
         "mlx_mm index",
         "mlx_mm index ~/Pictures --exclude '*.tmp' --videos",
         "mlx_mm index --watch",
+        "mlx_mm index ~/Pictures --index photos.mmindex --shard 1/3",
+        "mlx_mm index --index photos.mmindex --merge photos-*-of-3.mmindex",
         "mlx_mm index --moved ~/Pictures /Volumes/Disk/Pictures",
         "mlx_mm index --check --repair",
     ),

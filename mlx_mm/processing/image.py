@@ -3,6 +3,7 @@
 Arrays are (height, width, channel), sizes are (height, width).
 """
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from threading import Lock
@@ -78,6 +79,17 @@ def open_image(source: ImageSource, *, do_convert_rgb: bool = True, shrink: Shri
             )
         return decode(found, do_convert_rgb, shrink)
     return image if shrink is None else shrink.resized(image)
+
+
+def file_of(source: ImageSource) -> bytes:
+    """A picture as a file: an encoded one as it is, another one without loss, as a PNG."""
+    found = source_of(source, PICTURE)
+    if found is not None:
+        with found.open() as file:
+            return file.read()
+    data = io.BytesIO()
+    open_image(source).save(data, "PNG")
+    return data.getvalue()
 
 
 def _decoded(source: ImageSource, do_convert_rgb: bool) -> Image.Image | None:

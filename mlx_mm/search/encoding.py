@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -16,10 +17,10 @@ from mlx_mm.processing.chunks import alike, grouped
 from mlx_mm.processing.read_ahead import read_ahead
 from mlx_mm.processing.vectors import Vectors, unusable, usable
 from mlx_mm.search.planning import Job
-from mlx_mm.search.reading import Begun, Claims, Facts, Part, Reader, Step
+from mlx_mm.search.reading import Begun, Claims, Facts, Keep, Part, Reader, Step
+from mlx_mm.search.servers import Servers
 from mlx_mm.search.spaces import Space
-from mlx_mm.search.store import Store
-from mlx_mm.search.writing import Outcome, Writing
+from mlx_mm.search.writing import Outcome
 
 BATCH = 8  # pictures or windows that a model gets at once
 AHEAD = 32  # files that are prepared before they are needed, and parts of which batches of one shape are made
@@ -41,25 +42,39 @@ class _Pending:
         return self.given and len(self.rows) == len(self.spans)
 
 
+class Writer(Protocol):
+    """What becomes of files that were read; `Writing` is one."""
+
+    @property
+    def waiting(self) -> int: ...
+    def add(self, outcome: Outcome) -> None: ...
+    def commit(self) -> None: ...
+
+
 def encode(
-    store: Store,
+    keep: Keep,
     space: Space,
     jobs: Sequence[Job],
     claims: Claims,
-    writing: Writing,
+    writing: Writer,
     advance: Callable[[int], None],
+    servers: Sequence[str] = (),
 ) -> None:
     """Read files, and write what they are with vectors of one space; what is known already costs no model run.
 
-    writing: what to do with each. Committed every few seconds; an error or an interruption leaves what was committed.
+    keep: of a content's digest and thumbnail. writing: what to do with each. Committed every few seconds; an error or
+    an interruption leaves what was committed. servers: addresses of what makes vectors of pictures in our place.
     """
     if not jobs:
         return
     modality: Modality = "audio" if "audio" in space.kinds else "image"
-    model, processor = space.opened(modality)
+    away = None
+    if servers and modality == "image":
+        away = Servers(servers, space.digest, space.name, space.canaries[modality])
+    model, processor = space.opened() if away else space.opened(modality)
     if processor.kind != "encoder":
         raise unfit("pictures and sounds")
-    reader = Reader(processor, space.patches, store.path, claims)
+    reader = Reader(processor, space.patches, keep, claims, as_files=away is not None)
     pending: dict[int, _Pending] = {}
     last = time.monotonic()
 
@@ -102,8 +117,9 @@ def encode(
         read_ahead(len(jobs), lambda index: reader.read(jobs[index]), inputs_ahead=AHEAD, on_error=fail)
     ) as steps:
         chunks = (chunk for some in grouped(parts(steps), AHEAD) for chunk in alike(some, BATCH))
-        weights = model.modules_for(modality)
-        for keys, rows in rows_of(features_of(model, modality), weights, chunks, processor.collate, row_by_row=True):
+        features, weights = features_of(model, modality), model.modules_for(modality)
+        here = rows_of(features, weights, chunks, processor.collate, row_by_row=True)
+        for keys, rows in here if away is None else away.rows_of(chunks):
             good = usable(rows)
             for (index, part), row, fine in zip(keys, rows, good.tolist(), strict=True):
                 if index not in pending:  # damaged further on

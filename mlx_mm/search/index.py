@@ -8,14 +8,25 @@ from types import TracebackType
 from mlx_mm.errors import MlxMmError
 from mlx_mm.processing.vectors import Vectors
 from mlx_mm.progress import Progress
-from mlx_mm.search import duplicates, exporting, inspection, items, listing, refresh, tags, tending, watching
+from mlx_mm.search import duplicates, exporting, inspection, items, listing, merging, refresh, tags, tending, watching
 from mlx_mm.search.asking import Example, Query
 from mlx_mm.search.items import Item
 from mlx_mm.search.listing import Facets, Outline
 from mlx_mm.search.place import default_index
 from mlx_mm.search.query import Limits, Searcher
-from mlx_mm.search.records import CheckReport, DuplicateKind, Group, Hits, MediaKind, RefreshReport, SortBy, Where
+from mlx_mm.search.records import (
+    CheckReport,
+    DuplicateKind,
+    Group,
+    Hits,
+    MediaKind,
+    MergeReport,
+    RefreshReport,
+    SortBy,
+    Where,
+)
 from mlx_mm.search.roots import known_roots
+from mlx_mm.search.sharding import Shard
 from mlx_mm.search.spaces import Spaces
 from mlx_mm.search.store import Store
 
@@ -45,6 +56,8 @@ class Index:
         accept_missing: bool = False,
         add_space: bool = False,
         reembed: bool = False,
+        shard: str | None = None,
+        servers: Sequence[str] = (),
         wait: float = 0.0,
         on_event: Callable[[str, str], None] | None = None,
         progress: Progress = False,
@@ -55,9 +68,13 @@ class Index:
         for the folders. max_num_patches: the budget of a NaFlex model, which the index keeps. retry: read files again
         that could not be read. accept_missing: go on where a folder lost more than half of its files. add_space,
         reembed: a model that is not the index's makes a second space, or all vectors anew, until when the old ones are
-        searched, too. wait: seconds for another refresh to end. on_event: called with what became of a file ("new",
-        "changed", "moved", "copied", "missing", "failed") and its path, or with "model" and the name of a bundled one
-        that is used since none was named. progress: as of `encode_image`.
+        searched, too. shard: "1/3" takes the first of three shares of the files, by their names, which the index
+        remembers; `merge` makes one index of all. servers: addresses of `mlx_mm serve`, such as
+        "http://10.0.0.2:8000", that have the index's model and make vectors of pictures in place of this machine; they
+        decode large JPEGs wholly, so these vectors are not ours to the last bit. wait: seconds for another refresh to
+        end. on_event: called with what
+        became of a file ("new", "changed", "moved", "copied", "missing", "failed") and its path, or with "model" and
+        the name of a bundled one that is used since none was named. progress: as of `encode_image`.
         Raises StoreError where a folder that was named, or each one, lost too much and nothing was changed,
         OtherModelError, BusyError, InputError.
         """
@@ -69,6 +86,8 @@ class Index:
             accept_missing=accept_missing,
             add_space=add_space,
             reembed=reembed,
+            shard=None if shard is None else Shard.parse(shard),
+            servers=(servers,) if isinstance(servers, str) else tuple(servers),
             wait=wait,
         )
         named = [folders] if isinstance(folders, str | Path) else list(folders)
@@ -212,6 +231,19 @@ class Index:
     def vectors(self, *, kind: MediaKind | None = None) -> tuple[list[str], Vectors]:
         """The rows of `export` in memory: the path of each, and its vector, float32 (N, D) of length 1."""
         return exporting.vectors(self._store, kind)
+
+    def merge(
+        self, parts: str | Path | Sequence[str | Path], *, wait: float = 0.0, progress: Progress = False
+    ) -> MergeReport:
+        """Take in what other indexes hold, such as those of shards, and Parquet files of `search.embedder`, or folders
+        of them; no model runs, and what is known stays as it is, so that a part may be merged again.
+
+        All of it is taken in, or nothing. wait: seconds for who writes to a part, or to this index, to end. progress:
+        as of `encode_image`.
+        Raises OtherModelError for vectors of another model, StoreError and InputError for what is no part, BusyError.
+        """
+        named = [parts] if isinstance(parts, str | Path) else list(parts)
+        return merging.merge(self._store, [Path(name) for name in named], wait, progress)
 
     def check(self, *, repair: bool = False) -> CheckReport:
         """Whether the store and what is derived from it are whole.

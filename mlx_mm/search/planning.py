@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 
 from mlx_mm.errors import StoreError
+from mlx_mm.search.records import MediaKind
 from mlx_mm.search.scanning import Entry, Found
 from mlx_mm.search.store import Store
 
@@ -72,7 +73,8 @@ class Changes:
 
     read: files to be read. back: rows of files that are there again. gone: rows of files that are not, left: of those
     that a pattern leaves out now. errors: why files could not be read before, by path. same: how many are unchanged.
-    moved: rows of this folder whose files have another place, total: rows of files that were there.
+    moved: rows of this folder whose files have another place, total: rows of files that were there. kinds: of files
+    for which models are needed.
     """
 
     root: Root
@@ -84,6 +86,7 @@ class Changes:
     total: int = 0
     moved: int = 0
     empty: bool = False
+    kinds: set[MediaKind] = field(default_factory=set)
 
 
 def compare(store: Store, root: Root, found: Found, *, retry: bool) -> Changes:

@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO, TypeAlias
+
+import numpy as np
 
 from mlx_mm.errors import MediaError, foreign
 from mlx_mm.models.contracts import AudioProcessor, ImageProcessor, Processor
@@ -19,13 +20,13 @@ from mlx_mm.processing.exif import Taken
 from mlx_mm.processing.fetching import short_name
 from mlx_mm.processing.files import open_regular
 from mlx_mm.processing.glance import Glance
-from mlx_mm.processing.image import ImageSource
+from mlx_mm.processing.image import ImageSource, file_of
 from mlx_mm.processing.key_frames import About, key_frames
 from mlx_mm.processing.sources import Source
 from mlx_mm.search.planning import Job
 from mlx_mm.search.records import MediaKind
 from mlx_mm.search.scanning import identity
-from mlx_mm.search.thumbnail_files import keep_thumbnail
+from mlx_mm.search.servers import DATA
 
 DIGEST_BYTES = 16
 BLOCK = 1 << 20  # bytes read at once
@@ -68,6 +69,7 @@ class Done:
 
 
 Step: TypeAlias = Begun | Part | Done
+Keep: TypeAlias = Callable[[bytes, bytes], None]  # of a digest and a thumbnail
 
 
 class Claims:
@@ -91,13 +93,17 @@ class Claims:
 
 
 class Reader:
-    """Reads files for one space. index: the folder for thumbnails. patches: the budget of NaFlex models."""
+    """Reads files for one space. patches: the budget of NaFlex models. keep: called with the digest and the thumbnail,
+    a JPEG, of each. as_files: parts of pictures are their files, for a server, which decodes them."""
 
-    def __init__(self, processor: Processor, patches: int | None, index: Path, claims: Claims):
+    def __init__(
+        self, processor: Processor, patches: int | None, keep: Keep, claims: Claims, *, as_files: bool = False
+    ):
         self.processor = processor
         self.patches = patches
-        self.index = index
+        self.keep = keep
         self.claims = claims
+        self.as_files = as_files
 
     def read(self, job: Job) -> Iterator[Step]:
         """Of one file `Begun`, then its parts and `Done`, where its bytes are not known. MediaError for what is not
@@ -121,7 +127,7 @@ class Reader:
             if not held and identity(os.stat(place)) != before:
                 raise MediaError(f"{name} changed while it was read; expected a file at rest. Refresh again.")
             if facts.glance.small is not None:
-                keep_thumbnail(self.index, digest, facts.glance.small)
+                self.keep(digest, facts.glance.small)
                 facts.glance.small = None  # it is not held until the vectors are there
             yield Done()
 
@@ -137,7 +143,8 @@ class Reader:
         processor = self.processor
         if processor.kind != "encoder" or not isinstance(processor, ImageProcessor):
             raise unfit("pictures")
-        return processor.images([source], fast_decode=True, max_num_patches=self.patches)
+        batch = processor.images([source], fast_decode=True, max_num_patches=self.patches)  # which learns of it
+        return {DATA: np.array(file_of(source), object)} if self.as_files else batch
 
     def _of_sound(self, facts: Facts, source: Source) -> Iterator[Part]:
         """Windows follow each other; the last one ends where the sound does."""

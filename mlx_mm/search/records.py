@@ -118,6 +118,23 @@ class RefreshReport:
     left_alone: list[str] = field(default_factory=list)
 
 
+@dataclass
+class MergeReport:
+    """What a merge found and did.
+
+    files: that are new in the index, or newer than what it had. contents, vectors: new ones. known: contents that it
+    had. absent: shards that none of the parts is, where the parts are shards.
+    """
+
+    parts: int = 0
+    files: int = 0
+    contents: int = 0
+    vectors: int = 0
+    known: int = 0
+    absent: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class CheckReport:
     """What is the matter with an index. problems: that were found, one line each. repaired: what was made right. left:

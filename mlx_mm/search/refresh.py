@@ -1,5 +1,6 @@
 """Bringing an index up to date: what is new, changed, moved or gone in its folders."""
 
+import functools
 import os
 import sqlite3
 import time
@@ -23,9 +24,10 @@ from mlx_mm.search.reading import SETTLED, Claims
 from mlx_mm.search.records import MediaKind, RefreshReport
 from mlx_mm.search.roots import moved
 from mlx_mm.search.scanning import Entry, ending_of, scan
+from mlx_mm.search.sharding import Shard, settled
 from mlx_mm.search.spaces import Space, Spaces
 from mlx_mm.search.store import Store
-from mlx_mm.search.thumbnail_files import remove_thumbnail
+from mlx_mm.search.thumbnail_files import keep_thumbnail, remove_thumbnail
 from mlx_mm.search.writing import Tell, Writing, name_of, put_words
 
 __all__ = ["Options", "moved", "refresh"]
@@ -40,7 +42,9 @@ class Options:
     exclude: patterns as in .gitignore of what is left out, relative to the folder; videos: take key frames of videos.
     Both are remembered for the folders. max_num_patches: the budget of a NaFlex model, which the index keeps. retry:
     read files again that could not be read. accept_missing: go on where a folder lost most of its files. add_space,
-    reembed: what a model does that is not the index's, see `Spaces.prepared`. wait: seconds for another refresh to end.
+    reembed: what a model does that is not the index's, see `Spaces.prepared`. shard: take these files only, which the
+    index remembers. servers: addresses of `mlx_mm serve` that make vectors of pictures in our place. wait: seconds for
+    another refresh to end.
     """
 
     exclude: tuple[str, ...] = ()
@@ -50,6 +54,8 @@ class Options:
     accept_missing: bool = False
     add_space: bool = False
     reembed: bool = False
+    shard: Shard | None = None
+    servers: tuple[str, ...] = ()
     wait: float = 0.0
 
 
@@ -78,14 +84,15 @@ def refresh(
                 "videos is on, and PyAV, which decodes them, is not there; expected it. pip install 'mlx_mm[video]'."
             )
         roots = folders_of.with_folders(store, folders, options.exclude, options.videos)
-        changes = _planned(store, folders_of.absorb(store, roots), options, report)
+        shard = settled(store, options.shard)
+        changes = _planned(store, folders_of.absorb(store, roots), options, shard, report)
         moves = find_moves(changes)
         changes = _sound(changes, options, report)
         used = spaces.prepared(
             options.max_num_patches,
             add=options.add_space,
             anew=options.reembed,
-            kinds={job.entry.kind for found in changes for job in found.read},
+            kinds={kind for found in changes for kind in found.kinds},
             on_bundled=lambda name: tell("model", name),
         )
         folders_of.write_roots(store, [found.root for found in changes])
@@ -93,14 +100,15 @@ def refresh(
         jobs = _readable([job for found in changes for job in found.read], used, report)
         again = {space.id: _lacking(store, space) for space in used}
         total = len(jobs) + sum(map(len, again.values()))
+        keep = functools.partial(keep_thumbnail, store.path)
         with progressing(progress, total, "indexing", "file") as advance:
             for space, some in _shared_out(jobs, used):
                 claims = Claims(lambda digest: _is_known(store, digest))
-                encode(store, space, some, claims, Writing(store, space, report, tell), advance)
+                encode(keep, space, some, claims, Writing(store, space, report, tell), advance, options.servers)
             for space in used:
                 late = _lacking(store, space) if jobs and len(used) > 1 else again[space.id]
                 writing = Writing(store, space, report, tell, again=True)
-                encode(store, space, late, Claims(lambda _: False), writing, advance)
+                encode(keep, space, late, Claims(lambda _: False), writing, advance, options.servers)
         if any((report.new, report.changed, report.moved, report.copied, report.missing, report.encoded)):
             _note_time(store, [found.root for found in changes])
         if spaces.replaced and all(job.shown in report.failed for space in used for job in _lacking(store, space)):
@@ -115,14 +123,23 @@ def refresh(
     return report
 
 
-def _planned(store: Store, roots: Sequence[Root], options: Options, report: RefreshReport) -> list[Changes]:
-    """What is to do in each folder; each real folder is searched once."""
+def _planned(
+    store: Store, roots: Sequence[Root], options: Options, shard: Shard | None, report: RefreshReport
+) -> list[Changes]:
+    """What is to do in each folder; each real folder is searched once. All shards of a folder have models for the same
+    kinds, whichever files they have."""
     skipped, changes = Counter[str](), []
     seen = {_place(path) for path in (os.fsencode(store.path), *(root.path for root in roots))}
     for root in roots:
         seen.discard(_place(root.path))  # which a link in another one leads to, perhaps
         found = scan(root.path, rules_of(root.exclude), videos=root.videos, seen=seen)
-        changes.append(compare(store, root, found, retry=options.retry))
+        everything = found.files
+        if shard is not None:
+            found.files = {path: entry for path, entry in everything.items() if shard.has(path)}
+        change = compare(store, root, found, retry=options.retry)
+        others = everything.values() if shard is not None else ()
+        change.kinds = {job.entry.kind for job in change.read} | {entry.kind for entry in others}
+        changes.append(change)
         skipped += found.skipped
     report.skipped = dict(skipped)
     return changes

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -30,6 +30,49 @@ LEAVING = "leaving"  # key in the table `meta`
 # What makes vectors where no model is named
 DEFAULTS: dict[MediaKind, Bundled] = {"image": PICTURES, "video": PICTURES, "audio": SOUNDS}
 TIMED = 4  # pictures or sounds by which the time of making all vectors anew is estimated
+
+
+class SpaceRow(NamedTuple):
+    """What `spaces` holds of a model, but for its id: kinds and about as JSON, canary the float32 of all of them."""
+
+    fingerprint: str
+    model: str
+    revision: str | None
+    dim: int
+    kinds: str
+    about: str
+    canary: bytes
+
+    def canaries(self) -> dict[Modality, Vectors]:
+        """By what they are."""
+        vectors = np.frombuffer(self.canary, "<f4").reshape(-1, self.dim).astype(np.float32)
+        return dict(zip(json.loads(self.about)["canaries"], vectors, strict=True))
+
+
+def described(checkpoint: OpenCheckpoint, found: Fingerprint) -> SpaceRow:
+    """The row of a new space."""
+    loaded = checkpoint.load(lazy=True)
+    patches = cast("int | None", found.about["max_num_patches"])
+    about = found.about | {"canaries": [what for what in HEARD if what in checkpoint.modalities]}
+    vectors = np.stack([canary(*loaded, what, patches) for what in cast("list[Modality]", about["canaries"])])
+    revision = checkpoint.folder.name if checkpoint.folder.parent.name == "snapshots" else None  # of the hub's cache
+    plain = vectors.astype("<f4").tobytes()
+    kinds = json.dumps(found.kinds)
+    return SpaceRow(found.digest, checkpoint.name, revision, vectors.shape[1], kinds, json.dumps(about), plain)
+
+
+def add_space(rows: sqlite3.Connection, row: SpaceRow) -> int:
+    """Write one; its id."""
+    number: int = rows.execute(
+        f"INSERT INTO spaces({', '.join(SpaceRow._fields)}) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id", row
+    ).fetchone()[0]
+    return number
+
+
+def space_rows(rows: sqlite3.Connection) -> dict[int, SpaceRow]:
+    """All of an index, by their ids."""
+    found = rows.execute(f"SELECT id, {', '.join(SpaceRow._fields)} FROM spaces ORDER BY id").fetchall()
+    return {number: SpaceRow(*row) for number, *row in found}
 
 
 @dataclass
@@ -54,6 +97,14 @@ class Space:
     _loaded: tuple[Model, Processor] | None = None
     _proven: set[Modality] = field(default_factory=set)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @classmethod
+    def of(cls, row: SpaceRow, number: int, store_name: str) -> "Space":
+        """Of a row with its id, in an index of that name."""
+        kinds, about = tuple(json.loads(row.kinds)), json.loads(row.about)
+        return cls(
+            *(number, row.model, row.revision, row.dim, kinds, about, row.fingerprint, row.canaries(), store_name)
+        )
 
     @property
     def patches(self) -> int | None:
@@ -184,7 +235,7 @@ class Spaces:
     def drop_replaced(self) -> None:
         """Take away those spaces; the caller is the writer."""
         with self.store.writing() as rows:
-            rows.executemany("DELETE FROM spaces WHERE id = ?", [(number,) for number in _leaving(rows)])
+            rows.executemany("DELETE FROM spaces WHERE id = ?", [(number,) for number in leaving_of(rows)])
             rows.execute("DELETE FROM meta WHERE key = ?", (LEAVING,))
 
     def _with_bundled(
@@ -218,33 +269,16 @@ class Spaces:
     ) -> None:
         """Make a space of it, unless there is the same one. Those that it takes the place of stay until it has vectors
         of all, but where their own model cannot be opened any more, so that nobody could search them."""
-        values = self._values(checkpoint, found) if same is None else None
+        new = described(checkpoint, found) if same is None else None
         usable = [space.id for space in replaced if space.is_usable()]
         with self.store.writing() as rows:
-            leaving = {*_leaving(rows), *usable} - {None if same is None else same.id}
+            leaving = {*leaving_of(rows), *usable} - {None if same is None else same.id}
             rows.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (LEAVING, json.dumps(sorted(leaving))))
             rows.executemany(
                 "DELETE FROM spaces WHERE id = ?", [(space.id,) for space in replaced if space.id not in usable]
             )
-            if values is not None:
-                rows.execute(
-                    "INSERT INTO spaces(fingerprint, model, revision, dim, kinds, about, canary)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    values,
-                )
-
-    def _values(self, checkpoint: OpenCheckpoint, found: Fingerprint) -> tuple[object, ...]:
-        """The row of a new space."""
-        loaded = checkpoint.load(lazy=True)
-        patches = cast("int | None", found.about["max_num_patches"])
-        about = found.about | {"canaries": [what for what in HEARD if what in checkpoint.modalities]}
-        vectors = np.stack([canary(*loaded, what, patches) for what in cast("list[Modality]", about["canaries"])])
-        revision = (
-            checkpoint.folder.name if checkpoint.folder.parent.name == "snapshots" else None
-        )  # of the hub's cache
-        plain = vectors.astype("<f4").tobytes()
-        kinds = json.dumps(found.kinds)
-        return found.digest, checkpoint.name, revision, vectors.shape[1], kinds, json.dumps(about), plain
+            if new is not None:
+                add_space(rows, new)
 
     def _minutes(self, checkpoint: OpenCheckpoint, patches: int | None, rivals: Sequence[Space]) -> float:
         """How long it would take to make the vectors of these spaces anew, by the time that canaries take."""
@@ -265,32 +299,17 @@ class Spaces:
 
     def _rows(self) -> list[Space]:
         with self.store.reading() as rows:
-            found = rows.execute(
-                "SELECT id, model, revision, dim, kinds, about, fingerprint, canary FROM spaces ORDER BY id"
-            ).fetchall()
-            leaving = _leaving(rows)
+            found = space_rows(rows)
+            leaving = leaving_of(rows)
         with self._lock:
-            for number, name, revision, dim, kinds, about, digest, blob in found:
-                if number not in self._known or self._known[number].digest != digest:
-                    said = json.loads(about)
-                    vectors = np.frombuffer(blob, "<f4").reshape(-1, dim).astype(np.float32)
-                    canaries = dict(zip(said["canaries"], vectors, strict=True))
-                    self._known[number] = Space(
-                        number,
-                        name,
-                        revision,
-                        dim,
-                        tuple(json.loads(kinds)),
-                        said,
-                        digest,
-                        canaries,
-                        self.store.path.name,
-                    )
+            for number, row in found.items():
+                if number not in self._known or self._known[number].digest != row.fingerprint:
+                    self._known[number] = Space.of(row, number, self.store.path.name)
                 self._known[number].leaving = number in leaving
-            return [self._known[row[0]] for row in found]
+            return [self._known[number] for number in found]
 
 
-def _leaving(rows: sqlite3.Connection) -> list[int]:
+def leaving_of(rows: sqlite3.Connection) -> list[int]:
     """Ids of spaces that another model takes the place of."""
     found = rows.execute("SELECT value FROM meta WHERE key = ?", (LEAVING,)).fetchone()
     return [] if found is None else [int(number) for number in json.loads(found[0])]

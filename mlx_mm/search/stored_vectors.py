@@ -22,11 +22,29 @@ def add_vectors(
 ) -> None:
     """The vectors (parts, dim) of a content, in place of those that it has. times: (start, stop) of each part."""
     connection.execute("DELETE FROM vectors WHERE content = ? AND space = ?", (content, space))
-    for part, (vector, span) in enumerate(zip(unit_length(vectors), times, strict=True)):
-        connection.execute(
-            "INSERT INTO vectors(content, space, part, start, stop, vector) VALUES (?, ?, ?, ?, ?, ?)",
-            (content, space, part, *(span or (None, None)), vector.astype(STORED).tobytes()),
-        )
+    put_stored(connection, content, space, as_stored(vectors), times)
+
+
+def as_stored(vectors: Vectors) -> list[bytes]:
+    """Vectors (parts, dim) as the store has them."""
+    return [vector.astype(STORED).tobytes() for vector in unit_length(vectors)]
+
+
+def put_stored(
+    connection: sqlite3.Connection,
+    content: int,
+    space: int,
+    stored: Sequence[bytes],
+    times: Sequence[tuple[float, float] | None],
+) -> None:
+    """Write the vectors, one for each part, of a content that has none in that space."""
+    connection.executemany(
+        "INSERT INTO vectors(content, space, part, start, stop, vector) VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (content, space, part, *(span or (None, None)), vector)
+            for part, (vector, span) in enumerate(zip(stored, times, strict=True))
+        ],
+    )
 
 
 def find_vectors(connection: sqlite3.Connection, ids: npt.NDArray[np.int64]) -> tuple[Vectors, npt.NDArray[np.bool_]]:

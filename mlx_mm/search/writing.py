@@ -19,6 +19,10 @@ from mlx_mm.search.stored_vectors import add_vectors
 
 VANISHED = "files that went away meanwhile"
 Tell = Callable[[str, str], None]
+# Columns of `contents` that the bytes of a file say
+FACTS = (
+    *("digest", "kind", "size", "width", "height", "seconds", "dhash", "taken_at", "latitude", "longitude", "camera"),
+)
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,9 @@ class Writing:
     ) -> None:
         facts = outcome.facts
         assert facts is not None
-        content = _add_content(rows, facts)
+        content = add_content(rows, facts_of(facts))
         add_vectors(rows, content, self.space.id, vectors, outcome.spans)
-        put_file(rows, outcome.job, outcome.status, content)
+        put_file(rows, outcome.job.root.id, outcome.job.path, outcome.status, content)
         self.report.encoded += 1
         self._count(outcome, "new" if outcome.job.row is None else "changed", told)
 
@@ -108,7 +112,7 @@ class Writing:
             else:
                 self._copies.setdefault(facts.digest, []).append(outcome)
             return
-        put_file(rows, outcome.job, outcome.status, found[0])
+        put_file(rows, outcome.job.root.id, outcome.job.path, outcome.status, found[0])
         row = outcome.job.row
         if row is None:
             self._count(outcome, "copied", told)
@@ -132,7 +136,7 @@ class Writing:
             self.report.skipped[VANISHED] = self.report.skipped.get(VANISHED, 0) + 1
             return
         if not self.again:
-            put_file(rows, job, outcome.status, None, str(error))
+            put_file(rows, job.root.id, job.path, outcome.status, None, str(error))
         self.report.failed[job.shown] = str(error)
         told.append(("failed", job.shown))
 
@@ -152,18 +156,23 @@ def name_of(path: bytes) -> str:
 
 
 def put_file(
-    rows: sqlite3.Connection, job: Job, status: tuple[int, int, int, int], content: int | None, error: str | None = None
+    rows: sqlite3.Connection,
+    root: int | None,
+    path: bytes,
+    status: tuple[int, int, int, int],
+    content: int | None,
+    error: str | None = None,
 ) -> None:
     """Write the row of a file, and what it is found by. content: None where it could not be read."""
-    state, name = "here" if error is None else "error", name_of(job.path)
+    state, name = "here" if error is None else "error", name_of(path)
     number = rows.execute(
         "INSERT INTO files(root, path, name, size, mtime_ns, device, inode, content, state, error)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(root, path) DO UPDATE SET name = excluded.name,"
         " size = excluded.size, mtime_ns = excluded.mtime_ns, device = excluded.device, inode = excluded.inode,"
         " content = excluded.content, state = excluded.state, error = excluded.error, gone_at = NULL RETURNING id",
-        (job.root.id, job.path, name, *status, content, state, error),
+        (root, path, name, *status, content, state, error),
     ).fetchone()[0]
-    put_words(rows, number, job.path)
+    put_words(rows, number, path)
 
 
 def put_words(rows: sqlite3.Connection, file: int, path: bytes) -> None:
@@ -174,14 +183,18 @@ def put_words(rows: sqlite3.Connection, file: int, path: bytes) -> None:
     words.put(rows, file, name_of(path), [row[0] for row in tags])
 
 
-def _add_content(rows: sqlite3.Connection, facts: Facts) -> int:
-    glance, taken = facts.glance, facts.glance.taken
+def add_content(rows: sqlite3.Connection, facts: Sequence[object]) -> int:
+    """Write a content, whose FACTS these are; its id."""
     number: int = rows.execute(
-        "INSERT INTO contents(digest, kind, size, width, height, seconds, dhash, taken_at, latitude, longitude, camera)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-        (
-            *(facts.digest, facts.kind, facts.size, glance.width, glance.height, facts.seconds, glance.dhash),
-            *(taken.taken_at, taken.latitude, taken.longitude, taken.camera),
-        ),
+        f"INSERT INTO contents({', '.join(FACTS)}) VALUES ({', '.join('?' * len(FACTS))}) RETURNING id", facts
     ).fetchone()[0]
     return number
+
+
+def facts_of(facts: Facts) -> tuple[object, ...]:
+    """As FACTS names them."""
+    glance, taken = facts.glance, facts.glance.taken
+    return (
+        *(facts.digest, facts.kind, facts.size, glance.width, glance.height, facts.seconds, glance.dhash),
+        *(taken.taken_at, taken.latitude, taken.longitude, taken.camera),
+    )
