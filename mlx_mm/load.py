@@ -10,15 +10,25 @@ from typing import Literal
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.backend import device
+from mlx_mm.backend import device, ranks
 from mlx_mm.backend.memory import expect
+from mlx_mm.backend.ranks import Group
 from mlx_mm.backend.streams import compute, computing
 from mlx_mm.checkpoint import hub, matching, reading, shards
 from mlx_mm.checkpoint.rows import Rows
-from mlx_mm.errors import ConfigError, InputError, ModelNotFoundError, WeightsError, foreign, shown
+from mlx_mm.checkpoint.sameness import same_on_all_ranks
+from mlx_mm.errors import (
+    ConfigError,
+    InputError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+    WeightsError,
+    foreign,
+    shown,
+)
 from mlx_mm.models import KNOWN_PROBLEMS, find_family
 from mlx_mm.models.config import FamilyConfig, StoredSizes, check_sizes
-from mlx_mm.models.contracts import Modality, Model, Processor
+from mlx_mm.models.contracts import Modality, Model, Processor, Share
 from mlx_mm.models.family import Family
 from mlx_mm.models.weights import own_parts
 from mlx_mm.processing.arguments import flag, text_or_path
@@ -36,6 +46,7 @@ def load(
     revision: str | None = None,
     dtype: str | mx.Dtype | None = None,
     lazy: bool = False,
+    group: Group | None = None,
 ) -> tuple[Model, Processor]:
     """Load a checkpoint: Hugging Face's own, or one that `convert` made.
 
@@ -43,12 +54,14 @@ def load(
     dtype: "float32", "float16", "bfloat16" or the mlx dtype to compute in; by default float32 on a CPU, and on a GPU
     the checkpoint's own, but float32 for float16 weights of layers that would lose accuracy. lazy: leave the weights on
     disk until they are used, so that a tower which is not used takes no memory; damaged numbers are not searched for
-    then.
+    then. group: of `mlx.core.distributed.init()` where several processes, its ranks, each load a part of the model and
+    compute together; all must then call the model alike, or all but rank 0 `mlx_mm.follow` it.
     Warns where the published weights of that name are known to be faulty.
     Returns (model, processor). Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
     target, lazy = parse_dtype(dtype), flag("lazy", lazy)
-    return open_checkpoint(path_or_repo, revision=revision).load(dtype=target, lazy=lazy)
+    group = None if group is None else ranks.checked(group)
+    return open_checkpoint(path_or_repo, revision=revision).load(dtype=target, lazy=lazy, group=group)
 
 
 def open_checkpoint(path_or_repo: str | Path, *, revision: str | None = None) -> "OpenCheckpoint":
@@ -117,14 +130,23 @@ class OpenCheckpoint:
         model = self.model()
         return model.kind, model.modalities
 
-    def load(self, *, dtype: str | mx.Dtype | None = None, lazy: bool = False) -> tuple[Model, Processor]:
+    def load(
+        self, *, dtype: str | mx.Dtype | None = None, lazy: bool = False, group: Group | None = None
+    ) -> tuple[Model, Processor]:
         """The model with its weights, and the processor; see `load`."""
         target = parse_dtype(dtype)
         device.prepare()
         if (name := Path(self.name).name) in KNOWN_PROBLEMS:
             warnings.warn(f"{name}: {KNOWN_PROBLEMS[name]}.", stacklevel=3)  # the caller of mlx_mm.load
         opened, checkpoint = self.with_tensors()
-        model = opened.model()
+        if group is None:
+            model = opened.model()
+        else:
+            same_on_all_ranks(self.folder, group)
+            share = opened.share(group.rank(), group.size())
+            checkpoint = reading.Checkpoint(self.folder, share.part)
+            model = replace(opened, config=share.config).model()
+            compute(lambda: share.divide(model, group))
         with foreign(WeightsError, f"The weights in {self.folder} cannot be loaded", OF_ONE_CHECKPOINT):
             opened._fill(model, checkpoint, dtype=target, lazy=lazy)
         return model, opened.processor()
@@ -136,6 +158,17 @@ class OpenCheckpoint:
         with foreign(WeightsError, f"The tensors of {self.folder} cannot be read", OF_ONE_CHECKPOINT):
             values = config.settled(self.values, checkpoint)
         return replace(self, values=values, config=config.from_dict(values)), checkpoint
+
+    def share(self, rank: int, count: int) -> Share:
+        """What one of `count` ranks has of the model. Raises UnsupportedModelError for a model of one part alone, and
+        InputError for a number of ranks that does not divide it."""
+        if self.family.share is None:
+            raise UnsupportedModelError(
+                f"{self.name} is a model that is not divided; expected one that answers in words. Give each process a "
+                "whole one, and a part of the inputs."
+            )
+        block = apply.read_block(self.values)
+        return self.family.share(self.config, rank, count, 1 if block is None else apply.largest_group(block))
 
     def arrange(self, model: Model, checkpoint: reading.Checkpoint) -> dict[str, mx.array | Rows]:
         """The tensors of the files under the model's names and in its layout; those of shapes that do not fit may

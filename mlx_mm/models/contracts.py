@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
+from mlx_mm.models.config import FamilyConfig
 from mlx_mm.processing.batch import Batch
 
 if TYPE_CHECKING:  # a processor must not import MLX, and this file is beside it
     import mlx.core as mx
     import mlx.nn as nn
 
+    from mlx_mm.backend.ranks import Group
+    from mlx_mm.checkpoint.parts import Part
     from mlx_mm.checkpoint.rows import Rows
     from mlx_mm.generation.defaults import GenerationDefaults
     from mlx_mm.generation.request import Request
@@ -115,11 +118,26 @@ class Classifier(Checkpointed, Protocol):
 
 
 class Generator(Checkpointed, Protocol):
-    """Answers in words. request: a processor's batch on its way through this model."""
+    """Answers in words. request: a processor's batch on its way through this model. group: of the ranks that each have
+    a part of it; None for a whole model."""
 
     kind: Literal["generator"]
+    group: Group | None
 
     def request(self, batch: Batch) -> Request: ...
+
+
+class Share(Protocol):
+    """What one of several ranks has of a model.
+
+    config: of a model with the sizes that it has. part: name and shape of a tensor in the files -> what it takes.
+    divide: lets a model of these sizes compute with the others.
+    """
+
+    @property
+    def config(self) -> FamilyConfig: ...
+    def part(self, name: str, shape: tuple[int, ...]) -> Part | None: ...
+    def divide(self, model: Layers, group: Group) -> None: ...
 
 
 Model: TypeAlias = Encoder | Classifier | Generator

@@ -1,0 +1,88 @@
+"""Ranks: processes, on one machine or several, that each have a part of one model. MLX's distributed engine joins them.
+
+Every rank must ask for the same things in the same order: a sum waits until all ranks have asked for it.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TypeAlias, cast
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_mm.backend.native.views import is_view, view
+from mlx_mm.backend.streams import computing
+from mlx_mm.errors import InputError, foreign, shown
+
+Group: TypeAlias = mx.distributed.Group
+# What those who start several ranks tell each: mlx.launch, Open MPI, and others of MPI
+LAUNCHERS = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+HOW_TO_LAUNCH = "Start each rank with mlx.launch, such as: mlx.launch -n 2 -- mlx_mm generate …"
+WORD = 4  # bytes of an int32
+
+
+def is_launched() -> bool:
+    """Whether this process was started as one of several ranks."""
+    return any(os.environ.get(name) for name in LAUNCHERS)
+
+
+def join() -> Group:
+    """The group of all ranks. Raises InputError in a process that was started alone, or whose group does not form."""
+    if not is_launched():
+        raise InputError(f"This process was started alone; expected one of several ranks. {HOW_TO_LAUNCH}")
+    with foreign(InputError, "The ranks cannot find each other", f"expected all to start together. {HOW_TO_LAUNCH}"):
+        group = mx.distributed.init(strict=True)
+    return checked(group)
+
+
+def checked(group: object) -> Group:
+    """A group of two ranks or more; InputError for anything else."""
+    if not isinstance(group, Group):
+        raise InputError(f"group is {shown(group)}; expected that of mlx.core.distributed.init(). Leave it out.")
+    if group.size() < 2:
+        raise InputError(f"group has one rank, this process; expected two or more. {HOW_TO_LAUNCH}")
+    return group
+
+
+def summed(x: mx.array, group: Group) -> mx.array:
+    """The sum of what the ranks have, which all get; an array, or a view within `run`."""
+    if is_view(x):
+        total = mx.distributed.all_sum(mx.array(x), group=group)
+        mx.eval(total)
+        return cast(mx.array, view(total))
+    return mx.distributed.all_sum(x, group=group)
+
+
+def from_first(x: mx.array, group: Group) -> mx.array:
+    """What rank 0 has, for all ranks; the others give an array of the same shape and dtype."""
+    return mx.distributed.all_sum(x if group.rank() == 0 else mx.zeros_like(x), group=group)
+
+
+def joined(x: mx.array, sizes: Sequence[int], group: Group) -> mx.array:
+    """What the ranks have of a last axis, one after the other: (…, own size) -> (…, sum of sizes)."""
+    missing = max(sizes) - x.shape[-1]
+    padded = mx.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x
+    parts = mx.distributed.all_gather(padded[None], group=group)
+    return mx.concatenate([parts[rank, ..., :size] for rank, size in enumerate(sizes)], axis=-1)
+
+
+def gathered(numbers: Sequence[int], group: Group) -> list[list[int]]:
+    """The int32 numbers of each rank, equally many of each."""
+    with computing():
+        return cast(list[list[int]], mx.distributed.all_gather(mx.array([numbers], mx.int32), group=group).tolist())
+
+
+def told(numbers: Sequence[int], group: Group) -> list[int]:
+    """The int32 numbers of rank 0, for all ranks; the others give equally many."""
+    with computing():
+        return cast(list[int], from_first(mx.array(list(numbers), mx.int32), group).tolist())
+
+
+def told_bytes(data: bytes, size: int, group: Group) -> bytes:
+    """The `size` bytes of rank 0, for all ranks; what the others give does not matter."""
+    words = -(-size // WORD)
+    padded = data.ljust(words * WORD, b"\0") if group.rank() == 0 else bytes(words * WORD)
+    with computing():
+        total = from_first(mx.array(np.frombuffer(padded, np.int32)), group)
+        mx.eval(total)
+    return np.asarray(total).tobytes()[:size]
