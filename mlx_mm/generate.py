@@ -17,6 +17,7 @@ from mlx_mm.backend.memory import wired_memory
 from mlx_mm.backend.streams import computing, finish
 from mlx_mm.errors import InputError, is_whole, shown, whole_number
 from mlx_mm.generation.answer import Clock, Generation, Pieces, join
+from mlx_mm.generation.following import request_of
 from mlx_mm.generation.prompt_cache import PromptCache, StoredLayer
 from mlx_mm.generation.request import Request
 from mlx_mm.generation.response import Listener, scale_boxes
@@ -234,7 +235,7 @@ def _answer(job: _Job) -> Pieces:
     needed = job.model.modalities if pixels else ("text",)
     with computing():
         mx.eval([list(job.model.modules_for(modality)) for modality in needed])  # for the workers
-        request = job.model.request(job.batch)
+        request = request_of(job.model, job.batch)
         keys = request.token_keys()
         layers = job.begin(request, keys)
         start = len(cache)

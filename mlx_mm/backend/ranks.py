@@ -72,17 +72,32 @@ def gathered(numbers: Sequence[int], group: Group) -> list[list[int]]:
         return cast(list[list[int]], mx.distributed.all_gather(mx.array([numbers], mx.int32), group=group).tolist())
 
 
-def told(numbers: Sequence[int], group: Group) -> list[int]:
-    """The int32 numbers of rank 0, for all ranks; the others give equally many."""
+def tell(numbers: Sequence[int], group: Group) -> None:
+    """Give int32 numbers of rank 0, this one, to the others, who ask for them by `told`. It is not waited for."""
     with computing():
-        return cast(list[int], from_first(mx.array(list(numbers), mx.int32), group).tolist())
+        mx.async_eval(from_first(mx.array(list(numbers), mx.int32), group))
 
 
-def told_bytes(data: bytes, size: int, group: Group) -> bytes:
-    """The `size` bytes of rank 0, for all ranks; what the others give does not matter."""
-    words = -(-size // WORD)
-    padded = data.ljust(words * WORD, b"\0") if group.rank() == 0 else bytes(words * WORD)
+def told(count: int, group: Group) -> list[int]:
+    """So many numbers that rank 0 tells."""
     with computing():
-        total = from_first(mx.array(np.frombuffer(padded, np.int32)), group)
+        return cast(list[int], from_first(mx.zeros(count, mx.int32), group).tolist())
+
+
+def tell_bytes(data: bytes, group: Group) -> None:
+    """Give bytes of rank 0, this one, to the others, who ask for them by `told_bytes`."""
+    padded = data.ljust(_words(len(data)) * WORD, b"\0")
+    with computing():
+        mx.async_eval(from_first(mx.array(np.frombuffer(padded, np.int32)), group))
+
+
+def told_bytes(size: int, group: Group) -> bytes:
+    """So many bytes that rank 0 tells."""
+    with computing():
+        total = from_first(mx.zeros(_words(size), mx.int32), group)
         mx.eval(total)
     return np.asarray(total).tobytes()[:size]
+
+
+def _words(size: int) -> int:
+    return -(-size // WORD)

@@ -1,0 +1,50 @@
+"""A command that several ranks run: rank 0 speaks, the others follow it."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mlx_mm.cli.notes import note
+from mlx_mm.cli.opening import Opened
+
+if TYPE_CHECKING:
+    from mlx_mm.models.contracts import Model, Processor
+
+LOST = 1  # the status of a rank that ends because another did
+
+
+@contextlib.contextmanager
+def loaded(checkpoint: Opened) -> "Iterator[tuple[Model, Processor] | None]":
+    """The model and its processor; of several ranks, to rank 0, and None to the others once they have followed it.
+
+    A rank that ends, or of which nothing is heard for 15 seconds, ends the others with a message.
+    """
+    from mlx_mm.backend import ranks
+
+    if not ranks.is_launched():
+        yield checkpoint.load()
+        return
+    from mlx_mm.backend.watchdog import watched
+    from mlx_mm.generation.following import dismiss, follow
+
+    group = ranks.join()
+
+    def end(rank: int) -> None:
+        note(
+            f"error: rank {rank} of {group.size()} has ended, or cannot be reached; expected all to the end. See what "
+            f"it said, and start all ranks again. (rank {group.rank()})"
+        )
+        os._exit(LOST)  # the others wait inside MLX
+
+    with watched(group, end):
+        model, processor = checkpoint.load(group=group)
+        assert model.kind == "generator"  # the only one that is divided
+        if group.rank():
+            follow(model)
+            yield None
+            return
+        try:
+            yield model, processor
+        finally:
+            dismiss(model)
