@@ -3,8 +3,9 @@
 Every rank must ask for the same things in the same order: a sum waits until all ranks have asked for it.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias, cast
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ import numpy as np
 
 from mlx_mm.backend.native.views import is_view, view
 from mlx_mm.backend.streams import computing
-from mlx_mm.errors import InputError, foreign, shown
+from mlx_mm.errors import InputError, RanksError, foreign, reason, shown
 
 Group: TypeAlias = mx.distributed.Group
 # What those who start several ranks tell each: mlx.launch, Open MPI, and others of MPI
@@ -27,10 +28,11 @@ def is_launched() -> bool:
 
 
 def join() -> Group:
-    """The group of all ranks. Raises InputError in a process that was started alone, or whose group does not form."""
+    """The group of all ranks. Raises InputError in a process that was started alone, and RanksError where it
+    does not form."""
     if not is_launched():
         raise InputError(f"This process was started alone; expected one of several ranks. {HOW_TO_LAUNCH}")
-    with foreign(InputError, "The ranks cannot find each other", f"expected all to start together. {HOW_TO_LAUNCH}"):
+    with foreign(RanksError, "The ranks cannot find each other", f"expected all to start together. {HOW_TO_LAUNCH}"):
         group = mx.distributed.init(strict=True)
     return checked(group)
 
@@ -42,6 +44,18 @@ def checked(group: object) -> Group:
     if group.size() < 2:
         raise InputError(f"group has one rank, this process; expected two or more. {HOW_TO_LAUNCH}")
     return group
+
+
+@contextlib.contextmanager
+def in_touch() -> Iterator[None]:
+    """Inside, what MLX raises where a connection to another rank ends is a RanksError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RanksError(
+            f"The ranks do not compute together any more ({reason(error)}); expected all to the end. See what each "
+            "rank said, and start all again."
+        ) from error
 
 
 def summed(x: mx.array, group: Group) -> mx.array:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mlx_mm.backend.ranks import Group, tell_bytes, told_bytes
-from mlx_mm.errors import InputError, foreign
+from mlx_mm.errors import RanksError, foreign
 
 SECONDS_BETWEEN = 2.0
 SECONDS_OF_SILENCE = 15.0  # after which a rank counts as lost
@@ -29,9 +29,9 @@ CONNECT = "expected a connection from each rank to rank 0. Let its firewall pass
 def watched(group: Group, on_lost: Callable[[int], None]) -> Iterator[None]:
     """Inside, `on_lost` is called, by a thread, with the number of a rank that has ended or fallen silent.
 
-    A rank that leaves the block says so, and is none that is lost. Raises InputError where a rank cannot be reached.
+    A rank that leaves the block says so, and is none that is lost. Raises RanksError where a rank cannot be reached.
     """
-    with foreign(InputError, "The ranks cannot reach each other", CONNECT):
+    with foreign(RanksError, "The ranks cannot reach each other", CONNECT):
         peers = _accept(group) if group.rank() == 0 else {0: _connect(group)}
     ended = threading.Event()
     watch = threading.Thread(target=_watch, args=(peers, ended, on_lost), name="mlx_mm watchdog", daemon=True)

@@ -8,13 +8,13 @@ import numpy as np
 from mlx_mm import __version__
 from mlx_mm.backend.ranks import Group, gathered
 from mlx_mm.checkpoint.shards import read_weight_files
-from mlx_mm.errors import WeightsError
+from mlx_mm.errors import RanksError
 
 SAMPLE = 64  # bytes of each tensor
 
 
 def same_on_all_ranks(folder: Path, group: Group) -> None:
-    """Raise WeightsError, on all ranks, where one has other files, or another version of this package.
+    """Raise RanksError, on all ranks, where one has other files, or another version of this package.
 
     Compared are config.json, names, dtypes, shapes and places of all tensors, and the first bytes of each: of a large
     model a rank reads its part and no more.
@@ -28,7 +28,7 @@ def same_on_all_ranks(folder: Path, group: Group) -> None:
         ("other files", slice(half, None), "Copy the folder from the machine of rank 0."),
     ):
         if others := [str(rank) for rank, one in enumerate(found) if one[part] != found[0][part]]:
-            raise WeightsError(
+            raise RanksError(
                 f"Of {group.size()} ranks, {' and '.join(others)} has {what} than rank 0, for {folder.name}; expected "
                 f"the same. {advice}"
             )

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from mlx_mm.models.contracts import Model, Processor
 
 LOST = 1  # the status of a rank that ends because another did
+SECONDS_TO_JOIN = 25
 
 
 @contextlib.contextmanager
@@ -28,16 +30,18 @@ def loaded(checkpoint: Opened) -> "Iterator[tuple[Model, Processor] | None]":
     from mlx_mm.backend.watchdog import watched
     from mlx_mm.generation.following import dismiss, follow
 
+    def late() -> None:
+        _end(f"the other ranks have not come within {SECONDS_TO_JOIN} seconds; expected all to start together.")
+
+    def lost(rank: int) -> None:
+        _end(f"rank {rank} of {group.size()} has ended, or cannot be reached; expected all to the end.")
+
+    limit = threading.Timer(SECONDS_TO_JOIN, late)
+    limit.daemon = True
+    limit.start()
     group = ranks.join()
-
-    def end(rank: int) -> None:
-        note(
-            f"error: rank {rank} of {group.size()} has ended, or cannot be reached; expected all to the end. See what "
-            f"it said, and start all ranks again. (rank {group.rank()})"
-        )
-        os._exit(LOST)  # the others wait inside MLX
-
-    with watched(group, end):
+    limit.cancel()
+    with watched(group, lost), ranks.in_touch():
         model, processor = checkpoint.load(group=group)
         assert model.kind == "generator"  # the only one that is divided
         if group.rank():
@@ -48,3 +52,9 @@ def loaded(checkpoint: Opened) -> "Iterator[tuple[Model, Processor] | None]":
             yield model, processor
         finally:
             dismiss(model)
+
+
+def _end(found: str) -> None:
+    """End this process from a thread, since MLX waits for other ranks without end."""
+    note(f"error: {found} See what each rank said, and start all again.")
+    os._exit(LOST)

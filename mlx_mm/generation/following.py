@@ -15,7 +15,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_mm.backend.ranks import Group, from_first, tell, tell_bytes, told, told_bytes
-from mlx_mm.backend.streams import compute
+from mlx_mm.backend.streams import compute, finish
 from mlx_mm.errors import InputError
 from mlx_mm.generation.prompt_cache import StoredLayer
 from mlx_mm.generation.request import LayerCache, Request
@@ -99,6 +99,7 @@ def dismiss(model: Divided) -> None:
     """Let the other ranks end. Nothing for a whole model, and where they can only be ended from outside."""
     if model.group is not None and not _Leader.broken:
         _say(model.group, END)
+        finish()  # before this process can end
 
 
 def follow(model: Divided) -> None:
