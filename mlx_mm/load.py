@@ -70,17 +70,24 @@ def open_checkpoint(path_or_repo: str | Path, *, revision: str | None = None) ->
     The sizes in config.json are held against the names and shapes of the tensors, so that nothing is built which they
     cannot fill. Arguments as of `load`. Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
+    opened = open_settings(path_or_repo, revision=revision, weights=True)
+    with foreign(ConfigError, f"{opened.folder / 'config.json'} cannot be used", OF_ONE_CHECKPOINT):
+        _hold_against_tensors(opened.config, opened.folder)
+    return opened
+
+
+def open_settings(path_or_repo: str | Path, *, revision: str | None = None, weights: bool = False) -> "OpenCheckpoint":
+    """The same without its weights, of which it downloads none unless they are asked for, and knows nothing."""
     text_or_path("path_or_repo", path_or_repo, "a folder, a bundled name or a hub id")
     if revision is not None:
         text_or_path("revision", revision, "a branch, tag or commit")
     with foreign(ModelNotFoundError, f"{path_or_repo} cannot be opened", "expected a folder or a hub id."):
-        folder = hub.resolve(path_or_repo, revision)
+        folder = hub.resolve(path_or_repo, revision, weights=weights)
     values = hub.read_config(folder)
     family = compute(lambda: find_family(values["model_type"]))  # mlx_lm, if it is imported, begins to draw numbers
     with foreign(ConfigError, f"{folder / 'config.json'} cannot be used", OF_ONE_CHECKPOINT):
         config = family.config.from_dict(values)
         family.architecture(values.get("architectures"))  # a class we do not run matters more than damaged weights
-        _hold_against_tensors(config, folder)
     return OpenCheckpoint(str(path_or_repo), folder, values, family, config)
 
 
@@ -145,7 +152,7 @@ class OpenCheckpoint:
             same_on_all_ranks(self.folder, group)
             share = opened.share(group.rank(), group.size())
             checkpoint = reading.Checkpoint(self.folder, share.part)
-            model = replace(opened, config=share.config).model()
+            model = opened.with_config(share.config).model()
             compute(lambda: share.divide(model, group))
         with foreign(WeightsError, f"The weights in {self.folder} cannot be loaded", OF_ONE_CHECKPOINT):
             opened._fill(model, checkpoint, dtype=target, lazy=lazy)
@@ -158,6 +165,14 @@ class OpenCheckpoint:
         with foreign(WeightsError, f"The tensors of {self.folder} cannot be read", OF_ONE_CHECKPOINT):
             values = config.settled(self.values, checkpoint)
         return replace(self, values=values, config=config.from_dict(values)), checkpoint
+
+    def with_config(self, config: FamilyConfig) -> "OpenCheckpoint":
+        """The same of other sizes, such as those of a rank."""
+        return replace(self, config=config)
+
+    def with_values(self, values: Mapping[str, object]) -> "OpenCheckpoint":
+        """The same with other values of config.json, which change no size."""
+        return replace(self, values={**self.values, **values})
 
     def share(self, rank: int, count: int) -> Share:
         """What one of `count` ranks has of the model. Raises UnsupportedModelError for a model of one part alone, and

@@ -48,7 +48,7 @@ def started(folder: Path, *commands: list[str]) -> Iterator[list[subprocess.Pope
             process.communicate()
 
 
-def run_all(folder: Path, *commands: list[str], timeout: float = 120) -> list[tuple[int, str, str]]:
+def run_all(folder: Path, *commands: list[str], timeout: float = 200) -> list[tuple[int, str, str]]:
     """Status, stdout and stderr of each."""
     with started(folder, *commands) as running:
         said = [process.communicate(timeout=timeout) for process in running]

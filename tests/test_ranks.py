@@ -152,7 +152,7 @@ def results(folder: Path, out: Path, count: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
-        ("dense", (2, 4)),
+        pytest.param("dense", (2, 4), marks=LONG),
         pytest.param("moe", (2, 4), marks=LONG),
         *[pytest.param(f"{kind}-{bits}", (2,), marks=LONG) for kind in ("dense", "moe") for bits in (8, 4)],
         pytest.param("emoji-glm4v", (2,), marks=LONG),
@@ -179,7 +179,7 @@ def test_ranks_compute_what_one_process_does(
                 assert found[key] == value, key
 
 
-@pytest.mark.parametrize("change", ["weights", "config"])
+@pytest.mark.parametrize("change", [pytest.param(change, marks=LONG) for change in ("weights", "config")])
 def test_ranks_with_other_files_are_refused(folders: dict[str, Path], tmp_path: Path, change: str) -> None:
     other = shutil.copytree(folders["dense"], tmp_path / "dense")
     if change == "config":

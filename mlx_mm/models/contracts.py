@@ -131,13 +131,18 @@ class Share(Protocol):
     """What one of several ranks has of a model.
 
     config: of a model with the sizes that it has. part: name and shape of a tensor in the files -> what it takes.
-    divide: lets a model of these sizes compute with the others.
+    divide: lets a model of these sizes compute with the others. described: what is divided, in words. token_numbers:
+    that are kept of a token, its keys and values.
     """
 
     @property
     def config(self) -> FamilyConfig: ...
     def part(self, name: str, shape: tuple[int, ...]) -> Part | None: ...
     def divide(self, model: Layers, group: Group) -> None: ...
+    @property
+    def described(self) -> dict[str, str]: ...
+    @property
+    def token_numbers(self) -> int: ...
 
 
 Model: TypeAlias = Encoder | Classifier | Generator

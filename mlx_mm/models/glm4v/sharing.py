@@ -163,6 +163,25 @@ class Share:
         found = next((rule for end, rule in self._layers.items() if f".{path}".endswith(end)), None)
         return None if found is None else _part(shape, *found)
 
+    @property
+    def described(self) -> dict[str, str]:
+        """What is divided -> how much of it this rank has."""
+        text, moe = self.whole.text_config, self.whole.moe
+        parts = {
+            "heads": self._heads,
+            "heads of keys": self._key_heads,
+            "width of MLPs": self._of_width(text.intermediate_size),
+            **({} if moe is None else {"width of each expert": self._of_width(moe.moe_intermediate_size)}),
+            "tokens of the table and head": self.vocabulary[self.rank],
+        }
+        return {what: f"{own.count} of {own.size}" for what, own in parts.items()} | {"vision tower": "whole"}
+
+    @property
+    def token_numbers(self) -> int:
+        """Keys and values of a token."""
+        text = self.whole.text_config
+        return 2 * text.num_hidden_layers * self._key_heads.count * text.head_dim
+
     def divide(self, model: Layers, group: Group) -> None:
         """Let a model of the sizes of `config` compute with the other ranks."""
         assert isinstance(model, Model)  # the family's own, which was built whole
