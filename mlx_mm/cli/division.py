@@ -61,7 +61,7 @@ def describe_division(
     names, block = tensor_names(opened.folder), read_block(opened.values)
     if bits is not None and block is None:
         scheme = QuantConfig(bits, GROUP_SIZE)
-        layers = plan(opened.model(), scheme)
+        layers = plan(opened.model(), scheme, "text-only")  # as `convert` does with a model that answers
         names, block = {f"{layer.path}.scales" for layer in layers if layer.scheme}, to_block(layers, scheme)
         opened = opened.with_values({"quantization": block})
     stored = opened.values.get("dtype") or opened.values.get("torch_dtype")
