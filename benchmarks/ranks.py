@@ -25,7 +25,7 @@ LIMIT = 30.0  # seconds
 QUESTION = "what is this?"
 PICTURES = Path(__file__).parents[1] / "mlx_mm" / "bundled" / "pictures"
 EXPECTED = ("has ended, or cannot be reached", "do not compute together", "cannot find each other")
-EXPECTED += ("cannot reach each other", "have not come within")
+EXPECTED += ("cannot reach each other",)
 
 
 def start(folder: Path, words: list[str], count: int = 2, **streams: object) -> list[subprocess.Popen]:
@@ -51,7 +51,7 @@ def kills(times: int, seed: int) -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             with (folder / "in").open("w") as questions:
-                questions.writelines(f"{QUESTION} {PICTURES / 'cat.png'}\n" for _ in range(6))
+                questions.writelines(f"{QUESTION} {PICTURES / 'cat.png'}\n" for _ in range(3))
             with (folder / "in").open() as given:
                 began = time.monotonic()
                 running = start(folder, ["-m", "mlx_mm", "chat", "--temperature", "0"], stdin=given)
@@ -115,7 +115,7 @@ def one(source: Path) -> None:
     from mlx_mm.backend import ranks
     from mlx_mm.generation.following import dismiss, follow
 
-    group = ranks.join() if ranks.is_launched() else None
+    group = ranks.join(60) if ranks.is_launched() else None
     before, base = bytes_read(), mx.get_active_memory()
     model, processor = mlx_mm.load(source, group=group)
     read, arrays = bytes_read() - before, dict(tree_flatten(model.parameters()))

@@ -35,7 +35,7 @@ MEDIA: dict[str, dict[str, Any]] = {
 
 
 def main(folder: str, out: str) -> None:
-    group = ranks.join() if ranks.is_launched() else None
+    group = ranks.join(60) if ranks.is_launched() else None
     model, processor = mlx_mm.load(folder, group=group)
     results: dict[str, Any] = {}
     messages = [{"role": "user", "content": "What is this?"}]

@@ -5,6 +5,8 @@ Every rank must ask for the same things in the same order: a sum waits until all
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias, cast
 
@@ -27,14 +29,31 @@ def is_launched() -> bool:
     return any(os.environ.get(name) for name in LAUNCHERS)
 
 
-def join() -> Group:
-    """The group of all ranks. Raises InputError in a process that was started alone, and RanksError where it
-    does not form."""
+def join(seconds: float) -> Group:
+    """The group of all ranks. Raises InputError in a process that was started alone, and RanksError where the others
+    do not come within so many seconds, a limit that only the main thread can set."""
     if not is_launched():
         raise InputError(f"This process was started alone; expected one of several ranks. {HOW_TO_LAUNCH}")
-    with foreign(RanksError, "The ranks cannot find each other", f"expected all to start together. {HOW_TO_LAUNCH}"):
+    advice = f"expected all to start together. {HOW_TO_LAUNCH}"
+    with foreign(RanksError, "The ranks cannot find each other", advice), _interrupted(seconds):
         group = mx.distributed.init(strict=True)
     return checked(group)
+
+
+@contextlib.contextmanager
+def _interrupted(seconds: float) -> Iterator[None]:
+    """Inside, a call of the system that waits for others fails in the end: MLX waits with the interpreter's lock, so
+    that no thread of Python could end it."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # and again, should it come just before the call
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def checked(group: object) -> Group:

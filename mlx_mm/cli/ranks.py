@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from mlx_mm.models.contracts import Model, Processor
 
 LOST = 1  # the status of a rank that ends because another did
-SECONDS_TO_JOIN = 25
+SECONDS_TO_JOIN = 20.0
 
 
 @contextlib.contextmanager
@@ -30,17 +29,10 @@ def loaded(checkpoint: Opened) -> "Iterator[tuple[Model, Processor] | None]":
     from mlx_mm.backend.watchdog import watched
     from mlx_mm.generation.following import dismiss, follow
 
-    def late() -> None:
-        _end(f"the other ranks have not come within {SECONDS_TO_JOIN} seconds; expected all to start together.")
-
     def lost(rank: int) -> None:
         _end(f"rank {rank} of {group.size()} has ended, or cannot be reached; expected all to the end.")
 
-    limit = threading.Timer(SECONDS_TO_JOIN, late)
-    limit.daemon = True
-    limit.start()
-    group = ranks.join()
-    limit.cancel()
+    group = ranks.join(SECONDS_TO_JOIN)
     with watched(group, lost), ranks.in_touch():
         model, processor = checkpoint.load(group=group)
         assert model.kind == "generator"  # the only one that is divided
