@@ -55,7 +55,7 @@ def load(
     the checkpoint's own, but float32 for float16 weights of layers that would lose accuracy. lazy: leave the weights on
     disk until they are used, so that a tower which is not used takes no memory; damaged numbers are not searched for
     then. group: of `mlx.core.distributed.init()` where several processes, its ranks, each load a part of the model and
-    compute together; all must then call the model alike, or all but rank 0 `mlx_mm.follow` it.
+    compute together: rank 0 uses the model as ever, and the others call `mlx_mm.generation.following.follow`.
     Warns where the published weights of that name are known to be faulty.
     Returns (model, processor). Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """

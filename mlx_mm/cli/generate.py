@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print an answer as it comes, or with --json all of it at the end."""
     tools = read_tools(args.tools)
+    if args.prompt == "-":
+        _check_stdin_ends()
     messages = _messages(args.system, read_stdin() if args.prompt == "-" else args.prompt)
     from mlx_mm.generate import refuse_idle
 
@@ -74,6 +76,14 @@ def _answer(
         say_json(call, indent=None)
     note_end(answer, show_stats=args.stats)
     return 0
+
+
+def _check_stdin_ends() -> None:
+    """Raise InputError on one of several ranks: what starts them never ends their stdin."""
+    from mlx_mm.backend.ranks import is_launched
+
+    if is_launched():
+        raise InputError("The prompt is -, and several ranks have no stdin that ends; expected a question. Write it.")
 
 
 def read_tools(path: Path | None) -> Tools | None:
