@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from mlx_mm.cli.notes import note
 from mlx_mm.cli.opening import Opened
+from mlx_mm.cli.output import flush
+from mlx_mm.errors import RanksError
 
 if TYPE_CHECKING:
     from mlx_mm.models.contracts import Model, Processor
@@ -30,23 +32,30 @@ def loaded(checkpoint: Opened) -> "Iterator[tuple[Model, Processor] | None]":
     from mlx_mm.generation.following import dismiss, follow
 
     def lost(rank: int) -> None:
-        _end(f"rank {rank} of {group.size()} has ended, or cannot be reached; expected all to the end.")
+        _end(
+            f"Rank {rank} of {group.size()} has ended, or cannot be reached; expected all to the end. See what each "
+            "rank said, and start all again."
+        )
 
-    group = ranks.join(SECONDS_TO_JOIN)
-    with watched(group, lost), ranks.in_touch():
-        model, processor = checkpoint.load(group=group)
-        assert model.kind == "generator"  # the only one that is divided
-        if group.rank():
-            follow(model)
-            yield None
-            return
-        try:
-            yield model, processor
-        finally:
-            dismiss(model)
+    try:
+        group = ranks.join(SECONDS_TO_JOIN)
+        with watched(group, lost), ranks.in_touch():
+            model, processor = checkpoint.load(group=group)
+            assert model.kind == "generator"  # the only one that is divided
+            if group.rank():
+                follow(model)
+                yield None
+                return
+            try:
+                yield model, processor
+            finally:
+                dismiss(model)
+    except RanksError as error:
+        _end(str(error))
 
 
-def _end(found: str) -> None:
-    """End this process from a thread, since MLX waits for other ranks without end."""
-    note(f"error: {found} See what each rank said, and start all again.")
+def _end(message: str) -> None:
+    """End this process at once, from whichever thread: what MLX began with other ranks may never end."""
+    note(f"error: {message}")
+    flush()
     os._exit(LOST)
