@@ -46,10 +46,8 @@ def describe_division(
     bits: as if it were converted to so many. Raises InputError for a number of ranks that does not divide the model,
     UnsupportedModelError for one that is never divided.
     """
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-
     from mlx_mm.backend.streams import compute
+    from mlx_mm.checkpoint.matching import parameter_bytes
     from mlx_mm.checkpoint.shards import tensor_names
     from mlx_mm.load import FLOATS, OpenCheckpoint, open_settings
     from mlx_mm.quantize.apply import apply_block, read_block
@@ -68,15 +66,13 @@ def describe_division(
     text = opened.values.get("text_config")
     if stored is None and isinstance(text, dict):
         stored = text.get("dtype") or text.get("torch_dtype")
-    itemsize = FLOATS.get(str(stored), mx.bfloat16).size
+    itemsize = FLOATS.get(str(stored), FLOATS["bfloat16"]).size
 
     def of(part: OpenCheckpoint) -> int:
         model = part.model()
         if block is not None:
             apply_block(model, block, names)
-        arrays: list[mx.array] = list(dict(tree_flatten(model.parameters())).values())
-        floats = sum(array.size for array in arrays if mx.issubdtype(array.dtype, mx.floating))
-        return floats * itemsize + sum(a.nbytes for a in arrays if not mx.issubdtype(a.dtype, mx.floating))
+        return parameter_bytes(model, itemsize)
 
     shares = [opened.share(rank, ranks) for rank in range(ranks)]
     whole = compute(partial(of, opened))
