@@ -14,6 +14,7 @@
     │   ├── BusyError          another process is writing to it
     │   ├── NewerSchemaError   a newer mlx_mm made it
     │   └── DamagedError       a part of it is damaged
+    ├── RanksError             processes that cannot compute together, or one of them that was lost
     └── InputError             any other argument with a value we cannot use
         └── LengthError        a prompt that leaves no room for an answer
 
@@ -94,6 +95,10 @@ class NewerSchemaError(StoreError):
 
 class DamagedError(StoreError):
     """A part of an index is damaged."""
+
+
+class RanksError(MlxMmError):
+    """Processes that cannot compute together, or one of them that was lost."""
 
 
 class InputError(MlxMmError):

@@ -18,6 +18,7 @@ from mlx_mm.backend.streams import computing, finish
 from mlx_mm.errors import InputError, LengthError, is_whole, shown, whole_number
 from mlx_mm.generation.answer import Clock, Generation, Pieces, join
 from mlx_mm.generation.defaults import GenerationDefaults
+from mlx_mm.generation.following import request_of
 from mlx_mm.generation.prompt_cache import PromptCache, StoredLayer
 from mlx_mm.generation.request import Request
 from mlx_mm.generation.response import Listener, scale_boxes
@@ -338,7 +339,7 @@ def begin_request(question: Question) -> Request:
     pixels = any(np.issubdtype(array.dtype, np.floating) for array in question.batch.values())
     needed = question.model.modalities if pixels else ("text",)
     mx.eval([list(question.model.modules_for(modality)) for modality in needed])  # for the workers
-    return question.model.request(question.batch)
+    return request_of(question.model, question.batch)
 
 
 def refuse_idle(

@@ -10,16 +10,26 @@ from typing import Literal
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mm.backend import device
+from mlx_mm.backend import device, ranks
 from mlx_mm.backend.memory import expect
+from mlx_mm.backend.ranks import Group
 from mlx_mm.backend.streams import compute, computing
 from mlx_mm.checkpoint import hub, matching, reading, shards
 from mlx_mm.checkpoint.padding import pad_to
 from mlx_mm.checkpoint.rows import Rows
-from mlx_mm.errors import ConfigError, InputError, ModelNotFoundError, WeightsError, foreign, shown
+from mlx_mm.checkpoint.sameness import same_on_all_ranks
+from mlx_mm.errors import (
+    ConfigError,
+    InputError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+    WeightsError,
+    foreign,
+    shown,
+)
 from mlx_mm.models import KNOWN_PROBLEMS, find_family
 from mlx_mm.models.config import FamilyConfig, StoredSizes, check_sizes
-from mlx_mm.models.contracts import Modality, Model, Processor
+from mlx_mm.models.contracts import Modality, Model, Processor, Share
 from mlx_mm.models.family import Family
 from mlx_mm.models.weights import own_parts
 from mlx_mm.processing.arguments import flag, text_or_path
@@ -37,6 +47,7 @@ def load(
     revision: str | None = None,
     dtype: str | mx.Dtype | None = None,
     lazy: bool = False,
+    group: Group | None = None,
 ) -> tuple[Model, Processor]:
     """Load a checkpoint: Hugging Face's own, or one that `convert` made.
 
@@ -44,12 +55,14 @@ def load(
     dtype: "float32", "float16", "bfloat16" or the mlx dtype to compute in; by default float32 on a CPU, and on a GPU
     the checkpoint's own, but float32 for float16 weights of layers that would lose accuracy. lazy: leave the weights on
     disk until they are used, so that a tower which is not used takes no memory; damaged numbers are not searched for
-    then.
+    then. group: of `mlx.core.distributed.init()` where several processes, its ranks, each load a part of the model and
+    compute together: rank 0 uses the model as ever, and the others call `mlx_mm.generation.following.follow`.
     Warns where the published weights of that name are known to be faulty.
     Returns (model, processor). Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
     target, lazy = parse_dtype(dtype), flag("lazy", lazy)
-    return open_checkpoint(path_or_repo, revision=revision).load(dtype=target, lazy=lazy)
+    group = None if group is None else ranks.checked(group)
+    return open_checkpoint(path_or_repo, revision=revision).load(dtype=target, lazy=lazy, group=group)
 
 
 def open_checkpoint(path_or_repo: str | Path, *, revision: str | None = None) -> "OpenCheckpoint":
@@ -58,17 +71,24 @@ def open_checkpoint(path_or_repo: str | Path, *, revision: str | None = None) ->
     The sizes in config.json are held against the names and shapes of the tensors, so that nothing is built which they
     cannot fill. Arguments as of `load`. Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
+    opened = open_settings(path_or_repo, revision=revision, weights=True)
+    with foreign(ConfigError, f"{opened.folder / 'config.json'} cannot be used", OF_ONE_CHECKPOINT):
+        _hold_against_tensors(opened.config, opened.folder)
+    return opened
+
+
+def open_settings(path_or_repo: str | Path, *, revision: str | None = None, weights: bool = False) -> "OpenCheckpoint":
+    """The same without its weights, of which it downloads none unless they are asked for, and knows nothing."""
     text_or_path("path_or_repo", path_or_repo, "a folder, a bundled name or a hub id")
     if revision is not None:
         text_or_path("revision", revision, "a branch, tag or commit")
     with foreign(ModelNotFoundError, f"{path_or_repo} cannot be opened", "expected a folder or a hub id."):
-        folder = hub.resolve(path_or_repo, revision)
+        folder = hub.resolve(path_or_repo, revision, weights=weights)
     values = hub.read_config(folder)
     family = compute(lambda: find_family(values["model_type"]))  # mlx_lm, if it is imported, begins to draw numbers
     with foreign(ConfigError, f"{folder / 'config.json'} cannot be used", OF_ONE_CHECKPOINT):
         config = family.config.from_dict(values)
         family.architecture(values.get("architectures"))  # a class we do not run matters more than damaged weights
-        _hold_against_tensors(config, folder)
     return OpenCheckpoint(str(path_or_repo), folder, values, family, config)
 
 
@@ -120,22 +140,30 @@ class OpenCheckpoint:
         model = self.model()
         return model.kind, model.modalities
 
-    def load(self, *, dtype: str | mx.Dtype | None = None, lazy: bool = False) -> tuple[Model, Processor]:
+    def load(
+        self, *, dtype: str | mx.Dtype | None = None, lazy: bool = False, group: Group | None = None
+    ) -> tuple[Model, Processor]:
         """The model with its weights, and the processor; see `load`."""
         target = parse_dtype(dtype)
         if (name := Path(self.name).name) in KNOWN_PROBLEMS:
             warnings.warn(f"{name}: {KNOWN_PROBLEMS[name]}.", stacklevel=3)  # the caller of mlx_mm.load
         opened, checkpoint = self.with_tensors()
-        return opened._loaded(checkpoint, target, lazy=lazy), opened.processor()
+        if group is None:
+            return opened._loaded(opened.model(), checkpoint, target, lazy=lazy), opened.processor()
+        same_on_all_ranks(self.folder, group)
+        share = opened.share(group.rank(), group.size())
+        model = opened.with_config(share.config).model()
+        compute(lambda: share.divide(model, group))
+        checkpoint = reading.Checkpoint(self.folder, share.part)
+        return opened._loaded(model, checkpoint, target, lazy=lazy), opened.processor()
 
     def load_lazily(self) -> Model:
         """The model alone, whose weights stay on disk until they are used."""
         opened, checkpoint = self.with_tensors()
-        return opened._loaded(checkpoint, None, lazy=True)
+        return opened._loaded(opened.model(), checkpoint, None, lazy=True)
 
-    def _loaded(self, checkpoint: reading.Checkpoint, dtype: mx.Dtype | None, *, lazy: bool) -> Model:
+    def _loaded(self, model: Model, checkpoint: reading.Checkpoint, dtype: mx.Dtype | None, *, lazy: bool) -> Model:
         device.prepare()
-        model = self.model()
         with foreign(WeightsError, f"The weights in {self.folder} cannot be loaded", OF_ONE_CHECKPOINT):
             self._fill(model, checkpoint, dtype=dtype, lazy=lazy)
         return model
@@ -147,6 +175,25 @@ class OpenCheckpoint:
         with foreign(WeightsError, f"The tensors of {self.folder} cannot be read", OF_ONE_CHECKPOINT):
             values = config.settled(self.values, checkpoint)
         return replace(self, values=values, config=config.from_dict(values)), checkpoint
+
+    def with_config(self, config: FamilyConfig) -> "OpenCheckpoint":
+        """The same of other sizes, such as those of a rank."""
+        return replace(self, config=config)
+
+    def with_values(self, values: Mapping[str, object]) -> "OpenCheckpoint":
+        """The same with other values of config.json, which change no size."""
+        return replace(self, values={**self.values, **values})
+
+    def share(self, rank: int, count: int) -> Share:
+        """What one of `count` ranks has of the model. Raises UnsupportedModelError for a model of one part alone, and
+        InputError for a number of ranks that does not divide it."""
+        if self.family.share is None:
+            raise UnsupportedModelError(
+                f"{self.name} is a model that is not divided; expected one that answers in words. Give each process a "
+                "whole one, and a part of the inputs."
+            )
+        block = apply.read_block(self.values)
+        return self.family.share(self.config, rank, count, 1 if block is None else apply.largest_group(block))
 
     def arrange(self, model: Model, checkpoint: reading.Checkpoint) -> dict[str, mx.array | Rows]:
         """The tensors of the files under the model's names and in its layout; those of shapes that do not fit may

@@ -1,7 +1,7 @@
 """From a folder, a bundled name or a hub id to a local folder. The only file that knows huggingface_hub."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mlx_mm.checkpoint import staging
@@ -12,6 +12,7 @@ from mlx_mm.processing.files import load_json
 BUNDLED = Path(__file__).parent.parent / "bundled"
 # Weights, settings, tokenizer, chat template, card
 FILES = ["*.json", "*.safetensors", "*.jinja", "spiece.model", "README.md"]
+SETTINGS = ["*.json", "README.md"]
 NESTED = ["*/*"]  # files in sub-folders are other exports of the model, such as ONNX
 SAFETENSORS = ["model.safetensors", "model.safetensors.index.json"]
 TORCH = ["pytorch_model.bin", "pytorch_model-*.bin"]  # what takes their place where a repository has none
@@ -22,10 +23,11 @@ def bundled_names() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
 
 
-def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
+def resolve(path_or_repo: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
     """The local folder of a checkpoint; downloads it from the hub if it is not there.
 
     path_or_repo: a folder, a bundled name, or a hub id "owner/name". revision: branch, tag or commit on the hub.
+    weights: False downloads its settings, index and card alone.
     Of a folder of sentence-transformers the model within it is meant. Where the main branch has no safetensors, those
     of the first pull request that offers them are taken, or else PyTorch's files; from a `revision` only what it has
     itself.
@@ -45,10 +47,10 @@ def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
         return folder / transformers_module(folder)
     if folder.exists():
         raise ModelNotFoundError(f"{folder} is a file; expected the folder of a checkpoint, or a hub id.")
-    return _download(str(path_or_repo), revision)
+    return _download(str(path_or_repo), revision, _snapshot if weights else _settings)
 
 
-def _download(repo: str, revision: str | None) -> Path:
+def _download(repo: str, revision: str | None, get: Callable[[str, str | None], Path]) -> Path:
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,
@@ -64,7 +66,7 @@ def _download(repo: str, revision: str | None) -> Path:
     # Connections fail with errors of whichever HTTP package it uses, which its own error builds on.
     failures: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
     try:
-        return _snapshot(repo, revision)
+        return get(repo, revision)
     except RevisionNotFoundError as error:
         raise ModelNotFoundError(f"The hub has {repo}, but no revision {revision!r} of it.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -99,6 +101,11 @@ def _snapshot(repo: str, revision: str | None) -> Path:
             if _has(offered, SAFETENSORS):
                 return offered
     return _get(repo, revision, [pattern for pattern in FILES if pattern != "*.safetensors"] + TORCH, part)
+
+
+def _settings(repo: str, revision: str | None) -> Path:
+    """The folder with what is known of the weights before they are there."""
+    return _get(repo, revision, SETTINGS)
 
 
 def _get(repo: str, revision: str | None, patterns: list[str], part: str = "") -> Path:

@@ -61,6 +61,13 @@ def parameter_shapes(model: HasParameters) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in leaves.items()}
 
 
+def parameter_bytes(model: HasParameters, itemsize: int) -> int:
+    """Of all parameters of an mlx module, its floats with so many bytes each. Nothing is computed."""
+    arrays = dict(tree_flatten(model.parameters())).values()
+    sizes = (array.size * itemsize if mx.issubdtype(array.dtype, mx.floating) else array.nbytes for array in arrays)
+    return sum(sizes)
+
+
 def check_kinds(model: HasParameters, found: Mapping[str, HasType], where: Path) -> None:
     """Raise WeightsError where a tensor holds whole numbers in the place of others, or the other way round."""
     for name, array in dict(tree_flatten(model.parameters())).items():

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_mm.backend.streams import computing
+from mlx_mm.checkpoint.parts import Chooser, Part, read_part
 from mlx_mm.checkpoint.shards import DTYPES, StoredTensor, read_weight_files
 from mlx_mm.errors import WeightsError, foreign
 
@@ -36,11 +37,19 @@ class Checkpoint:
     """The tensors of a folder, by name, from its safetensors or else from PyTorch's files.
 
     Nothing is read before it is used: of safetensors each tensor, of PyTorch's files all of them.
-    is_mlx: the files carry `format: mlx`, so names and layout are already ours.
+    is_mlx: the files carry `format: mlx`, so names and layout are already ours. part_of: which part of each tensor is
+    taken; what others have of it is not read, and a part is read at once. bytes_of_parts: that were read for them.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, part_of: Chooser | None = None):
         files = read_weight_files(folder)
+        self.bytes_of_parts = 0
+        if part_of is not None and files.torch:
+            raise WeightsError(
+                f"{folder} has its weights in PyTorch's files; expected safetensors, of which a rank can read its "
+                "part. Convert it first: mlx_mm convert."
+            )
+        self._part_of = part_of
         self.is_mlx = files.is_mlx
         self.num_bytes = files.num_bytes
         # By id() of the array; the weak reference tells an array from a later one with the same id.
@@ -78,9 +87,24 @@ class Checkpoint:
         with foreign(WeightsError, f"{file} cannot be read", "expected safetensors. Download it again."), computing():
             loaded: Any = mx.load(str(file))
         for name, tensor in tensors.items():
+            part = None if self._part_of is None else self._part_of(name, tensor.shape)
+            if part is not None:
+                self._take(file, name, tensor, part)
+                continue
             self._lazy[name] = array = loaded[name]
             self._dtypes.add(array.dtype)
             self._stored[id(array)] = weakref.ref(array), Stored(file, tensor.start, array.dtype, tensor.shape)
+
+    def _take(self, file: Path, name: str, tensor: StoredTensor, part: Part) -> None:
+        """Read a part of a tensor; nothing for an empty one."""
+        dtype = DTYPES[tensor.dtype]
+        self._dtypes.add(dtype)
+        if part.ranges:
+            read, count = read_part(file, tensor.start, dtype.size, tensor.shape, part)
+            self.bytes_of_parts += count
+            with computing():
+                self._lazy[name] = array = mx.array(read).view(dtype).reshape(part.shape(tensor.shape))
+                mx.eval(array)
 
     @property
     def names(self) -> Collection[str]:

@@ -112,6 +112,14 @@ def has_weights(folder: Path) -> bool:
     return any(os.path.lexists(folder / name) for name in (SINGLE, INDEX, TORCH_SINGLE, TORCH_INDEX))
 
 
+def tensor_names(folder: Path) -> set[str]:
+    """Of a folder's safetensors, by their index where the files are not there; none where there is neither."""
+    if os.path.lexists(folder / INDEX):
+        owners = read_json(folder / INDEX, WeightsError).get("weight_map")
+        return set(owners) if isinstance(owners, dict) else set()
+    return set(_read_header(folder / SINGLE)[0]) if os.path.lexists(folder / SINGLE) else set()
+
+
 def _paths(folder: Path, single: str, index_name: str) -> tuple[list[Path], dict[str, str]]:
     """The files of one kind and, where an index names them, {tensor: its file's name}."""
     index = folder / index_name

@@ -11,6 +11,7 @@ from mlx_mm.cli.notes import note
 from mlx_mm.cli.opening import open_generator
 from mlx_mm.cli.options import add_answering, answering
 from mlx_mm.cli.output import say, watched
+from mlx_mm.cli.ranks import loaded
 from mlx_mm.cli.reading import stdin_line
 from mlx_mm.cli.screen import Screen, note_end
 from mlx_mm.cli.tables import plural
@@ -19,6 +20,7 @@ from mlx_mm.errors import InputError, MlxMmError
 if TYPE_CHECKING:
     from mlx_mm.conversation import Conversation
     from mlx_mm.generate import GenerateOptions
+    from mlx_mm.models.contracts import Model, Processor
 
 HELP = """\
 Type a question. A file name in it, plain or in quotes, attaches that picture or video; so does the URL of a picture.
@@ -37,9 +39,13 @@ def run(args: argparse.Namespace) -> int:
     """Answer the lines of stdin."""
     if args.json:
         raise InputError("--json is given, and a chat has no result; expected none. Use generate --json.")
+    with loaded(open_generator(args.model, args.revision)) as opened:
+        return 0 if opened is None else _talk_with(args, *opened)
+
+
+def _talk_with(args: argparse.Namespace, model: "Model", processor: "Processor") -> int:
     from mlx_mm import Conversation
 
-    model, processor = open_generator(args.model, args.revision).load()
     system, size, bits = args.system or None, args.max_kv_size, args.kv_bits
 
     def begin() -> Conversation:

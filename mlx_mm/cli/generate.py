@@ -3,15 +3,19 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.opening import open_generator
 from mlx_mm.cli.options import add_answering, answering
 from mlx_mm.cli.output import say_json
+from mlx_mm.cli.ranks import loaded
 from mlx_mm.cli.reading import read_json_file, read_stdin
 from mlx_mm.cli.screen import Screen, note_end
 from mlx_mm.errors import InputError
+
+if TYPE_CHECKING:
+    from mlx_mm.models.contracts import Model, Processor
 
 Tools: TypeAlias = list[dict[str, object]]  # function schemas in the OpenAI shape
 
@@ -28,12 +32,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print an answer as it comes, or with --json all of it at the end."""
     tools = read_tools(args.tools)
+    if args.prompt == "-":
+        _check_stdin_ends()
     messages = _messages(args.system, read_stdin() if args.prompt == "-" else args.prompt)
-    from mlx_mm.generate import refuse_idle, stream_generate
-    from mlx_mm.generation.answer import join
+    from mlx_mm.generate import refuse_idle
 
     refuse_idle(args.image, args.video, args.max_pixels, args.fps)
-    model, processor = open_generator(args.model, args.revision).load()
+    with loaded(open_generator(args.model, args.revision)) as opened:
+        return 0 if opened is None else _answer(args, messages, tools, *opened)
+
+
+def _answer(
+    args: argparse.Namespace,
+    messages: list[dict[str, str]],
+    tools: Tools | None,
+    model: "Model",
+    processor: "Processor",
+) -> int:
+    from mlx_mm.generate import stream_generate
+    from mlx_mm.generation.answer import join
+
     screen, pieces = Screen(show_thinking=args.show_thinking), []
     for piece in stream_generate(
         model,
@@ -58,6 +76,14 @@ def run(args: argparse.Namespace) -> int:
         say_json(call, indent=None)
     note_end(answer, show_stats=args.stats)
     return 0
+
+
+def _check_stdin_ends() -> None:
+    """Raise InputError on one of several ranks: what starts them never ends their stdin."""
+    from mlx_mm.backend.ranks import is_launched
+
+    if is_launched():
+        raise InputError("The prompt is -, and several ranks have no stdin that ends; expected a question. Write it.")
 
 
 def read_tools(path: Path | None) -> Tools | None:

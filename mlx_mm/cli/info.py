@@ -91,6 +91,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of `info`."""
     parser.add_argument("model", nargs="?", help="folder, bundled name or hub id; without it, about this machine")
     add_revision(parser)
+    parser.add_argument(
+        "--ranks", type=int, metavar="N", help="show how N machines would divide it; downloads no weights"
+    )
+    parser.add_argument("--bits", type=int, choices=(4, 8), help="as if it were converted to so many; with --ranks")
+    parser.add_argument("--memory", metavar="SIZES", help="of one machine or of each, as 64GB,32GB: does it fit?")
     parser.add_argument("--image", action="append", default=[], help="show the tokens this picture costs; repeatable")
     parser.add_argument("--video", action="append", default=[], help="show the tokens this video costs; repeatable")
 
@@ -102,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
     videos: list[str] = args.video
     if (images or videos) and not model:
         raise InputError("--image and --video show what a model makes of them; expected one. Name it first.")
+    if args.ranks is not None or args.memory is not None or args.bits is not None:
+        return _divided(args)
     tokens = count_tokens(model, images, videos, args.revision) if model and (images or videos) else None
     result = describe_model(model, args.revision) if model else describe_machine()
     if tokens is not None:
@@ -113,6 +120,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _divided(args: argparse.Namespace) -> int:
+    from mlx_mm.cli.division import describe_division, in_lines, read_memory
+
+    if args.ranks is None or not args.model or args.image or args.video:
+        raise InputError(
+            "--ranks, --bits and --memory show how machines would divide a model; expected --ranks, a model, and no "
+            "pictures or videos. Pass those."
+        )
+    memory = read_memory(args.memory, args.ranks)
+    result = describe_division(args.model, args.ranks, memory, bits=args.bits, revision=args.revision)
+    if args.json:
+        say_json(result)
+    else:
+        say(key_values(in_lines(result), terminal_width()))
+    return 0
+
+
 COMMAND = Command(
     "show what runs here, or what a checkpoint is",
     add_arguments,
@@ -121,5 +145,6 @@ COMMAND = Command(
         "mlx_mm info",
         "mlx_mm info emoji-siglip2 --json",
         "mlx_mm info zai-org/GLM-4.6V-Flash --image receipt.jpg",
+        "mlx_mm info zai-org/GLM-4.6V --ranks 4 --memory 64GB",
     ),
 )

@@ -8,6 +8,7 @@ from mlx_mm.cli.files import ending_of, endings_of, find_files, modality_of
 from mlx_mm.cli.notes import note
 
 if TYPE_CHECKING:
+    from mlx_mm.backend.ranks import Group
     from mlx_mm.models.contracts import Kind, Modality, Model, Processor
 
 
@@ -20,7 +21,7 @@ class Opened(Protocol):
     def kind(self) -> "Kind": ...
     @property
     def modalities(self) -> "tuple[Modality, ...]": ...
-    def load(self) -> "tuple[Model, Processor]": ...
+    def load(self, *, group: "Group | None" = None) -> "tuple[Model, Processor]": ...
 
 
 def note_bundled(used: Bundled) -> None:

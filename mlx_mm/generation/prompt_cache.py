@@ -127,6 +127,7 @@ class PromptCache:
         from mlx_lm.models.cache import save_prompt_cache
 
         path = _checked(path)
+        _check_whole(self._model)
         self._check_free()
         if not self.keys or self._model is None:
             raise InputError("There is nothing in the cache yet; expected a prompt. Generate first, then save.")
@@ -146,6 +147,7 @@ class PromptCache:
         from mlx_lm.models.cache import load_prompt_cache
 
         path = _checked(path)
+        _check_whole(model)
         advice = "expected a prompt cache. Save it again."
         with foreign(InputError, f"{path} cannot be read", advice):
             check_regular(path, MOST_BYTES)
@@ -184,6 +186,14 @@ def fingerprint(model: HasParameters) -> str:
     for (name, tensor), sample in zip(tensors, samples, strict=True):
         digest.update(f"{name} {tensor.shape} {tensor.dtype}".encode() + np.array(sample).tobytes())
     return digest.hexdigest()
+
+
+def _check_whole(model: HasParameters | None) -> None:
+    if getattr(model, "group", None) is not None:
+        raise InputError(
+            "The prompt cache is of a model in parts, of which each rank has its own; expected a whole model. Save the "
+            "messages instead, or load the model in one process."
+        )
 
 
 def _is_whole(layer: StoredLayer) -> bool:

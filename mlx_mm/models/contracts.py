@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
+from mlx_mm.models.config import FamilyConfig
 from mlx_mm.processing.batch import Batch
 
 if TYPE_CHECKING:  # a processor must not import MLX, and this file is beside it
     import mlx.core as mx
     import mlx.nn as nn
 
+    from mlx_mm.backend.ranks import Group
+    from mlx_mm.checkpoint.parts import Part
     from mlx_mm.checkpoint.rows import Rows
     from mlx_mm.generation.defaults import GenerationDefaults
     from mlx_mm.generation.request import LayerCache, Request
@@ -118,13 +121,14 @@ class Classifier(Checkpointed, Protocol):
 
 class Generator(Checkpointed, Protocol):
     """Answers in words. has_head: whether this checkpoint can. request: a processor's batch on its way through this
-    model.
+    model. group: of the ranks that each have a part of it; None for a whole model.
 
     token_logits: a processor's arrays -> logits after each token (B, L, V), with logits_to_keep after those at these
     places of the longest prompt.
     """
 
     kind: Literal["generator"]
+    group: Group | None
 
     @property
     def has_head(self) -> bool: ...
@@ -143,6 +147,24 @@ class SharedDecoder(Protocol):
 
     def delta(self, request: Request) -> int: ...
     def decode(self, input_ids: mx.array, cache: Sequence[LayerCache], deltas: Sequence[int]) -> mx.array: ...
+
+
+class Share(Protocol):
+    """What one of several ranks has of a model.
+
+    config: of a model with the sizes that it has. part: name and shape of a tensor in the files -> what it takes.
+    divide: lets a model of these sizes compute with the others. described: what is divided, in words. token_numbers:
+    that are kept of a token, its keys and values.
+    """
+
+    @property
+    def config(self) -> FamilyConfig: ...
+    def part(self, name: str, shape: tuple[int, ...]) -> Part | None: ...
+    def divide(self, model: Layers, group: Group) -> None: ...
+    @property
+    def described(self) -> dict[str, str]: ...
+    @property
+    def token_numbers(self) -> int: ...
 
 
 Model: TypeAlias = Encoder | Classifier | Generator

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from mlx_mm.errors import UnsupportedModelError, shown
 from mlx_mm.models.config import FamilyConfig
-from mlx_mm.models.contracts import Model, Processor
+from mlx_mm.models.contracts import Model, Processor, Share
 
 Config = TypeVar("Config", bound=FamilyConfig)
 
@@ -19,13 +19,15 @@ class Family(Generic[Config]):
     """The `FAMILY` of models/<name>/family.py.
 
     config: what `from_dict` reads of config.json. architectures: `architectures[0]` of config.json -> class, "" for
-    files that name none. processor: reads the processor files of a folder.
+    files that name none. processor: reads the processor files of a folder. share: of config, rank, number of ranks and
+    the most numbers that are quantised together, what a rank has of a model; None where it cannot be divided.
     """
 
     name: str
     config: type[Config]
     architectures: Mapping[str, Callable[[Config], Model]]
     processor: Callable[[Path, Config], Processor]
+    share: Callable[[Config, int, int, int], Share] | None = None
 
     def architecture(self, names: object) -> Callable[[Config], Model]:
         """The class for `architectures` of config.json, a list of which the first counts, or nothing.

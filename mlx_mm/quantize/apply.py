@@ -45,6 +45,13 @@ def bits_of(block: Mapping[str, object], names: Iterable[str]) -> dict[str, int]
     return found
 
 
+def largest_group(block: Mapping[str, object]) -> int:
+    """The most numbers that a `quantization` block says are quantised together; all sizes are powers of two."""
+    blocks = [block, *(own for own in block.values() if isinstance(own, Mapping))]
+    sizes = [size for own in blocks if isinstance(size := own.get("group_size"), int)]
+    return max(sizes, default=1)
+
+
 def apply_block(model: Layers, block: Mapping[str, object], names: Iterable[str]) -> None:
     """Give `model` the quantised layers of a `quantization` block; `names` are those of the files' tensors.
 

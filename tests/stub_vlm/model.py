@@ -55,6 +55,7 @@ class Model(nn.Module):
     modalities: tuple[Modality, ...] = ("text", "image")
     towers = {"text": ("language_model.",), "image": ("vision_tower.",)}  # noqa: RUF012
     padded_axes = ()
+    group = None
 
     def __init__(self, config: ModelConfig):
         super().__init__()

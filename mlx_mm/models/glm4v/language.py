@@ -231,33 +231,46 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: ModelConfig, has_head: bool):
         super().__init__()
-        text, rope = config.text_config, config.rope
+        text = config.text_config
         self.model = Decoder(config)
         if has_head and not config.tie_word_embeddings:
             self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
-        self._sections = rope.mrope_section
-        self._dims = 2 * sum(rope.mrope_section)
-        self._theta = rope.rope_theta
-        self._neighbours = config.moe is None
+        self._config = config
+
+    def embed(self, input_ids: mx.array) -> mx.array:
+        """(B, L) -> (B, L, D)."""
+        return self.model.embed(input_ids)
 
     def rotation(self, position_ids: mx.array, dtype: mx.Dtype = mx.float32) -> Rotation:
         """Turns (B, H, L, d) of `dtype` by positions (3, B, L): time, row and column."""
-        frequencies = mx.split(inverse_frequencies(self._dims, self._theta), _bounds(self._sections))
-        parts = [axis[..., None] * some for axis, some in zip(position_ids, frequencies, strict=True)]
-        angles = mx.concatenate(parts, axis=-1)[:, None]  # (B, 1, L, pairs); an axis has a contiguous section of them
-        rotate = rotate_neighbours if self._neighbours else rotate_halves
-        return rotate(angles, dtype)
+        return rotation(self._config, position_ids, dtype)
 
     def rotation_from(self, offset: mx.array | int) -> Rotation:
         """Turns (B, H, L, d) by offset, offset + 1, …, the same on all axes; offset is a number or (B,)."""
-        frequencies = inverse_frequencies(self._dims, self._theta)
-        return TextRotary(offset, frequencies, _wavelengths(self._dims, self._theta), neighbours=self._neighbours)
+        return rotation_from(self._config, offset)
 
     def logits(self, hidden: mx.array) -> mx.array:
         """(…, D) -> (…, vocabulary)."""
         if "lm_head" in self:
             return token_linear(self.lm_head, hidden)
         return self.model.embed_tokens.as_linear(hidden)
+
+
+def rotation(config: ModelConfig, position_ids: mx.array, dtype: mx.Dtype) -> Rotation:
+    """What turns (B, H, L, d) of `dtype` by positions (3, B, L)."""
+    sections = config.rope.mrope_section
+    frequencies = mx.split(inverse_frequencies(2 * sum(sections), config.rope.rope_theta), _bounds(sections))
+    parts = [axis[..., None] * some for axis, some in zip(position_ids, frequencies, strict=True)]
+    angles = mx.concatenate(parts, axis=-1)[:, None]  # (B, 1, L, pairs); an axis has a contiguous section of them
+    rotate = rotate_neighbours if config.moe is None else rotate_halves
+    return rotate(angles, dtype)
+
+
+def rotation_from(config: ModelConfig, offset: mx.array | int) -> Rotation:
+    """What turns (B, H, L, d) by offset, offset + 1, …, the same on all axes; offset is a number or (B,)."""
+    dims, theta = 2 * sum(config.rope.mrope_section), config.rope.rope_theta
+    frequencies = inverse_frequencies(dims, theta)
+    return TextRotary(offset, frequencies, _wavelengths(dims, theta), neighbours=config.moe is None)
 
 
 @made_once(8)

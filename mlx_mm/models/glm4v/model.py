@@ -22,6 +22,7 @@ from typing import Any, Literal, cast
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mm.backend.ranks import Group
 from mlx_mm.errors import InputError, ModalityError
 from mlx_mm.generation.request import LayerCache
 from mlx_mm.layers.outputs import CausalLMOutput, DecoderOutput, pooled
@@ -38,6 +39,7 @@ from mlx_mm.models.glm4v.inputs import (
 from mlx_mm.models.glm4v.language import LanguageModel
 from mlx_mm.models.glm4v.positions import IMAGE, NAMES, VIDEO, rope_index, types_by_id
 from mlx_mm.models.glm4v.request import Request
+from mlx_mm.models.glm4v.sharded import ShardedLanguageModel, ShardedVisionTower
 from mlx_mm.models.glm4v.vision import VisionTower
 from mlx_mm.models.glm4v.weights import Tensors, fits_half_precision, is_quantizable, restore_weights, sanitize_weights
 from mlx_mm.processing.batch import Batch
@@ -66,8 +68,9 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig, *, has_head: bool = True):
         super().__init__()
         self.config = config
-        self.vision_tower = VisionTower(config.vision_config)
-        self.language_model = LanguageModel(config, has_head=has_head)
+        self.vision_tower: VisionTower | ShardedVisionTower = VisionTower(config.vision_config)
+        self.language_model: LanguageModel | ShardedLanguageModel = LanguageModel(config, has_head=has_head)
+        self.group: Group | None = None
         self.has_head = has_head
 
     def __call__(
@@ -105,7 +108,7 @@ class Model(nn.Module):
         types = None
         if media or position_ids is None:
             types = self._types(input_ids, mm_token_type_ids, [some.kind for some in media])
-        embeds = inputs_embeds if input_ids is None else self.language_model.model.embed(input_ids)
+        embeds = inputs_embeds if input_ids is None else self.language_model.embed(input_ids)
         assert embeds is not None  # one of both is there
         if types is not None:
             embeds = self._merge(embeds, types, media, complete=input_ids is not None)
@@ -203,7 +206,7 @@ class Model(nn.Module):
         """
         if input_ids is None:
             kinds = mx.array([self.config.image_token_id, self.config.video_token_id])
-            images, videos = ((inputs_embeds == own).all(axis=-1) for own in self.language_model.model.embed(kinds))
+            images, videos = ((inputs_embeds == own).all(axis=-1) for own in self.language_model.embed(kinds))
         else:
             images = videos = input_ids == self.config.image_token_id
         for name, mask, features in (("image", images, image_features), ("video", videos, video_features)):

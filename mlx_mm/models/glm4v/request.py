@@ -23,6 +23,7 @@ from mlx_mm.models.glm4v.config import ModelConfig
 from mlx_mm.models.glm4v.inputs import attention_mask_for, merge_features, padding_of, position_table, tokens_before
 from mlx_mm.models.glm4v.language import LanguageModel
 from mlx_mm.models.glm4v.positions import IMAGE, VIDEO, Span, rope_index, types_by_id
+from mlx_mm.models.glm4v.sharded import ShardedLanguageModel, ShardedVisionTower
 from mlx_mm.models.glm4v.vision import VisionTower
 from mlx_mm.processing.batch import Batch
 
@@ -36,8 +37,8 @@ class Parts(Protocol):
     """What a request runs, of the model that made it."""
 
     config: ModelConfig
-    vision_tower: VisionTower
-    language_model: LanguageModel
+    vision_tower: VisionTower | ShardedVisionTower
+    language_model: LanguageModel | ShardedLanguageModel
 
 
 class Request:
@@ -105,7 +106,7 @@ class Request:
         start = tokens_before(cache)
         self._check_padding(start, cache)
         language = self.model.language_model
-        embeds = self._with_features(language.model.embed(input_ids), start)
+        embeds = self._with_features(language.embed(input_ids), start)
         mask = attention_mask_for(embeds, self._attention_mask() if cache is None else None, cache)
         hidden = language.model(embeds, self._rotation(start, embeds, cache), mask, cache).last_hidden_state
         return language.logits(hidden if all_logits else hidden[:, -1:])
