@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_mm.cli.ranks import SECONDS_TO_JOIN
 from mlx_mm.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,13 +23,15 @@ def add_shard(parser: argparse.ArgumentParser, what: str) -> None:
 
 def shard_of(args: argparse.Namespace) -> "Shard | None":
     """The one that was asked for, or that of this process's rank; None for all. Raises InputError for what is none."""
-    from mlx_mm.backend.launched import rank_and_size
+    from mlx_mm.backend import ranks
     from mlx_mm.search.sharding import Shard
 
     if args.shard is not None:
         return Shard.parse(args.shard)
-    rank, size = rank_and_size()
-    return Shard(rank + 1, size) if size > 1 else None
+    if not ranks.is_launched():
+        return None
+    group = ranks.join(SECONDS_TO_JOIN)
+    return Shard(group.rank() + 1, group.size())
 
 
 def part_path(path: Path, shard: "Shard | None") -> Path:
@@ -40,7 +43,7 @@ def part_path(path: Path, shard: "Shard | None") -> Path:
 
 def refuse_launcher(task: str) -> None:
     """InputError where a launcher runs this beside others, for what one process does."""
-    from mlx_mm.backend.launched import is_launched
+    from mlx_mm.backend.ranks import is_launched
 
     if is_launched():
         raise InputError(f"{task} is for one process, and a launcher started several. Run it without mlx.launch.")
