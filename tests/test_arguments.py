@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from glm_answers import script
@@ -199,6 +200,7 @@ def verbs(pairs: dict[str, tuple[Any, Any]], folder: Path) -> dict[str, tuple[Ca
                     "revision": [5, b"a", ["a"], Odd(), True],
                     "dtype": [*NO_NAME, np.float32],
                     "lazy": [*NO_FLAG, None],
+                    "group": [5, "a", True, [], Odd(), mx.distributed.init()],
                 },
             ),
         ),

@@ -30,6 +30,7 @@ from mlx_mm.load import open_checkpoint
 
 LOGIT = 1e-4
 GROUP = 32  # numbers that are quantised together
+PLAIN: dict[str, Any] = {"method": "plain", "check": False}
 
 
 def config_of(kind: str) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         found[name] = write_checkpoint(root / name, config, glm_weights(config), side_files=write_glm_side_files)
         for bits in (8, 4):
             found[f"{name}-{bits}"] = root / f"{name}-{bits}"
-            mlx_mm.convert(found[name], found[f"{name}-{bits}"], bits=bits, group_size=GROUP)
+            mlx_mm.convert(found[name], found[f"{name}-{bits}"], bits=bits, group_size=GROUP, **PLAIN)
     return found
 
 

@@ -50,10 +50,10 @@ def command_lines() -> list[str]:
 
 
 def needs_the_world(line: str) -> bool:
-    """Whether a line installs something, or names a checkpoint of the hub ("owner/name")."""
+    """Whether a line installs something, names a checkpoint of the hub ("owner/name"), or serves until it is ended."""
     words = shlex.split(line, comments=True)
     models = [after for word, after in itertools.pairwise(words) if word in ("-m", "--model", "convert", "info")]
-    return "pip" in words or any(re.fullmatch(r"[\w-]+/[\w.-]+", name) for name in models)
+    return "pip" in words or "serve" in words or any(re.fullmatch(r"[\w-]+/[\w.-]+", name) for name in models)
 
 
 RUNNABLE = [line for line in command_lines() if not needs_the_world(line)]
