@@ -140,7 +140,8 @@ def scale(source: Path, out: Path, bits: int, method: str) -> int:
             weights[f"{layer}.weight"] *= spread(scales, repeats).astype(np.float32)
     for file in out.glob("*.safetensors*"):
         file.unlink()
-    mx.save_safetensors(str(out / "model.safetensors"), {name: mx.array(array) for name, array in weights.items()})
+    arrays = {name: mx.array(array) for name, array in weights.items()}
+    mx.save_safetensors(str(out / "model.safetensors"), arrays, metadata={"format": "mlx"})
     return scaled
 
 
