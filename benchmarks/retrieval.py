@@ -4,9 +4,9 @@
 
 emoji-siglip2 finds the picture of a name, in four languages, among the 565 of --set (training/evaluation_set.py);
 sounds-clap the English name of a sound among 65, of sounds that training never drew; all-MiniLM-L6-v2 (see
-benchmarks/rounding.py) the second sentence of a docstring by its first, among 300; how often the nearest other sentence
-stays the same goes to stderr. Nothing of it is rounded with: that takes the package's own items. A difference has the
-standard error of paired finds beside it.
+benchmarks/rounding.py) the second sentence of a docstring by its first, among 1,200; how often the nearest other
+sentence stays the same goes to stderr. Nothing of it is rounded with: that takes the package's own items. A difference
+has the standard error of paired finds beside it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 MINILM = "all-MiniLM-L6-v2"
 LANGUAGES = ("en", "de", "ar", "zh")
 EACH = 6  # sounds of a kind
-PAIRS = 300  # of sentences
+PAIRS = 1200  # of sentences
 Finds = Callable[[Path], np.ndarray]  # a checkpoint -> of each query whether its first find is right
 WAYS: dict[str, dict] = {
     "8": {"bits": 8},
