@@ -60,17 +60,40 @@ def write_checkpoint(folder: Path) -> None:
 
 def sentences() -> list[str]:
     """Those of docstrings, shuffled."""
-    found = set()
+    found = {part for text in _all_docstrings() for part in _sentences_of(text) if _fits(part)}
+    ordered = sorted(found)
+    np.random.default_rng(0).shuffle(ordered)
+    return ordered
+
+
+def second_sentences() -> list[tuple[str, str]]:
+    """The first two of each docstring, shuffled; no sentence twice."""
+    seen: set[str] = set()
+    pairs = []
+    for text in _all_docstrings():
+        pair = _sentences_of(text)[:2]
+        if len(pair) == 2 and all(_fits(part) and part not in seen for part in pair):
+            seen.update(pair)
+            pairs.append(pair)
+    pairs.sort()
+    np.random.default_rng(0).shuffle(pairs)
+    return [(str(first), str(second)) for first, second in pairs]
+
+
+def _all_docstrings() -> Iterator[str]:
     for package in SOURCES:
         spec = importlib.util.find_spec(package)
         for folder in (spec.submodule_search_locations or []) if spec else []:
             for file in sorted(Path(folder).rglob("*.py")):
-                for text in _docstrings(file):
-                    parts = re.split(r"(?<=[.!?])\s+", " ".join(text.split()))
-                    found |= {part for part in parts if len(part) in CHARACTERS and part[0].isupper()}
-    ordered = sorted(found)
-    np.random.default_rng(0).shuffle(ordered)
-    return ordered
+                yield from _docstrings(file)
+
+
+def _sentences_of(text: str) -> list[str]:
+    return re.split(r"(?<=[.!?])\s+", " ".join(text.split()))
+
+
+def _fits(sentence: str) -> bool:
+    return len(sentence) in CHARACTERS and sentence[0].isupper()
 
 
 def _docstrings(file: Path) -> Iterator[str]:
