@@ -27,13 +27,15 @@ def environment(folder: Path, rank: int, count: int) -> dict[str, str]:
 
 
 @contextmanager
-def started(folder: Path, *commands: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
+def started(
+    folder: Path, *commands: list[str], stdin: int = subprocess.DEVNULL
+) -> Iterator[list[subprocess.Popen[str]]]:
     """A process for each list of words after `python`; those that still run at the end are killed."""
     running = [
         subprocess.Popen(
             [sys.executable, *words],
             env=environment(folder, rank, len(commands)),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -212,13 +212,12 @@ def test_the_first_rank_speaks(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [pytest.param(signal.SIGKILL, marks=LONG), pytest.param(signal.SIGSTOP, marks=LONG)])
 def test_a_lost_rank_ends_the_others(how: signal.Signals, tmp_path: Path) -> None:
+    """While the first waits for somebody to say something."""
     words = ["-m", "mlx_mm", "chat"]
-    environment(tmp_path, 0, 2)
-    waiting, _ = os.pipe()
-    with started(tmp_path, words, words) as (first, second):
+    with started(tmp_path, words, words, stdin=subprocess.PIPE) as (first, second):
         time.sleep(8)
         os.kill(second.pid, how)
-        _, err = first.communicate(timeout=30)
-        assert first.returncode == 1
-        assert "rank 1 of 2 has ended, or cannot be reached" in err or "cannot find each other" in err
-    os.close(waiting)
+        assert first.wait(30) == 1
+        assert first.stderr is not None
+        err = first.stderr.read()
+        assert "Rank 1 of 2 has ended, or cannot be reached" in err or "cannot find each other" in err
