@@ -50,6 +50,8 @@ def test_a_size_is_dealt_out(tiny_checkpoint: Tiny, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+@LONG[0]
+@LONG[1]
 def test_the_same_every_time(tiny_checkpoint: Tiny, tmp_path: Path) -> None:
     source = tiny_checkpoint("metaclip_2")
     for name in "ab":
@@ -71,6 +73,8 @@ def test_a_recipe_excludes_and_decides(tiny_checkpoint: Tiny, tmp_path: Path) ->
         convert(source, tmp_path / "none", target_cosine=0.99, recipe="all-4")
 
 
+@LONG[0]
+@LONG[1]
 def test_models_too_large_to_exchange_single_layers(
     tiny_checkpoint: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

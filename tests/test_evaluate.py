@@ -10,6 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from comparing import LONG
 
 from mlx_mm import classify, compare, convert, encode_image, encode_text, generate, load
 from mlx_mm.checkpoint.digest import weights_digest
@@ -38,6 +39,8 @@ def without_time(cost: Cost) -> Cost:
     return dataclasses.replace(cost, seconds=0.0)
 
 
+@LONG[0]
+@LONG[1]
 @pytest.mark.filterwarnings("ignore:11 of 50 texts are longer than 16 tokens")
 def test_vectors_are_those_of_the_public_verbs(tmp_path: Path) -> None:
     report = convert("emoji-siglip2", tmp_path / "out", group_size=32, method="plain", check=True)

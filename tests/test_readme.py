@@ -43,10 +43,10 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def command_lines() -> list[str]:
-    """Every line of a bash block that runs mlx_mm, with continued lines joined."""
-    text = "".join(blocks("bash")).replace("\\\n", " ")
-    return [line for line in text.splitlines() if re.search(r"(^|[|=;&\s])mlx_mm\s", line)]
+def command_blocks() -> list[list[str]]:
+    """The lines of each bash block that run mlx_mm, with continued lines joined."""
+    texts = [text.replace("\\\n", " ").splitlines() for text in blocks("bash")]
+    return [[line for line in lines if re.search(r"(^|[|=;&\s])mlx_mm\s", line)] for lines in texts]
 
 
 def needs_the_world(line: str) -> bool:
@@ -56,7 +56,9 @@ def needs_the_world(line: str) -> bool:
     return "pip" in words or "serve" in words or any(re.fullmatch(r"[\w-]+/[\w.-]+", name) for name in models)
 
 
-RUNNABLE = [line for line in command_lines() if not needs_the_world(line)]
+# By blocks, whose lines may need what those before them made
+RUNNABLE = [found for lines in command_blocks() if (found := [line for line in lines if not needs_the_world(line)])]
+OTHERS = [line for lines in command_blocks() for line in lines if needs_the_world(line)]
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +105,9 @@ def run_line(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int
     monkeypatch.chdir(desk)
     own_index(desk, monkeypatch)
     monkeypatch.setenv("MLX_MM_CACHE", str(desk / "cache"))
-    monkeypatch.setattr("sys.stdin", io.StringIO("What is this?\n"))
 
     def run(line: str) -> int:
+        monkeypatch.setattr("sys.stdin", io.StringIO("What is this?\n"))
         words = shlex.split(line, comments=True)
         if words[0] == "mlx_mm" and not set(line) & set("|<>&;$`"):
             with pytest.raises(SystemExit) as stop:
@@ -140,7 +142,7 @@ def test_there_is_something_to_run() -> None:
 
 
 def test_every_command_is_shown() -> None:
-    shown = " ".join(command_lines())
+    shown = " ".join(itertools.chain(*command_blocks()))
     for name in cli.COMMANDS:
         assert re.search(rf"mlx_mm {name}\b", shown), f"README shows no `mlx_mm {name}`"
 
@@ -198,12 +200,13 @@ def test_the_scores_of_the_example_tell_its_labels_apart() -> None:
     assert all(other < 0.1 for _, other in others)
 
 
-@pytest.mark.parametrize("line", RUNNABLE)
-def test_command_line(line: str, run_line: Callable[[str], int]) -> None:
-    assert run_line(line) == 0
+@pytest.mark.parametrize("lines", RUNNABLE, ids="; ".join)
+def test_command_lines(lines: list[str], run_line: Callable[[str], int]) -> None:
+    for line in lines:
+        assert run_line(line) == 0, line
 
 
-@pytest.mark.parametrize("line", [line for line in command_lines() if needs_the_world(line)])
+@pytest.mark.parametrize("line", OTHERS)
 def test_other_command_lines_parse(line: str) -> None:
     """Their options exist, although the checkpoint is not fetched here."""
     for part in re.split(r"&&|;|\|", line):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Run
+from comparing import LONG
 
 from mlx_mm.cli.program import COMMANDS, build_parser
 
@@ -78,6 +79,8 @@ def test_fish_offers_files_elsewhere(run: Run, tmp_path: Path) -> None:
     assert offered(run, "fish", "mlx_mm embed --dim pho", tmp_path) == []
 
 
+@LONG[0]
+@LONG[1]
 def test_zsh(run: Run, tmp_path: Path) -> None:
     """In a terminal of its own, since zsh completes nowhere else."""
     (tmp_path / "photos").mkdir()

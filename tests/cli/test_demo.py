@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 from command_line import Run, assert_one_error
+from comparing import LONG
 from PIL import Image, ImageFont, features
 
 import mlx_mm
@@ -203,6 +204,8 @@ def test_the_conversions_are_kept(shown: tuple[dict[str, Any], Path]) -> None:
     assert sorted(os.listdir(folder / "cache" / "demo")) == ["demo.mmindex", "pictures", "sounds"]
 
 
+@LONG[0]
+@LONG[1]
 def test_a_second_run_says_the_same(
     shown: tuple[dict[str, Any], Path],
     monkeypatch: pytest.MonkeyPatch,

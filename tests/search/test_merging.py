@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from comparing import LONG
 from folders import LONG_AGO, Library, age, picture, pictures, sound
 from merged import held
 
@@ -76,6 +77,8 @@ def test_parts_that_come_one_after_another_into_an_index_in_use(made: Made, tmp_
     assert held(tmp_path / "all.mmindex") == whole
 
 
+@LONG[0]
+@LONG[1]
 def test_what_a_killed_shard_has_is_kept_and_nothing_comes_twice(
     made: Made, tmp_path: Path, photos: Path, tiny_model: Path
 ) -> None:
