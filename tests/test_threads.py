@@ -379,7 +379,8 @@ STARTS = re.compile(r"\b(Thread|ThreadPoolExecutor|Timer|start_new_thread)\(|\bm
 
 
 def test_threads_are_started_where_they_are_known() -> None:
-    """One that owns models, some that read ahead, one that is told of changes to folders. Subclasses of
+    """One that owns models, some that read ahead, one that is told of changes to folders, one that watches other ranks;
+    a server's engine, what prepares for it, what waits for its end and what asks servers. Subclasses of
     `threading.local`, which are no threads, are named so."""
     package = Path(mlx_mm.__file__).parent
     found = {
@@ -389,7 +390,15 @@ def test_threads_are_started_where_they_are_known() -> None:
             STARTS.search(line.split('"')[0]) and "local)" not in line for line in path.read_text("utf-8").splitlines()
         )
     }
-    assert found == {"backend/streams.py", "processing/read_ahead.py", "search/watching.py"}
+    assert found == {
+        "backend/streams.py",
+        "backend/watchdog.py",
+        "cli/serve.py",
+        "processing/read_ahead.py",
+        "search/servers.py",
+        "search/watching.py",
+        "server/engine.py",
+    }
 
 
 def test_a_conversation_is_for_one_thread_at_a_time(tmp_path: Path) -> None:

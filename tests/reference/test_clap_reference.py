@@ -342,13 +342,13 @@ def test_quantised(kind: str, bits: int, group_size: int, tmp_path: Path) -> Non
         cosine = (np.array(getattr(got, name)) * getattr(right, name).numpy()).sum(-1)
         assert cosine.min() > COSINE[bits], name
 
-    quantised = {choice.path for choice in report.choices if choice.scheme is not None}
+    quantised = {choice.path: choice.scheme for choice in report.choices if choice.scheme is not None}
     kept = {choice.path for choice in report.choices if choice.scheme is None and "width" not in choice.reason}
     assert all("patch_embed" in path or path.endswith(("position_embedding", "type_embedding")) for path in kept)
     for name, parameter in reference.named_parameters():
         renamed = next(iter(model.sanitize({name: mx.zeros(tuple(parameter.shape))})))
-        if renamed.removesuffix(".weight") in quantised:
-            rounded = requantised(parameter.detach().numpy(), bits, group_size)
+        if scheme := quantised.get(renamed.removesuffix(".weight")):
+            rounded = requantised(parameter.detach().numpy(), bits, scheme.group_size)
             parameter.data = torch.from_numpy(rounded.copy())
     compare_joint(got, run(reference, batch, **options))
 

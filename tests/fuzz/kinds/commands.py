@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
 from PIL import Image
 
@@ -159,6 +159,9 @@ class _Recorder:
 
     def add_argument_group(self, *_: Any, **__: Any) -> _Recorder:
         return self
+
+    def error(self, message: str) -> NoReturn:
+        raise AssertionError(message)
 
     def set_defaults(self, **_: Any) -> None:
         """Nothing that a caller can give."""
