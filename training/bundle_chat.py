@@ -6,14 +6,11 @@ They are written only if the trained model answers all of them rightly, in 16, 8
 """
 
 import argparse
-import json
-import sys
-import tempfile
 from pathlib import Path
 
-from release import write_json
+from demo_parts import write_part
 
-from mlx_mm import convert, generate, load
+from mlx_mm import generate, load
 
 # (picture, question, language, what the answer holds)
 QUESTIONS = (
@@ -50,20 +47,18 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder written by glm_release.py")
     parser.add_argument("--out", type=Path, required=True, help="has pictures/; gets the questions in demo.json")
     options = parser.parse_args()
-    pictures = options.out / "pictures"
-    wrong = [f"16 bit: {line}" for line in wrong_answers(options.model, pictures)]
-    with tempfile.TemporaryDirectory() as folder:
-        for bits in (8, 4):
-            convert(options.model, Path(folder) / str(bits), bits=bits)
-            wrong += [f"{bits} bit: {line}" for line in wrong_answers(str(Path(folder) / str(bits)), pictures)]
-    if wrong:
-        sys.exit("demo.json not written:\n" + "\n".join(wrong))
-    demo = json.loads((options.out / "demo.json").read_text())
-    demo["questions"] = [
+    rows = [
         {"picture": f"{name}.png", "question": question, "language": language, "expected": expected}
         for name, question, language, expected in QUESTIONS
     ]
-    write_json(options.out / "demo.json", demo)
+    pictures = options.out / "pictures"
+    write_part(
+        options.model,
+        options.out,
+        part="questions",
+        rows=rows,
+        wrong_answers=lambda model: wrong_answers(model, pictures),
+    )
 
 
 if __name__ == "__main__":

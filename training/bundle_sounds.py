@@ -6,8 +6,6 @@ The queries are written only if the trained model answers all of them rightly, i
 """
 
 import argparse
-import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,9 +13,9 @@ import numpy as np
 import soundfile
 from clap_signals import RATE, Draw, in_room
 from clap_texts import NAMES, make_wave
-from release import write_json
+from demo_parts import write_part
 
-from mlx_mm import Index, convert
+from mlx_mm import Index
 
 STORED_RATE = 24_000  # of the files, in Hz
 # File name -> sound of training, seed. Drawn from the parts of the ranges that training never saw.
@@ -106,16 +104,10 @@ def main() -> None:
     options = parser.parse_args()
     sounds = options.out / "sounds"
     write_sounds(sounds)
-    wrong = [f"16 bit: {line}" for line in wrong_answers(options.model, sounds)]
-    with tempfile.TemporaryDirectory() as folder:
-        for bits in (8, 4):
-            convert(options.model, Path(folder) / str(bits), bits=bits)
-            wrong += [f"{bits} bit: {line}" for line in wrong_answers(str(Path(folder) / str(bits)), sounds)]
-    if wrong:
-        sys.exit("demo.json not written:\n" + "\n".join(wrong))
-    demo = json.loads((options.out / "demo.json").read_text())
-    demo["sounds"] = [{"query": q, "language": language, "expected": name} for q, language, name in QUERIES]
-    write_json(options.out / "demo.json", demo)
+    rows = [{"query": query, "language": language, "expected": name} for query, language, name in QUERIES]
+    write_part(
+        options.model, options.out, part="sounds", rows=rows, wrong_answers=lambda model: wrong_answers(model, sounds)
+    )
 
 
 if __name__ == "__main__":

@@ -34,13 +34,19 @@ def distance(vectors: torch.Tensor, truth: torch.Tensor, anchors: torch.Tensor, 
     return F.cross_entropy(scale * vectors @ anchors.T, truth) + 2 * apart[known].mean()
 
 
-def learn_words(
-    model: ClapModel, texts: Texts, anchors: torch.Tensor, minutes: float, rng: np.random.Generator
+def learn_texts(
+    model: ClapModel,
+    texts: Texts,
+    anchors: torch.Tensor,
+    stage: Stage,
+    scales: tuple[float, float],
+    rng: np.random.Generator,
 ) -> None:
-    stage = Stage("words", minutes, [model.text_model, model.text_projection], 1.5e-3)
+    """The text tower alone. scales: of the products with the anchors, at first and at last."""
     for progress in stage:
         ids, mask, truth = texts.draw(96, rng)
-        stage.descend(distance(text_vectors(model, ids, mask), truth, anchors, 8 + 12 * progress))
+        scale = np.interp(progress, (0, 1), scales)
+        stage.descend(distance(text_vectors(model, ids, mask), truth, anchors, scale))
 
 
 def learn_sounds(
@@ -65,15 +71,6 @@ def learn_sounds(
             vectors = audio_vectors(model, sounds)
         heard = distance(vectors.float(), truth, anchors, scale)
         stage.descend(heard + distance(text_vectors(model, ids, mask), said, anchors, scale))
-
-
-def learn_carriers(
-    model: ClapModel, texts: Texts, anchors: torch.Tensor, minutes: float, rng: np.random.Generator
-) -> None:
-    stage = Stage("carriers", minutes, [model.text_model, model.text_projection], 1e-3)
-    for _ in stage:
-        ids, mask, truth = texts.draw(96, rng)
-        stage.descend(distance(text_vectors(model, ids, mask), truth, anchors, 20))
 
 
 class HeldOut:
@@ -140,9 +137,10 @@ def main() -> None:
     with torch.no_grad():
         for scale in (model.logit_scale_a, model.logit_scale_t):
             scale.fill_(math.log(20))
-    learn_words(model, texts, anchors, words, rng)
+    tower = [model.text_model, model.text_projection]
+    learn_texts(model, texts, anchors, Stage("words", words, tower, 1.5e-3), (8, 20), rng)
     learn_sounds(model, clips, texts, anchors, sounds, options.rate, options.mixed, options.bfloat16, rng, save)
-    learn_carriers(model, Texts(tokenizer, carried=0.7), anchors, carriers, rng)
+    learn_texts(model, Texts(tokenizer, carried=0.7), anchors, Stage("carriers", carriers, tower, 1e-3), (20, 20), rng)
     save()
 
 
