@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -207,7 +208,8 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
     return [items[place * (len(items) - 1) // (most - 1)] for place in range(most)]
 
 
-def synthetic_sounds() -> list[tuple[np.ndarray, int]]:
+@functools.cache
+def synthetic_sounds() -> tuple[tuple[np.ndarray, int], ...]:
     """(samples, sampling_rate) of eight kinds of sound, 5 s each: tones, chords, sweeps, noises, beats."""
     rate = 48000
     time = np.arange(5 * rate) / rate
@@ -223,7 +225,7 @@ def synthetic_sounds() -> list[tuple[np.ndarray, int]]:
         beats * noise / 4,
         beats * np.sin(2 * np.pi * 80 * time),
     ]
-    return [((0.5 * sound).astype(np.float32), rate) for sound in sounds]
+    return tuple(((0.5 * sound).astype(np.float32), rate) for sound in sounds)
 
 
 def _half(items: Sequence[Item], start: int) -> tuple[Item, ...]:

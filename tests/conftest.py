@@ -25,7 +25,13 @@ from recipes import RECIPES
 
 from mlx_mm import convert
 from mlx_mm.backend import device
+from mlx_mm.backend.cpus import usable_cpus
 from mlx_mm.backend.native import library, signatures
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: a sixth of the time tests wait, for processes, sockets and disks."""
+    return usable_cpus() + 1
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from comparing import LONG
 from PIL import Image
 
 from mlx_mm import Conversation, convert, generate, load, stream_generate
@@ -147,7 +148,7 @@ def test_thoughts_are_apart(loaded: Loaded) -> None:
     assert answer.text.strip().lower() == "dog"
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [pytest.param(4, marks=LONG), 8])
 def test_four_bits_and_a_small_memory_say_the_same(loaded: Loaded, four_bits: Loaded, bits: int) -> None:
     assert wrong(four_bits, kv_bits=bits) <= MOST_WRONG + 1
 

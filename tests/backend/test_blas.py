@@ -10,6 +10,7 @@ import sys
 import mlx.core as mx
 import numpy as np
 import pytest
+from comparing import LONG
 
 from mlx_mm.backend import blas, call_table
 
@@ -132,6 +133,8 @@ def test_threads_are_the_usable_cpus():
     assert run(code, OPENBLAS_NUM_THREADS="", OMP_NUM_THREADS="").startswith("True 1 ")
 
 
+@LONG[0]
+@LONG[1]
 @redirects
 def test_a_forked_child_can_still_multiply():
     code = (

@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from comparing import LONG
 
 from mlx_mm.backend import attention, blas, device, elementwise, parts
 from mlx_mm.backend.blas import BlasStatus, limited_threads, use_fast_blas
@@ -143,6 +144,8 @@ def test_blocks_can_be_traced(monkeypatch, qkv):
         np.testing.assert_allclose(np.array(a), np.array(b), rtol=0, atol=1e-5)
 
 
+@LONG[0]
+@LONG[1]
 def test_long_texts_take_little_memory():
     """2 x 8 heads over 2048 tokens are 268 MB of scores, which one piece holds several times."""
     q, k, v = (mx.random.normal((2, 2048, 8, 8), key=mx.random.key(i)).swapaxes(1, 2) for i in range(3))
@@ -251,6 +254,8 @@ def test_heads_on_metal_have_a_size_of_its_kernel(monkeypatch, width, mask, dtyp
     assert widths[0][0] == width or mx.abs(wrong - right).max().item() > 1e-3
 
 
+@LONG[0]
+@LONG[1]
 def test_zeros_at_the_end_of_heads_change_nothing_at_all():
     code = """
 import mlx.core as mx

@@ -14,6 +14,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from comparing import LONG
 from huggingface_hub import errors as hub_errors
 
 from mlx_mm.checkpoint import hub
@@ -373,6 +374,8 @@ def test_a_lost_connection_of_the_http_package(play_hub: Callable[..., list[Any]
         hub.resolve(REPO)
 
 
+@LONG[0]
+@LONG[1]
 def test_offline_mode_for_real(tmp_path: Path) -> None:
     """Through the real huggingface_hub, which reads HF_HUB_OFFLINE when it is imported."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
@@ -386,6 +389,8 @@ def test_offline_mode_for_real(tmp_path: Path) -> None:
     assert "offline" in run.stderr
 
 
+@LONG[0]
+@LONG[1]
 @pytest.mark.parametrize(
     ("references", "expected"),
     [

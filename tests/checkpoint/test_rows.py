@@ -10,7 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from comparing import close
+from comparing import LONG, close
 from jina_tiny import jina_weights, tiny_jina_config, write_jina_side_files
 from safetensors.numpy import load_file
 from tiny import write_checkpoint
@@ -61,6 +61,8 @@ def test_sums_are_no_wider_than_their_source(dtype: str | None, tmp_path: Path) 
     assert np.array_equal(written[TABLE], right.astype(written[TABLE].dtype))
 
 
+@LONG[0]
+@LONG[1]
 def test_a_table_is_never_whole(tmp_path: Path) -> None:
     """26 MB in float16 would be 51 MB in float32, and twice that beside the sum."""
     config = tiny_jina_config()

@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from comparing import LONG
 from tiny import hashed, tiny_config, tiny_weights
 from torch_writer import ORDERED, mapping, number, numbers, storage, tensor, text, write_torch, write_zip
 
@@ -373,7 +374,7 @@ def test_cut_anywhere(tmp_path: Path) -> None:
             read_torch_file(tmp_path / "x.bin")
 
 
-@pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
+@pytest.mark.parametrize("flip", [pytest.param(0x01, marks=LONG), pytest.param(0x80, marks=LONG), 0xFF])
 def test_any_byte_changed(flip: int, tmp_path: Path) -> None:
     """Either it is refused, or numbers come out: never another error."""
     whole = small_file(tmp_path / "pytorch_model.bin")

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from command_line import ALL, EQUAL, Run, assert_one_error, embed_images
+from comparing import LONG
 from PIL import Image
 
 from mlx_mm import ConvertReport
@@ -71,6 +72,8 @@ def test_convert_measures_and_compare_does_again(run: Run, model: Path, photos: 
     assert_one_error(run("compare", model, "out", "--calibrate", "empty"), "empty holds 0 files", "expected pictures")
 
 
+@LONG[0]
+@LONG[1]
 def test_convert_to_a_target(run: Run, model: Path, photos: Path) -> None:
     """The curve as a table, in JSON and as a picture; the file is as large as was asked, or smaller."""
     size = run("convert", model, "four", "--json").json["bytes"]

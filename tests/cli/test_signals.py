@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Run, environment, process
+from comparing import LONG
 
 from mlx_mm.checkpoint.undisturbed import Section, end
 from mlx_mm.cli import main
@@ -83,7 +84,11 @@ def test_a_signal_leaves_nothing(number: signal.Signals, word: str, arguments: l
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)],
+    [
+        (signal.SIGTERM, signal.SIGINT),
+        pytest.param(signal.SIGINT, signal.SIGINT, marks=LONG),
+        pytest.param(signal.SIGTERM, signal.SIGTERM, marks=LONG),
+    ],
 )
 def test_a_second_signal_does_not_stop_the_clearing(
     first: signal.Signals, second: signal.Signals, tmp_path: Path

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from comparing import close
+from comparing import LONG, close
 from glm_tiny import DENSE, MODELS, REFERENCE, VISUAL, glm_cases, glm_config, glm_pixels, glm_weights
 from mlx.utils import tree_flatten
 from tiny import golden
@@ -351,6 +351,8 @@ def test_attention_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None
     assert close(model(pixels, thw(FIVE)).pooler_output, expected, TOLERANCE)
 
 
+@LONG[0]
+@LONG[1]
 @pytest.mark.usefixtures("without_kernels")
 def test_memory_is_that_of_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured: 33 MB for one, two, four and eight; begun together, four had 82 MB.

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from clap_tiny import tiny_clap_config
-from comparing import build, close, empty
+from comparing import LONG, build, close, empty
 from jina_tiny import tiny_jina_config
 from metaclip_tiny import CLASSES, tiny_clip_config, tiny_clip_weights
 from mlx.utils import tree_flatten
@@ -106,6 +106,8 @@ def test_a_classifier_gives_probabilities() -> None:
     assert close(model.class_scores(**batch), mx.softmax(model(**batch).logits, axis=-1), 1e-6)
 
 
+@LONG[0]
+@LONG[1]
 def test_many_tokens_of_float16_have_a_mean() -> None:
     """Their sum, 60 · 1296, is above the largest number of float16."""
     config = tiny_config("siglip") | {"architectures": ["SiglipForImageClassification"], "num_labels": 3}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparing import LONG
 from PIL import Image, PngImagePlugin
 
 from mlx_mm.errors import MediaError
@@ -201,6 +202,8 @@ print(used // 1024 if sys.platform == "darwin" else used)
 """
 
 
+@LONG[0]
+@LONG[1]
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
 @pytest.mark.parametrize(("colour", "channels", "bits"), [(6, 4, 8), (0, 1, 16)])
 def test_memory_of_a_small_file_with_many_pixels(colour: int, channels: int, bits: int, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparing import LONG
 from PIL import Image, ImageDraw
 
 from mlx_mm import encode_image, load
@@ -116,6 +117,8 @@ def test_the_last_column_counts_for_what_it_is(monkeypatch: pytest.MonkeyPatch) 
     assert right < 0.5 < 1 < wrong
 
 
+@LONG[0]
+@LONG[1]
 def test_what_cannot_be_decoded_smaller_is_decoded_as_ever(tmp_path: Path) -> None:
     small = jpeg(photo(150, 130))
     assert difference(small) == 0
@@ -139,6 +142,8 @@ def test_an_image_object_is_left_alone() -> None:
     assert image.size == (1203, 901)
 
 
+@LONG[0]
+@LONG[1]
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
 def test_the_same_errors(options: dict[str, object]) -> None:
     data = jpeg(photo(), **options)

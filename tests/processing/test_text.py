@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
+from comparing import LONG
 from tiny import golden
 
 from mlx_mm.errors import ConfigError, InputError
@@ -122,6 +123,8 @@ def test_token_names_as_objects_and_in_the_older_file(tmp_path: Path) -> None:
     assert ids(Tokenizer.from_folder(tmp_path), "a cat") == [261, 320, 1] + [0] * 9
 
 
+@LONG[0]
+@LONG[1]
 def test_long_text_in_time(tokenizer: Tokenizer) -> None:
     start = time.perf_counter()
     for text in ("x" * 100_000, "hello dog " * 10_000, "é🙂" * 50_000, "\n" * 100_000):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from comparing import LONG
 from tiny import golden
 
 from mlx_mm.errors import ConfigError, InputError
@@ -47,6 +48,8 @@ def charsmap(longest: int) -> dict[str, Any]:
     return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}
 
 
+@LONG[0]
+@LONG[1]
 @pytest.mark.parametrize("part", ["pre_tokenizer", "normalizer"])
 def test_a_pattern_that_does_not_end(tmp_path: Path, part: str) -> None:
     """tokenizers raises a PanicException, which is no Exception."""

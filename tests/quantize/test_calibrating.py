@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from comparing import LONG
 from test_rounding import codes_of, gptq
 from tiny import hashed
 
@@ -95,6 +96,8 @@ def test_inputs_come_from_rounded_layers_and_not_from_padding(
     assert {"new.idle.weight", "new.idle.scales", "new.idle.biases", "new.idle.bias"} <= arrays.keys()
 
 
+@LONG[0]
+@LONG[1]
 @pytest.mark.parametrize("recipe", ["siglip2", "clap-fused", "jina_clip", "glm4v_moe"])
 def test_methods_that_ask_for_inputs_lose_less(recipe: str, tiny_checkpoint: object, tmp_path: Path) -> None:
     """On random weights, where errors are all that there is."""

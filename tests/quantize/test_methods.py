@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparing import LONG
 
 from mlx_mm import convert, load
 from mlx_mm.evaluate.outputs import prompts, results
@@ -20,7 +21,9 @@ def lost(kind: str, got: np.ndarray, given: np.ndarray) -> float:
     return float((1 - (a * b).sum(axis=1)).mean())
 
 
-@pytest.mark.parametrize("name", ["emoji-siglip2", "sounds-clap", "emoji-glm4v"])
+@pytest.mark.parametrize(
+    "name", ["emoji-siglip2", pytest.param("sounds-clap", marks=LONG), pytest.param("emoji-glm4v", marks=LONG)]
+)
 def test_best_loses_less_than_plain_rounding(name: str, tmp_path: Path) -> None:
     model, processor = load(name)
     task = prompts(fitting(bundled_probes(), model).halves()[1], model, processor)

@@ -67,6 +67,8 @@ def test_shards_become_the_index_of_one_run(made: Made, tmp_path: Path) -> None:
         assert all(thumbnail_path(tmp_path / "all.mmindex", digest).exists() for digest in digests)
 
 
+@LONG[0]
+@LONG[1]
 def test_parts_that_come_one_after_another_into_an_index_in_use(made: Made, tmp_path: Path) -> None:
     whole = held(made("whole"))
     with Index(made("all", "1/3")) as index:  # also an index of a shard takes others in
@@ -117,6 +119,8 @@ def _interrupt(done: int, total: int | None) -> None:
         raise _Interrupted
 
 
+@LONG[0]
+@LONG[1]
 def test_an_interrupted_merge_leaves_nothing(made: Made, tmp_path: Path) -> None:
     parts = [made(f"part{number}", f"{number}/2") for number in (1, 2)]
     before = sorted(os.listdir(tmp_path))

@@ -65,6 +65,8 @@ def test_each_is_the_one_alone(model: str | Path) -> None:
         assert idle(engine)["running"] == 0
 
 
+@LONG[0]
+@LONG[1]
 def test_they_arrive_and_leave_at_random(tiny_checkpoint: Checkpoint) -> None:
     model = tiny_checkpoint("glm4v_moe", name="glm")
     asked = questions()
