@@ -14,6 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has one processor. OpenBLAS, which reads this once, waits for others by spinning: with threads for
     # every processor in every worker, small products took four times as long.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch
     os.environ.setdefault("MLX_MM_THREADS", "1")  # of the CPU kernels
 
 if sys.dont_write_bytecode:

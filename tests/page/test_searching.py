@@ -150,11 +150,12 @@ def test_ten_thousand_cells_in_few_nodes(opened: Opening, server: Server) -> Non
             page.keyboard.press(key)
             until(page, "document.activeElement.getAttribute('role') === 'gridcell'")
             most = max(most, page.evaluate("document.querySelectorAll('*').length"))
-        place = int(focused(page)[:5])
-        assert page.evaluate(
+        until(
+            page,
             "(() => { const b = document.activeElement.getBoundingClientRect();"
-            " return b.top >= 0 && b.bottom <= innerHeight; })()"
-        ), (key, place)
+            " return b.top >= 0 && b.bottom <= innerHeight; })()",
+        )
+        place = int(focused(page)[:5])
     assert place > 9000
     assert most < 400
     grid = page.locator(".grid")
