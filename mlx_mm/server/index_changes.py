@@ -36,6 +36,11 @@ def showable(value: object) -> object:
     return [showable(one) for one in value] if isinstance(value, list | tuple) else value
 
 
+def _log(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler({"message": "A refresh of the index broke off", "exception": error})
+
+
 class Ended(MlxMmError):  # noqa: N818
     """The server ends, and its work with it."""
 
@@ -60,6 +65,7 @@ class Changes:
             )
         self._tell({"state": "refreshing"})
         self._task = asyncio.create_task(self._refresh(folders, retry, accept_missing))
+        self._task.add_done_callback(_log)
 
     async def events(self) -> AsyncIterator[Told]:
         """What is now, and what becomes of it, until the server ends."""
@@ -88,7 +94,7 @@ class Changes:
     async def ended(self) -> None:
         """Wait for the refresh to end."""
         if self._task is not None:
-            await self._task
+            await asyncio.wait([self._task])
 
     def _tell(self, told: Told) -> None:
         self._last = told
@@ -111,7 +117,14 @@ class Changes:
                 "report": showable({**asdict(report), "failed": len(report.failed), "failures": failures}),
             }
 
-        self._tell(await asyncio.to_thread(run))
+        told: Told = {
+            "state": "idle",
+            "error": "The refresh broke off by a mistake of mlx_mm, which the server's log has.",
+        }
+        try:
+            told = await asyncio.to_thread(run)
+        finally:
+            self._tell(told)
 
     def _counting(self, loop: asyncio.AbstractEventLoop) -> Callable[[int, int | None], None]:
         """Tells now and then how many files are read of how many; called by the thread of a refresh."""

@@ -378,6 +378,15 @@ def test_a_refresh_that_is_refused_says_why(few: Served) -> None:
     assert len(few.hits("kind=image")) == 3
 
 
+def test_a_refresh_that_breaks_off_is_told_of(
+    few: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(few.index, "refresh", lambda **options: 1 // 0)
+    *_, ended = events_of_a_refresh(few)
+    assert (ended["state"], "a mistake of mlx_mm" in ended["error"]) == ("idle", True)
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_only_so_many_listen(few: Served) -> None:
     async def listen() -> tuple[Answer, list[Answer]]:
         tasks = [
