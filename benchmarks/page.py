@@ -183,10 +183,9 @@ def scroll(browser: Any, page: Any) -> dict[str, object]:
         time.sleep(0.05)
     events = json.loads(browser.stop_tracing())["traceEvents"]
     gaps = page.evaluate("window.frames_told")
-    told = [
-        event.get("args", {}).get("chrome_frame_reporter") for event in events if event["name"] == "PipelineReporter"
-    ]
-    frames = [frame for frame in told if frame]
+    told = [event["args"] for event in events if event["name"] == "PipelineReporter" and event.get("args")]
+    frames = [args.get("frame_reporter") or args["chrome_frame_reporter"] for args in told]
+    frames = [frame for frame in frames if frame["scroll_state"] != "SCROLL_NONE"]
     dropped = [frame for frame in frames if frame["state"] == "STATE_DROPPED"]
     return {
         "reported": Counter(frame["state"] for frame in frames),
