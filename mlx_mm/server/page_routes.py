@@ -18,7 +18,7 @@ from mlx_mm import __version__
 from mlx_mm.checkpoint.bundled import EACH
 from mlx_mm.server.errors import Problem
 from mlx_mm.server.reading import Schema, read_json
-from mlx_mm.server.security import COOKIE, Access
+from mlx_mm.server.security import Access, cookie_name
 
 FOLDER = Path(__file__).with_name("page")
 TYPES = {
@@ -121,7 +121,7 @@ class Page:
         known = given in self._tickets
         self._tickets.discard(given)
         if known or _same(request.query_params.get("token", ""), self._access.token):
-            self._give_cookie(response)
+            self._give_cookie(request, response)
         return response
 
     async def _unlock(self, request: Request) -> Response:
@@ -131,7 +131,7 @@ class Page:
         if not (_same(given, self._access.token) | (key is not None and _same(given, key))):
             raise Problem("The key is another; expected the server's.", 401, param="key", code="invalid_api_key")
         response = JSONResponse({})
-        self._give_cookie(response)
+        self._give_cookie(request, response)
         return response
 
     async def _about(self, _: Request) -> Response:
@@ -140,9 +140,10 @@ class Page:
         }
         return JSONResponse({"version": __version__, "reveals": self._reveals, "bundled": bundled})
 
-    def _give_cookie(self, response: Response) -> None:
+    def _give_cookie(self, request: Request, response: Response) -> None:
         """For the session of the browser, where no script can read it and no other site's page can send it."""
-        response.set_cookie(COOKIE, self._access.token, httponly=True, samesite="strict", path="/")
+        name = cookie_name(request.headers)
+        response.set_cookie(name, self._access.token, httponly=True, samesite="strict", path="/")
 
 
 def _same(given: str, expected: str) -> bool:

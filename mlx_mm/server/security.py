@@ -16,7 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlx_mm.errors import shown
 from mlx_mm.server.errors import Problem
 
-COOKIE = "mlx_mm_session"
 OPEN = ("/health", "/", "/open")  # for all, also where there is a key; / is the page, which shows nothing without it
 PUBLIC = "/page/"  # the files of the page, which everybody may read
 PRIVATE = "/api/"  # what is below shows files: it takes the key or the session's token
@@ -60,7 +59,7 @@ class Guard:
         friend = origin if origin in self._origins else None
         send = _with_headers(send, friend)
         try:
-            self._check_caller(headers, friend)
+            self._check_caller(scope, headers, friend)
             if friend and scope["method"] == "OPTIONS":
                 await Response(status_code=204)(scope, receive, send)
                 return
@@ -71,7 +70,7 @@ class Guard:
             return
         await self._app(scope, _Counted(receive, self._access).receive, send)
 
-    def _check_caller(self, headers: Headers, friend: str | None) -> None:
+    def _check_caller(self, scope: Scope, headers: Headers, friend: str | None) -> None:
         hosts = headers.getlist("host")
         host = _HOST.fullmatch(hosts[0].lower()) if len(hosts) == 1 else None
         if host is None or host[1] not in self._hosts:
@@ -90,7 +89,8 @@ class Guard:
                 403,
                 code="foreign_origin",
             )
-        if friend is None and headers.get("sec-fetch-site", "none").lower() not in ("none", "same-origin"):
+        foreign = headers.get("sec-fetch-site", "none").lower() not in ("none", "same-origin")
+        if friend is None and foreign and not _is_link(scope, headers):
             raise Problem(
                 "Another site's page asks (Sec-Fetch-Site); expected this server's own pages. Start the server with "
                 "--allow-origin for others.",
@@ -173,6 +173,18 @@ def too_large(most: int) -> Problem:
     )
 
 
+def cookie_name(headers: Headers) -> str:
+    """Of the session's token. A browser sends a host's cookies to all its ports, so each port has a name of its own."""
+    port = headers.get("host", "").rpartition("]")[2].partition(":")[2]
+    return f"mlx_mm_session_{port or 80}"
+
+
+def _is_link(scope: Scope, headers: Headers) -> bool:
+    """Whether somebody follows a link to the page, in a window of its own: it tells and changes nothing by itself."""
+    sent = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+    return (scope["method"], scope["path"]) == ("GET", "/") and sent == ("navigate", "document")
+
+
 def _bearer(headers: Headers) -> str:
     scheme, _, value = headers.get("authorization", "").partition(" ")
     return value.strip() if scheme.lower() == "bearer" else ""
@@ -180,7 +192,7 @@ def _bearer(headers: Headers) -> str:
 
 def _cookie(headers: Headers) -> str:
     try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        found = SimpleCookie(headers.get("cookie", "")).get(cookie_name(headers))
     except CookieError:
         return ""
     return found.value if found else ""

@@ -19,14 +19,20 @@ import soundfile
 from PIL import Image
 
 PACKAGE = Path(__file__).parents[2] / "mlx_mm"
+VIDEO_SIDE, VIDEO_TURN = 128, 3  # pixels; seconds after which a video shows its second picture
 PICTURES = ("cat", "dog", "pizza", "owl", "red_apple", "car", "frog", "penguin", "whale", "mushroom")
 HOSTILE = "<img src=x onerror=alert(1)>\u202egpj.\x07.png"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 try:
+    import av
+except ImportError:
+    av = None  # type: ignore[assignment]
+try:
     from playwright.sync_api import Browser, Error, Page, sync_playwright
 except ImportError:
     sync_playwright = None  # type: ignore[assignment]
+COUNT = 15 if av is None else 16  # of what is in the index
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,10 +85,7 @@ def make_files(folder: Path) -> None:
         path = folder / f"{name}.png"
         shutil.copy(PACKAGE / "bundled" / "pictures" / path.name, path)
         os.utime(path, (1_600_000_000 + number * 10**7,) * 2)
-    with Image.open(folder / "mushroom.png") as picture:
-        white = Image.new("RGBA", picture.size, "white")
-        white.alpha_composite(picture.convert("RGBA"))
-        white.convert("RGB").resize((96, 96), Image.Resampling.LANCZOS).save(folder / "mushroom_small.jpg", quality=90)
+    on_white("mushroom", 96).save(folder / "mushroom_small.jpg", quality=90)
     shutil.copy(PACKAGE / "bundled" / "pictures" / "guitar.png", folder / HOSTILE)
     for name in ("dog", "thunder"):
         [sound] = (PACKAGE / "bundled" / "sounds").glob(f"{name}.*")
@@ -92,6 +95,29 @@ def make_files(folder: Path) -> None:
     quiet[rate * 20 : rate * 20 + len(barking)] = barking
     soundfile.write(folder / "late_dog.flac", quiet, rate)
     (folder / "broken.png").write_bytes(b"no picture")
+    if av is not None:
+        make_video(folder / "moving.webm", "house", "rainbow")
+        os.utime(folder / "moving.webm", (1_500_000_000,) * 2)
+
+
+def on_white(name: str, side: int) -> Image.Image:
+    """A bundled picture without its transparency."""
+    with Image.open(PACKAGE / "bundled" / "pictures" / f"{name}.png") as picture:
+        white = Image.new("RGBA", picture.size, "white")
+        white.alpha_composite(picture.convert("RGBA"))
+    return white.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+
+
+def make_video(path: Path, *names: str) -> None:
+    """Each of these pictures for VIDEO_TURN seconds, in what every browser plays."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx", rate=2)
+        stream.width = stream.height = VIDEO_SIDE
+        stream.pix_fmt, stream.codec_context.gop_size = "yuv420p", 2
+        for name in names:
+            for _ in range(2 * VIDEO_TURN):
+                container.mux(stream.encode(av.VideoFrame.from_image(on_white(name, VIDEO_SIDE))))
+        container.mux(stream.encode())
 
 
 @pytest.fixture(scope="session")
@@ -101,11 +127,36 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("page")
     make_files(folder / "files")
     with mlx_mm.Index(folder / "page.mmindex") as index:
-        index.refresh(folder / "files")
+        index.refresh(folder / "files", videos=av is not None)
     one = Server(folder)
     one.start()
     yield one
     one.stop()
+
+
+@pytest.fixture
+def added(server: Server) -> Iterator[Path]:
+    """A folder that a test may add to the index, which then has it no more."""
+    import mlx_mm
+
+    folder = server.folder / "more"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+    with mlx_mm.Index(server.folder / "page.mmindex") as index:
+        index.forget(folders=[folder], wait=20)
+
+
+@pytest.fixture
+def deciding(server: Server) -> Iterator[None]:
+    """What is decided about duplicates is forgotten afterwards."""
+    from mlx_mm.search.store import Store
+
+    yield
+    store = Store(server.folder / "page.mmindex")
+    with store.writing() as rows:
+        rows.execute("DELETE FROM kept_apart")
+    store.close()
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,35 @@ def test_an_answer_can_be_stopped_and_a_question_follows(opened: Opening, server
     assert "demonstration model" in page.inner_text(".ask")
 
 
-def test_what_is_kept_apart_stays_so(opened: Opening) -> None:
+def test_an_answer_that_is_stopped_ends_in_the_server_too(opened: Opening) -> None:
+    page = opened()
+
+    def told(name: str) -> int:
+        text = page.evaluate("fetch('/metrics').then(answer => answer.text())")
+        [line] = [line for line in text.splitlines() if line.startswith(f"mlx_mm_{name} ")]
+        return int(line.split()[1])
+
+    before = told("cancelled_total")
+    # A thousand tokens of nonsense, for which it needs seconds.
+    endless = {"max_tokens": 1500, "temperature": 2, "repetition_penalty": 100, "seed": 2}
+    page.route(
+        "**/v1/chat/completions",
+        lambda route: route.continue_(post_data=json.dumps({**route.request.post_data_json, **endless})),
+    )
+    ask(page, "What is this?")
+    page.wait_for_selector(".said .answer p")
+    assert told("running") == 1
+    page.focus(".compose textarea")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".said small:has-text('Stopped.')")
+    until(page, "fetch('/health').then(answer => answer.json()).then(now => now.running === 0)")
+    assert told("cancelled_total") == before + 1
+    said = page.inner_text(".said .answer")
+    page.wait_for_timeout(200)
+    assert page.inner_text(".said .answer") == said
+
+
+def test_what_is_kept_apart_stays_so(opened: Opening, deciding: None) -> None:
     page = opened("/?view=duplicates")
     page.wait_for_selector(".group")
     kept = page.locator(".copy.kept")
@@ -105,23 +133,21 @@ def test_what_is_kept_apart_stays_so(opened: Opening) -> None:
     page.wait_for_selector("text=There are no duplicates of this kind.")
 
 
-def test_a_refresh_tells_how_far_it_is_in_every_tab(opened: Opening, server: Server, seen: Seen) -> None:
+def test_a_refresh_tells_how_far_it_is_in_every_tab(opened: Opening, server: Server, seen: Seen, added: Path) -> None:
     seen.allowed = ("400",)
     page = opened("/?view=index")
     other = page.context.new_page()
     other.goto(f"{server.url}/?view=index")
     page.wait_for_selector("text=Could not be read: 1")
-    more = server.folder / "more"
-    more.mkdir(exist_ok=True)
-    (more / "sun.png").write_bytes((server.folder / "files" / "dog.png").read_bytes() + b"\0")
+    (added / "sun.png").write_bytes((server.folder / "files" / "dog.png").read_bytes() + b"\0")
     page.bring_to_front()
     page.fill("#folder", "more")
     page.get_by_role("button", name="Add the folder").click()
     page.wait_for_selector("[role=alert]:has-text('a whole path')")
-    page.fill("#folder", str(more))
+    page.fill("#folder", str(added))
     page.get_by_role("button", name="Add the folder").click()
     page.wait_for_selector("text=new: 1")
-    page.wait_for_selector(f"bdi:has-text('{more}')")
+    page.wait_for_selector(f"bdi:has-text('{added}')")
     other.bring_to_front()
     other.wait_for_selector("text=new: 1")
 
@@ -145,14 +171,6 @@ def test_arabic_is_mirrored(opened: Opening) -> None:
     page.keyboard.press("ArrowLeft")
     until(page, "before => document.activeElement.title !== before", before)
     assert page.evaluate("document.activeElement.getAttribute('aria-colindex')") == "2"
-
-
-@pytest.mark.parametrize("width", [320, 768, 1440])
-@pytest.mark.parametrize("view", ["", "?q=dog&all=1", "?view=duplicates", "?view=index", "?item=1"])
-def test_nothing_is_wider_than_the_window(opened: Opening, width: int, view: str) -> None:
-    page = opened(f"/{view}", viewport={"width": width, "height": 700})
-    page.wait_for_timeout(300)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="npm install --prefix tests/page axe-core")

@@ -17,11 +17,12 @@ from shown import picture, uri
 from mlx_mm.processing import downloading
 from mlx_mm.server.app import make_app
 from mlx_mm.server.media import Media
-from mlx_mm.server.security import COOKIE, Access
+from mlx_mm.server.security import Access
 
 EMBED, CHAT = "/v1/embeddings", "/v1/chat/completions"
 MODEL = {"model": "emoji-siglip2"}
 TEXT = {**MODEL, "input": "a cat"}
+COOKIE = "mlx_mm_session_8765"  # with the port: cookies of a host are sent to all its servers
 WITH_KEY = {"authorization": f"Bearer {KEY}"}
 
 
@@ -123,6 +124,36 @@ def test_pages_and_forms(app: Any, headers: dict[str, str | None], status: int) 
         refused(answer, status)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "mode", "kind", "passes"),
+    [
+        ("GET", "/", "navigate", "document", True),  # which is 404 where there is no page
+        ("GET", "/?q=owl", "navigate", "document", True),
+        ("GET", "/", "navigate", "iframe", False),
+        ("GET", "/", "navigate", None, False),
+        ("GET", "/", "no-cors", "image", False),
+        ("GET", "/", "cors", "empty", False),
+        ("POST", "/", "navigate", "document", False),  # as a form does
+        ("HEAD", "/", "navigate", "document", False),
+        ("GET", "/open?token=x", "navigate", "document", False),
+        ("GET", "/page/app/main.js", "navigate", "document", False),
+        ("GET", "/health", "navigate", "document", False),
+        ("GET", "/api/items/1", "navigate", "document", False),
+        ("GET", "/v1/models", "navigate", "document", False),
+        ("POST", "/open", "navigate", "document", False),
+    ],
+)
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_links_of_other_sites(
+    app: Any, method: str, path: str, mode: str, kind: str | None, passes: bool, site: str
+) -> None:
+    sent = {"sec-fetch-site": site, "sec-fetch-mode": mode, "sec-fetch-dest": kind}
+    answer = ask(app, method, path, headers=sent)
+    assert answer.status == (404 if passes else 403)
+    if passes:
+        refused(ask(app, method, path, headers={**sent, "origin": "https://evil.example"}), 403, "foreign_origin")
+
+
 def test_a_page_that_may_ask_and_its_question_before(locked: Any) -> None:
     page = {"origin": "http://localhost:3000", "sec-fetch-site": "cross-site"}
     before = ask(locked, "OPTIONS", EMBED, headers={**page, "access-control-request-method": "POST"})
@@ -147,11 +178,13 @@ def test_a_page_that_may_ask_and_its_question_before(locked: Any) -> None:
         ({"authorization": "Bearer \xe9\xff"}, 401),
         ({"cookie": f"{COOKIE}={KEY}"}, 401),  # a key is no token of a session
         ({"cookie": f"{COOKIE}="}, 401),
+        ({"cookie": f"mlx_mm_session_8766={TOKEN}"}, 401),  # another server's
         ({"cookie": "\xe9;;=;==="}, 401),
         (WITH_KEY, 200),
         ({"authorization": f"bearer  {KEY} "}, 200),
         ({"authorization": f"Bearer {TOKEN}"}, 200),
         ({"cookie": f'a=b; {COOKIE}="{TOKEN}"'}, 200),
+        ({"cookie": f"mlx_mm_session_8766=another; {COOKIE}={TOKEN}"}, 200),
     ],
 )
 def test_keys(locked: Any, headers: dict[str, str | None], status: int) -> None:

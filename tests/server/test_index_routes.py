@@ -251,9 +251,9 @@ def test_everything_takes_the_token(served: Served) -> None:
     for route in served.shown.routes():
         path = route.path.replace("{id}", "1").replace("{content}", "00")
         method = min((route.methods or {"GET"}) - {"HEAD"})
-        for headers in ({}, {"authorization": "Bearer other"}, {"cookie": "mlx_mm_session=other"}):
+        for headers in ({}, {"authorization": "Bearer other"}, {"cookie": "mlx_mm_session_8765=other"}):
             assert ask(served.app, method, path, {}, headers=headers).status == 401, path
-    cookie = {"cookie": "mlx_mm_session=the-token"}
+    cookie = {"cookie": "mlx_mm_session_8765=the-token"}
     assert ask(served.app, "GET", "/api/index", headers=cookie).json["contents"] == {"audio": 13, "image": 43}
 
 

@@ -126,8 +126,24 @@ def test_a_ticket_opens_once_and_the_token_always(served: Served) -> None:
         answer = served.get(path, authorization=None)
         assert (answer.status, answer.headers["location"]) == (303, "/")
         cookie = answer.headers.get("set-cookie", "")
-        assert ("mlx_mm_session=the-token" in cookie) == opens, path
+        assert ("mlx_mm_session_8765=the-token" in cookie) == opens, path
         assert not opens or ("HttpOnly" in cookie and "SameSite=strict" in cookie)
+
+
+def test_two_servers_of_one_machine_leave_each_other_alone(served: Served) -> None:
+    for host, name in (("localhost:9000", "9000"), ("[::1]:9001", "9001"), ("localhost", "80")):
+        opened = served.get("/open?token=the-token", authorization=None, host=host)
+        cookie = opened.headers["set-cookie"].split(";")[0]
+        assert cookie == f"mlx_mm_session_{name}=the-token"
+        both = f"mlx_mm_session_1=another; {cookie}"
+        assert served.get("/api/facets", authorization=None, host=host, cookie=both).status == 200
+
+
+def test_a_link_of_another_site_leads_to_the_page(served: Served) -> None:
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert served.get("/?q=owl", authorization=None, **link).status == 200
+    assert served.get("/open?token=the-token", authorization=None, **link).status == 403
+    assert served.get("/api/facets", **link).status == 403
 
 
 def test_a_key_opens_the_page_too(index: Index) -> None:
@@ -137,7 +153,7 @@ def test_a_key_opens_the_page_too(index: Index) -> None:
     for given, status in (("a-long-key", 200), (" the-token ", 200), ("nonsense", 401), ("", 401)):
         answer = ask(served.app, "POST", "/open", {"key": given})
         assert (answer.status, "set-cookie" in answer.headers) == (status, status == 200)
-    cookie = {"cookie": "mlx_mm_session=the-token"}
+    cookie = {"cookie": "mlx_mm_session_8765=the-token"}
     assert served.get("/api/facets", authorization=None, **cookie).status == 200
 
 

@@ -76,19 +76,25 @@ export const body = (value) => ({
 
 export const post = async (address, value, signal) => (await ask(address, { ...body(value), signal })).json();
 
-const known = new Map();
+const MOST = 500; // answers of a kind that are kept
 
-/** What is known of an item; asked for once. */
-export const details = (id) => {
-  if (!known.has(id)) {
-    if (known.size > 500) known.clear();
-    const asked = get(`/api/items/${id}`);
-    known.set(id, asked);
-    asked.catch(() => known.delete(id));
-  }
-  return known.get(id);
+/** A function that asks about an item once, while the answer is among those kept; and its `forget`. */
+export const remembering = (question) => {
+  const known = new Map();
+  const answer = (id) => {
+    if (!known.has(id)) {
+      if (known.size >= MOST) known.delete(known.keys().next().value);
+      const asked = question(id);
+      known.set(id, asked);
+      asked.catch(() => known.delete(id));
+    }
+    return known.get(id);
+  };
+  answer.forget = (id) => known.delete(id);
+  return answer;
 };
 
-export const forget = (id) => known.delete(id);
+/** What is known of an item. */
+export const details = remembering((id) => get(`/api/items/${id}`));
 export const thumbnail = (content) => `/api/thumb/${content}.jpg`;
 export const original = (id) => `/api/original/${id}`;

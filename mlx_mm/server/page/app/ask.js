@@ -5,6 +5,7 @@ import { details } from "./api.js";
 import { Boxed } from "./boxes.js";
 import { answer } from "./chat.js";
 import { t } from "./language.js";
+import { store } from "./tab.js";
 import { inOneLine, visible } from "./text.js";
 
 const STORED = "mlx_mm.conversation";
@@ -22,6 +23,7 @@ const Small = ({ id, remove }) => {
   useEffect(() => void details(id).then(setItem, () => {}), [id]);
   return html`<span class="attached" title=${inOneLine(item?.name)}>
     ${item?.thumbnail && html`<img src=${item.thumbnail} alt=${inOneLine(item.name)} />`}
+    ${item?.kind === "audio" && html`<span class="note" aria-hidden="true">♪</span>`}
     ${remove && html`<button aria-label=${t("remove", { what: inOneLine(item?.name) })} onClick=${remove}>×</button>`}
   </span>`;
 };
@@ -66,7 +68,7 @@ export const AskPanel = ({ open, close, models, about, items, setItems }) => {
   const chosen = model || able[0]?.id || "";
 
   useEffect(() => {
-    if (!busy) sessionStorage.setItem(STORED, JSON.stringify(messages.slice(-40)));
+    if (!busy) store(STORED, JSON.stringify(messages.slice(-40)));
   }, [messages, busy]);
   useEffect(() => {
     if (open) field.current?.focus();

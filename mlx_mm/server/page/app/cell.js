@@ -1,5 +1,5 @@
 // One item of the grid.
-import { html, useState } from "../vendor/preact-htm.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
 import { original, thumbnail } from "./api.js";
 import { day, t } from "./language.js";
 import { scoreOf, Sound } from "./sound.js";
@@ -18,10 +18,20 @@ const Picture = ({ item }) => {
 };
 
 // The key frame that fits is the video itself at that time: the index has a picture of its beginning alone.
+const Frame = ({ item }) => {
+  const video = useRef(null);
+  useEffect(() => {
+    const here = video.current;
+    return () => {
+      here.removeAttribute("src");
+      here.load(); // or else its decoder stays until the element is collected
+    };
+  }, []);
+  return html`<video ref=${video} src="${original(item.id)}#t=${item.start}" muted preload="metadata" tabindex="-1" />`;
+};
+
 const Video = ({ item }) =>
-  html`${item.start > 0
-      ? html`<video src="${original(item.id)}#t=${item.start}" muted preload="metadata" tabindex="-1" />`
-      : html`<${Picture} item=${item} />`}<span class="badge" aria-hidden="true">▶</span>`;
+  html`<${item.start > 0 ? Frame : Picture} item=${item} /><span class="badge" aria-hidden="true">▶</span>`;
 
 const SHOWN = { i: Picture, a: Sound, v: Video };
 

@@ -1,7 +1,12 @@
 // Pictures and sounds that were dropped or pasted. They are too long for an address, which has a short name for each.
+import { store } from "./tab.js";
+
 const LONGEST = 768; // pixels: more than any model looks at
 const MOST = 40e6; // bytes of a sound
-const held = new Map();
+const MOST_HELD = 8;
+
+export const isHeld = (name) => name.startsWith("here-");
+const held = new Map(Object.entries(sessionStorage).filter(([name]) => isHeld(name)));
 
 const asUri = (blob) =>
   new Promise((resolve, reject) => {
@@ -36,15 +41,15 @@ export const keep = async (file) => {
     return null;
   }
   const name = `here-${crypto.getRandomValues(new Uint32Array(1))[0].toString(36)}`;
-  held.set(name, uri);
-  try {
-    sessionStorage.setItem(name, uri);
-  } catch {
-    // too large to be kept over a reload
+  if (held.size >= MOST_HELD) {
+    const [oldest] = held.keys();
+    held.delete(oldest);
+    sessionStorage.removeItem(oldest);
   }
+  held.set(name, uri);
+  store(name, uri);
   return name;
 };
 
 /** A data URI, or undefined where this tab has it no more. */
-export const uriOf = (name) => held.get(name) ?? sessionStorage.getItem(name) ?? undefined;
-export const isHeld = (name) => name.startsWith("here-");
+export const uriOf = (name) => held.get(name);

@@ -3,10 +3,7 @@ const KNOWN = ["en", "de", "fr", "es", "zh", "ja", "ar"];
 const STORED = "mlx_mm.language";
 
 let words = {};
-let spare = {};
 export let language = "en";
-
-const read = async (name) => (await fetch(`/page/i18n/${name}.json`)).json();
 
 /** The one that was chosen, or else the first one of the browser's that there is. */
 const wanted = () => {
@@ -25,14 +22,14 @@ export const languages = () => KNOWN.map((tag) => [tag, new Intl.DisplayNames([t
 /** Before anything is shown. */
 export const load = async () => {
   language = wanted();
-  [spare, words] = await Promise.all([read("en"), language === "en" ? {} : read(language)]);
+  words = await (await fetch(`/page/i18n/${language}.json`)).json();
   document.documentElement.lang = language;
   document.documentElement.dir = language === "ar" ? "rtl" : "ltr";
 };
 
 /** A sentence by its name; {parts} of it are filled in. */
 export const t = (name, parts = {}) =>
-  (words[name] ?? spare[name] ?? name).replace(/\{(\w+)\}/g, (_, part) => parts[part] ?? "");
+  (words[name] ?? name).replace(/\{(\w+)\}/g, (_, part) => parts[part] ?? "");
 
 export const isRightToLeft = () => document.documentElement.dir === "rtl";
 

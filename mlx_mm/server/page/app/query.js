@@ -1,7 +1,7 @@
 // What is asked for, as the address of the page has it: so back, forward, reload and a second tab work.
 import { useEffect, useState } from "../vendor/preact-htm.js";
 
-const LISTS = ["without", "like"];
+const LISTS = { without: /./, like: /^(\d{1,15}|here-\w+)$/ }; // an item, or a file of this tab
 const TEXTS = ["q", "since", "until", "near", "camera", "kind", "folder", "tag", "sort", "view"];
 export const FILTERS = ["kind", "since", "until", "near", "camera", "folder", "tag"];
 
@@ -10,7 +10,7 @@ export const parse = (address) => {
   const given = new URLSearchParams(address);
   const query = {};
   for (const name of TEXTS) query[name] = given.get(name) ?? "";
-  for (const name of LISTS) query[name] = given.getAll(name).filter(Boolean);
+  for (const name in LISTS) query[name] = given.getAll(name).filter((one) => LISTS[name].test(one));
   query.all = given.get("all") === "1";
   query.item = /^\d{1,15}$/.test(given.get("item") ?? "") ? Number(given.get("item")) : null;
   return query;
@@ -19,7 +19,7 @@ export const parse = (address) => {
 export const format = (query) => {
   const made = new URLSearchParams();
   for (const name of TEXTS) if (query[name]) made.set(name, query[name]);
-  for (const name of LISTS) for (const one of query[name]) made.append(name, one);
+  for (const name in LISTS) for (const one of query[name]) made.append(name, one);
   if (query.all) made.set("all", "1");
   if (query.item !== null) made.set("item", query.item);
   const text = made.toString();

@@ -1,21 +1,12 @@
 // A sound as one sees it: how loud it is from its start to its end, the part that fits, and how far it has been played.
 import { html, useEffect, useState } from "../vendor/preact-htm.js";
-import { get } from "./api.js";
+import { get, remembering } from "./api.js";
 import { clock, number, t } from "./language.js";
 import { play, stop, usePlaying } from "./player.js";
 import { Name } from "./text.js";
 
 const HEIGHT = 100;
-const waves = new Map();
-
-const waveOf = (item) => {
-  if (!waves.has(item.content)) {
-    const asked = get(`/api/wave/${item.id}`);
-    waves.set(item.content, asked);
-    asked.catch(() => waves.delete(item.content));
-  }
-  return waves.get(item.content);
-};
+const waveOf = remembering((id) => get(`/api/wave/${id}`));
 
 const path = (bars) =>
   bars.map((bar, x) => `M${x + 0.5} ${50 - Math.max(1.5, bar * 0.42)}v${2 * Math.max(1.5, bar * 0.42)}`).join("");
@@ -25,9 +16,9 @@ export const useWave = (item) => {
   useEffect(() => {
     let here = true;
     setWave(null);
-    waveOf(item).then((found) => here && setWave(found), () => {});
+    waveOf(item.id).then((found) => here && setWave(found), () => {});
     return () => (here = false);
-  }, [item.content]);
+  }, [item.id]);
   return wave;
 };
 

@@ -1,6 +1,6 @@
 // One item, as large as the window, with what is known of it; the neighbours by arrow keys.
 import { html, useEffect, useLayoutEffect, useRef, useState } from "../vendor/preact-htm.js";
-import { details, forget, original, post } from "./api.js";
+import { details, original, post } from "./api.js";
 import { bytes, date, isRightToLeft, number, t } from "./language.js";
 import { go, nothing } from "./query.js";
 import { about as aboutSound, Strip, useWave } from "./sound.js";
@@ -51,7 +51,7 @@ const Tags = ({ item, changed }) => {
   const put = async (labels) => {
     try {
       const found = await post(`/api/items/${item.id}/tags`, { labels });
-      forget(item.id);
+      details.forget(item.id);
       setError("");
       changed({ ...item, tags: found.tags });
     } catch (failure) {
