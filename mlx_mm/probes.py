@@ -49,7 +49,8 @@ MOST_PIXELS = 512 * 512  # of a picture in a chat
 MOST_BYTES = 64 << 20  # of a file of texts
 PER_BATCH = {"text": 64, "image": 16, "audio": 16}
 CHATS_PER_BATCH = 8
-MOST_TOKENS = 8192  # of the texts that are rounded with, padding included
+# Of what is rounded with, in all: tokens of texts, padding included, and numbers of 8192 patches of 16 x 16 pixels.
+MOST_NUMBERS = {"text": 8192, "image": 8192 * 768, "audio": 8192 * 768}
 LAST_TOKENS = 32  # of each prompt, after which the logits are kept: all of them would take 0.6 MB a token
 FEW = 8  # items of a kind below which all of them serve both purposes
 QUESTION = "What is in this picture?"  # of a picture that a generator is tried on
@@ -187,11 +188,10 @@ def prepared(probes: Probes, model: Checked, processor: Processor) -> dict[Modal
 
 
 def joined(batches: Mapping[Modality, Sequence[Batch]], processor: Processor) -> dict[Modality, Batch]:
-    """What `prepared` gives, each kind in one batch, as rounding wants it, and as many texts as MOST_TOKENS allow; of a
-    generator all prompts in one."""
+    """What `prepared` gives, each kind in one batch of no more than MOST_NUMBERS, or 8 items, as rounding wants it; of
+    a generator all prompts in one."""
     if processor.kind != "chat":
-        encoded = {modality: processor.collate(some) for modality, some in batches.items()}
-        return encoded | ({"text": _fewer(encoded["text"])} if "text" in encoded else {})
+        return {modality: _fewer(processor.collate(some), MOST_NUMBERS[modality]) for modality, some in batches.items()}
     together = processor.collate([batch for some in batches.values() for batch in some])
     return {"image" if "image" in batches else "text": keep_last(together, LAST_TOKENS)}
 
@@ -249,10 +249,10 @@ def _chunks(items: Sequence[Item], most: int) -> list[Sequence[Item]]:
     return [items[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-def _fewer(batch: Batch) -> Batch:
-    """So many of its texts (B, L), evenly chosen, as have MOST_TOKENS."""
-    count, length = batch["input_ids"].shape
-    kept = spread(range(count), max(FEW, MOST_TOKENS // length))
+def _fewer(batch: Batch, most: int) -> Batch:
+    """So many of its items, evenly chosen, as have that many numbers in their largest arrays."""
+    largest = max(batch.values(), key=lambda array: array.size)
+    kept = spread(range(len(largest)), max(FEW, most // largest[0].size))
     return {name: array[kept] for name, array in batch.items()}
 
 

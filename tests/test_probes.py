@@ -14,7 +14,18 @@ from PIL import Image
 from mlx_mm import load
 from mlx_mm.errors import InputError, MediaError
 from mlx_mm.load import open_checkpoint
-from mlx_mm.probes import Chat, Probes, bundled_probes, fitting, folder_probes, joined, prepared, run, spread
+from mlx_mm.probes import (
+    MOST_NUMBERS,
+    Chat,
+    Probes,
+    bundled_probes,
+    fitting,
+    folder_probes,
+    joined,
+    prepared,
+    run,
+    spread,
+)
 
 
 @pytest.fixture
@@ -120,19 +131,20 @@ def test_as_arrays(own: Path, tiny_checkpoint: Callable[..., Path]) -> None:
     assert np.abs(vectors[3] - np.array(run(model, "text", alone))[0]).max() < 1e-5
 
 
-def test_as_many_texts_to_round_with_as_tokens_allow(
+def test_no_more_to_round_with_than_numbers_allow(
     tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, processor = load(tiny_checkpoint("clap"))
-    batches = prepared(Probes("x", texts=tuple(f"a {number}" for number in range(90))), model, processor)
-    everything = joined(batches, processor)["text"]
-    count, length = everything["input_ids"].shape
-    assert count == 90
-    monkeypatch.setattr("mlx_mm.probes.MOST_TOKENS", 30 * length)
-    fewer = joined(batches, processor)["text"]
-    places = spread(range(90), 30)
-    assert fewer.keys() == everything.keys()
-    assert all(np.array_equal(fewer[name], everything[name][places]) for name in fewer)
+    model, processor = load(tiny_checkpoint("siglip2"))
+    probes = Probes("x", texts=tuple(f"a {number}" for number in range(90)), images=bundled_probes().images[:20])
+    batches = prepared(probes, model, processor)
+    everything = joined(batches, processor)
+    sizes = {"text": everything["text"]["input_ids"][0].size, "image": everything["image"]["pixel_values"][0].size}
+    assert [len(everything["text"]["input_ids"]), len(everything["image"]["pixel_values"])] == [90, 20]
+    for kind, count, most, left in (("text", 90, 30, 30), ("image", 20, 2, 8)):
+        monkeypatch.setitem(MOST_NUMBERS, kind, most * sizes[kind])
+        fewer = joined(batches, processor)[kind]
+        assert fewer.keys() == everything[kind].keys()
+        assert all(np.array_equal(fewer[name], everything[kind][name][spread(range(count), left)]) for name in fewer)
 
 
 def test_questions_as_arrays(own: Path, tiny_checkpoint: Callable[..., Path]) -> None:

@@ -31,7 +31,7 @@ Codes: TypeAlias = npt.NDArray[np.uint8]
 # this. GPTQ's 1 % (section 3.3) fits a layer to the few inputs that were seen, of a few texts or pictures whose rows
 # resemble each other; on others it then loses more than a search (docs/quantisation.md, "Methods").
 LEAST_SHARE = 0.1
-MOST_COLUMNS = 4096  # that H relates to each other: its factors take the cube of them
+MOST_COLUMNS = 2048  # that H relates to each other: its factors take the cube of them
 FACTOR_COLUMNS = 128  # of those that one step finds
 ROWS_AT_ONCE = 1024  # of a weight: the columns of a group then fit a processor's cache
 # Shares of a group's range that are cut off at either end, by bits, in all pairs: the coarser, the more it is worth.
