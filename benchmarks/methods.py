@@ -1,6 +1,6 @@
 """What each method of rounding costs the bundled models, on items that nothing was rounded with.
 
-    python benchmarks/methods.py FOLDER --bits 4 3 --methods plain search weighted gptq best
+    python benchmarks/methods.py FOLDER --bits 4 3 --methods plain search best
 
 FOLDER has a folder named after each model with texts.txt (a text a line), chats.jsonl ({"text", "images"}), pictures
 and sounds; all of it is measured with. Rounding sees the package's own items alone.
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3])
-    parser.add_argument("--methods", nargs="+", default=["plain", "search", "weighted", "gptq", "best"])
+    parser.add_argument("--methods", nargs="+", default=["plain", "search", "best"])
     args = parser.parse_args()
     print("| model | bits | method | inputs | loss, mean | worst | CPU s |\n|---|---|---|---|---|---|---|")
     for name in args.models:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 BUNDLED = ROOT / "mlx_mm" / "bundled"
 MODELS = ("emoji-siglip2", "sounds-clap", "emoji-glm4v")
 BITS = (2, 3, 4, 5, 6, 8)
-METHODS = ("plain", "search", "weighted", "gptq", "best")
+METHODS = ("plain", "search", "best")
 LANGUAGES = ("en", "de", "ar", "zh")
 EACH = 2  # sounds of a kind
 Way = dict  # arguments of convert
@@ -40,8 +40,7 @@ def ways(few: bool) -> list[tuple[str, str, Way]]:
     """Bits and group, method, arguments."""
     rows: list[tuple[str, str, Way]] = []
     for bits in (8, 4, 3) if few else BITS:
-        methods = METHODS if bits <= 4 and not few else ("plain", "search", "best")
-        rows += [(f"{bits}", method, {"bits": bits, "method": method}) for method in methods]
+        rows += [(f"{bits}", method, {"bits": bits, "method": method}) for method in METHODS]
     for size in (32,) if few else (32, 128):
         for bits in (4,) if few else (3, 4):
             for method in ("plain", "best"):

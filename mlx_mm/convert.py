@@ -105,9 +105,9 @@ def convert(
     the one that loses least in so many bytes of tensors ("1.2GB" or a number), or the smallest with at most that mean
     divergence of answers or scores, in nats. bits and mode are left out then. What single layers lose is measured
     first; with check=True the result is too, and converted again where it is not as expected, up to six times.
-    method: how weights are rounded, a name of `quantize.methods.METHODS`; all but "plain" and "search" run the model on
-    some inputs while they round. calibrate: a folder of such inputs, pictures, sounds or texts like those the model is
-    to work on; by default those that come with the package.
+    method: how weights are rounded, a name of `quantize.methods.METHODS`; "best" runs the model on some inputs while it
+    rounds. calibrate: a folder of such inputs, pictures, sounds or texts like those the model is to work on; by default
+    those that come with the package.
     overwrite: replace a checkpoint that stands at `out`. check: run the source and the result afterwards, on the half
     of the inputs that was not rounded with, and write what was lost into the card and into conversion.json; False
     leaves that out. progress: show it on stderr, or a function that is called with (done, total) while it converts.
@@ -302,12 +302,9 @@ def _new_values(
 def _calibration(job: _Job, probes: Probes) -> dict[Modality, Batch]:
     """What the model is run on while its weights are rounded, a batch of each kind; none where that needs no inputs,
     nor of a kind that has no head to run to: those layers are rounded without."""
-    model = job.model
-    if (
-        job.scheme is None
-        or not job.tensors.method.asks_for_inputs
-        or (model.kind == "generator" and not model.has_head)
-    ):
+    model, schemes = job.model, job.tensors.schemes.values()
+    wanted = job.tensors.method.asks_for_inputs and any(scheme.mode == AFFINE for scheme in schemes)
+    if not wanted or (model.kind == "generator" and not model.has_head):
         return {}
     processor = job.source.processor()
     batches = prepared(fitting(probes, model).halves()[0], model, processor)

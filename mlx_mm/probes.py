@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -49,6 +50,8 @@ MOST_PIXELS = 512 * 512  # of a picture in a chat
 MOST_BYTES = 64 << 20  # of a file of texts
 PER_BATCH = {"text": 64, "image": 16, "audio": 16}
 CHATS_PER_BATCH = 8
+# Of what is rounded with, in all: tokens of texts, padding included, and numbers of 8192 patches of 16 x 16 pixels.
+MOST_NUMBERS = {"text": 8192, "image": 8192 * 768, "audio": 8192 * 768}
 LAST_TOKENS = 32  # of each prompt, after which the logits are kept: all of them would take 0.6 MB a token
 FEW = 8  # items of a kind below which all of them serve both purposes
 QUESTION = "What is in this picture?"  # of a picture that a generator is tried on
@@ -65,17 +68,20 @@ class Chat:
 
 @dataclass(frozen=True)
 class Probes:
-    """What a model is tried on. name: "bundled", or the folder they are from."""
+    """What a model is tried on. name: "bundled", or the folder they are from. rounding_texts: that are not measured
+    with."""
 
     name: str
     texts: tuple[str, ...] = ()
     images: tuple[ImageSource, ...] = ()
     sounds: tuple[AudioSource, ...] = ()
     chats: tuple[Chat, ...] = ()
+    rounding_texts: tuple[str, ...] = ()
 
     def halves(self) -> tuple[Probes, Probes]:
         """Every second item to round with, and the others to measure with; of fewer than 8 of a kind all to both."""
-        return self._half(0), self._half(1)
+        rounding = self._half(0)
+        return dataclasses.replace(rounding, texts=rounding.texts + self.rounding_texts), self._half(1)
 
     def _half(self, start: int) -> Probes:
         parts = _half(self.texts, start), _half(self.images, start), _half(self.sounds, start)
@@ -83,20 +89,24 @@ class Probes:
 
 
 def bundled_probes() -> Probes:
-    """Those that come with the package: texts in 14 languages, its pictures, sounds, and questions about pictures."""
+    """Those that come with the package: texts in 15 languages, its pictures, sounds, and questions about pictures."""
     values = cast("dict[str, object]", load_json(BUNDLED / "probes.json"))
-    texts = cast("dict[str, list[str]]", values["texts"])
+    texts, rounding = (
+        tuple(itertools.chain.from_iterable(cast("dict[str, list[str]]", values[name]).values()))
+        for name in ("texts", "rounding")
+    )
     chats = cast("list[dict[str, object]]", values["chats"])
     pictures = BUNDLED / "pictures"
     return Probes(
         "bundled",
-        tuple(text for texts_of_one in texts.values() for text in texts_of_one),
+        texts,
         tuple(sorted(pictures.glob("*.png"))),
         (*sorted((BUNDLED / "sounds").glob("*.flac")), *synthetic_sounds()),
         tuple(
             Chat(cast(str, chat["text"]), tuple(pictures / name for name in cast("list[str]", chat["images"])))
             for chat in chats
         ),
+        rounding,
     )
 
 
@@ -157,6 +167,7 @@ def fitting(probes: Probes, model: Checked) -> Probes:
         cast("tuple[str, ...]", taken.get("text", ())),
         cast("tuple[ImageSource, ...]", taken.get("image", ())),
         cast("tuple[AudioSource, ...]", taken.get("audio", ())),
+        rounding_texts=(probes if texts else bundled).rounding_texts if "text" in taken else (),
     )
 
 
@@ -178,9 +189,10 @@ def prepared(probes: Probes, model: Checked, processor: Processor) -> dict[Modal
 
 
 def joined(batches: Mapping[Modality, Sequence[Batch]], processor: Processor) -> dict[Modality, Batch]:
-    """What `prepared` gives, each kind in one batch, as rounding wants it; of a generator all prompts in one."""
+    """What `prepared` gives, each kind in one batch of no more than MOST_NUMBERS, or 8 items, as rounding wants it; of
+    a generator all prompts in one."""
     if processor.kind != "chat":
-        return {modality: processor.collate(some) for modality, some in batches.items()}
+        return {modality: _fewer(processor.collate(some), MOST_NUMBERS[modality]) for modality, some in batches.items()}
     together = processor.collate([batch for some in batches.values() for batch in some])
     return {"image" if "image" in batches else "text": keep_last(together, LAST_TOKENS)}
 
@@ -237,6 +249,13 @@ def _chunks(items: Sequence[Item], most: int) -> list[Sequence[Item]]:
     count = -(-len(items) // most)
     bounds = [len(items) * part // count for part in range(count + 1)]
     return [items[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def _fewer(batch: Batch, most: int) -> Batch:
+    """So many of its items, evenly chosen, as have that many numbers in their largest arrays."""
+    largest = max(batch.values(), key=lambda array: array.size)
+    kept = spread(range(len(largest)), max(FEW, most // largest[0].size))
+    return {name: array[kept] for name, array in batch.items()}
 
 
 def _encoded(modality: Modality, items: Sequence[object], processor: EncoderProcessor) -> Batch:

@@ -14,7 +14,18 @@ from PIL import Image
 from mlx_mm import load
 from mlx_mm.errors import InputError, MediaError
 from mlx_mm.load import open_checkpoint
-from mlx_mm.probes import Chat, Probes, bundled_probes, fitting, folder_probes, prepared, run, spread
+from mlx_mm.probes import (
+    MOST_NUMBERS,
+    Chat,
+    Probes,
+    bundled_probes,
+    fitting,
+    folder_probes,
+    joined,
+    prepared,
+    run,
+    spread,
+)
 
 
 @pytest.fixture
@@ -43,6 +54,9 @@ def test_bundled_ones_are_there() -> None:
     assert any(len(chat.images) > 1 for chat in probes.chats)
     rounding, measuring = probes.halves()
     assert not set(rounding.texts) & set(measuring.texts)
+    assert rounding.texts == probes.texts[::2] + probes.rounding_texts
+    assert measuring.texts == probes.texts[1::2]
+    assert len(set(probes.rounding_texts)) == len(probes.rounding_texts) >= 400
     assert {*rounding.images, *measuring.images} == set(probes.images)
     assert {*rounding.chats} == set(probes.chats[::2])
 
@@ -115,6 +129,22 @@ def test_as_arrays(own: Path, tiny_checkpoint: Callable[..., Path]) -> None:
     assert mask.min() == 0
     alone = processor.text([folder_probes(own).texts[3]])  # type: ignore[union-attr]
     assert np.abs(vectors[3] - np.array(run(model, "text", alone))[0]).max() < 1e-5
+
+
+def test_no_more_to_round_with_than_numbers_allow(
+    tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = load(tiny_checkpoint("siglip2"))
+    probes = Probes("x", texts=tuple(f"a {number}" for number in range(90)), images=bundled_probes().images[:20])
+    batches = prepared(probes, model, processor)
+    everything = joined(batches, processor)
+    sizes = {"text": everything["text"]["input_ids"][0].size, "image": everything["image"]["pixel_values"][0].size}
+    assert [len(everything["text"]["input_ids"]), len(everything["image"]["pixel_values"])] == [90, 20]
+    for kind, count, most, left in (("text", 90, 30, 30), ("image", 20, 2, 8)):
+        monkeypatch.setitem(MOST_NUMBERS, kind, most * sizes[kind])
+        fewer = joined(batches, processor)[kind]
+        assert fewer.keys() == everything[kind].keys()
+        assert all(np.array_equal(fewer[name], everything[kind][name][spread(range(count), left)]) for name in fewer)
 
 
 def test_questions_as_arrays(own: Path, tiny_checkpoint: Callable[..., Path]) -> None:

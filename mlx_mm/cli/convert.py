@@ -55,9 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="with a target: draw size against loss")
     add_revision(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that stands at OUT")
-    parser.add_argument(
-        "--method", default="best", help="of rounding: plain, search, weighted, gptq or best (default: %(default)s)"
-    )
+    parser.add_argument("--method", default="best", help="of rounding: plain, search or best (default: %(default)s)")
     add_calibrate(parser)
     parser.add_argument(
         "--check",

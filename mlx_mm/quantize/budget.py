@@ -46,7 +46,7 @@ def within_size(layers: Mapping[str, Sequence[Option]], size: int, rest: int = 0
     smallest = total(choice).bytes + rest
     if smallest > size:
         raise QuantizationError(
-            f"target_size is {size / 1e6:,.1f} MB, and the smallest file has {smallest / 1e6:,.1f} MB. "
+            f"target_size is {shown_size(size)}, and the smallest file has {shown_size(smallest)}. "
             f"Pass {smallest} or more."
         )
     left = size - smallest
@@ -132,6 +132,11 @@ def total(choice: Choice) -> Point:
         for kind, loss in option.losses.items():
             losses[kind] = losses.get(kind, 0.0) + loss
     return Point(sum(option.bytes for option in choice.values()), losses)
+
+
+def shown_size(size: int) -> str:
+    """ "1.2 kB", "1,234.5 MB"."""
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
 
 
 def _fits(losses: Losses, limits: Losses) -> bool:

@@ -22,6 +22,7 @@ from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.quantize.apply import Layers
 from mlx_mm.quantize.recipes import Planned
 from mlx_mm.quantize.rounding import Floats, Inputs, inputs_of
+from mlx_mm.quantize.scheme import AFFINE
 from mlx_mm.quantize.writing import Writing
 
 MOST_ROWS = 8192  # of a layer's inputs that are counted, evenly chosen
@@ -45,7 +46,7 @@ class Walk:
         self._writing = writing
         self._method = writing.tensors.method
         self._real: np.ndarray | None = None
-        self._last: tuple[object, int | None, Inputs] | None = None  # inputs that several layers have in common
+        self._last: tuple[object, int, Inputs] | None = None  # inputs that several layers have in common
         compute(lambda: self._prepare(model))
 
     def see(self, run: Callable[[], object], real: np.ndarray | None = None) -> None:
@@ -89,11 +90,11 @@ class Walk:
         self, name: str, layer: nn.Module, x: mx.array, chosen: mx.array | None
     ) -> Inputs | list[Inputs] | None:
         scheme = self._writing.tensors.schemes.get(name)
-        if scheme is None or not self._method.asks_for_inputs or hasattr(layer, "as_linear"):
+        if scheme is None or scheme.mode != AFFINE or not self._method.asks_for_inputs or hasattr(layer, "as_linear"):
             return None
         if chosen is not None:
             return _of_experts(x, chosen, self._writing.tensors.shapes[name][0])
-        size = scheme.group_size if self._method.compensates else None
+        size = scheme.group_size
         if self._last is None or self._last[0] is not x or self._last[1] != size:
             self._last = x, size, inputs_of(self._rows(x), size)
         return self._last[2]

@@ -31,7 +31,7 @@ Codes: TypeAlias = npt.NDArray[np.uint8]
 # this. GPTQ's 1 % (section 3.3) fits a layer to the few inputs that were seen, of a few texts or pictures whose rows
 # resemble each other; on others it then loses more than a search (docs/quantisation.md, "Methods").
 LEAST_SHARE = 0.1
-MOST_COLUMNS = 4096  # that H relates to each other: its factors take the cube of them
+MOST_COLUMNS = 2048  # that H relates to each other: its factors take the cube of them
 FACTOR_COLUMNS = 128  # of those that one step finds
 ROWS_AT_ONCE = 1024  # of a weight: the columns of a group then fit a processor's cache
 # Shares of a group's range that are cut off at either end, by bits, in all pairs: the coarser, the more it is worth.
@@ -103,28 +103,16 @@ def _triangle(squares: Floats) -> Floats:
     return upper
 
 
-def searched(weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, energy: Floats | None = None) -> list[mx.array]:
-    """(out, in) -> packed weight, scales and biases of `dtype`. energy: (in,) of the inputs; without it all columns
-    weigh the same."""
-    energy = np.ones(weight.shape[1], np.float32) if energy is None else energy
-    return _round(weight, scheme, dtype, Inputs(energy), CUTS[scheme.bits])
-
-
-def compensated(
-    weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs, *, searching: bool = True
-) -> list[mx.array]:
-    """As `searched`, errors compensated. searching: else a grid reaches from the smallest weight to the largest."""
-    return _round(weight, scheme, dtype, inputs, CUTS[scheme.bits] if searching else ())
-
-
 @numpy_on_one_thread()
-def _round(
-    weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs, cuts: tuple[float, ...]
-) -> list[mx.array]:
+def rounded(weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs | None = None) -> list[mx.array]:
+    """(out, in) -> packed weight, scales and biases of `dtype`. Without inputs all columns weigh the same, and without
+    their triangles no errors are compensated."""
+    inputs = inputs or Inputs(np.ones(weight.shape[1], np.float32))
+
     def round_rows(first: int) -> tuple[npt.NDArray[np.uint32], Floats, Floats]:
         check_wanted()
         columns = np.array(weight[first : first + ROWS_AT_ONCE].T, np.float32, order="C")  # a copy, to be changed
-        codes, scales, biases = _round_columns(columns, scheme, dtype, inputs, cuts)
+        codes, scales, biases = _round_columns(columns, scheme, dtype, inputs)
         return pack(codes.T, scheme.bits), scales.T, biases.T
 
     parts = [round_rows(first) for first in range(0, len(weight), ROWS_AT_ONCE)]
@@ -133,7 +121,7 @@ def _round(
 
 
 def _round_columns(
-    columns: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs, cuts: tuple[float, ...]
+    columns: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs
 ) -> tuple[Codes, Floats, Floats]:
     """A transposed weight (in, out) -> codes (in, out), scales and biases (groups, out). With compensation its errors
     stand in its place afterwards."""
@@ -151,7 +139,7 @@ def _round_columns(
                 wanted = weights + change
                 # What the columns of the group would be if none of them was rounded: a grid is fitted to that.
                 weights = weights + np.linalg.inv(triangle[beside, beside].T) @ change
-            scale, bias = fit_grid(weights, inputs.energy[group], scheme.bits, cuts)
+            scale, bias = fit_grid(weights, inputs.energy[group], scheme.bits)
             scale, bias = _as_stored(scale, dtype), _as_stored(bias, dtype)
             scales[first // size], biases[first // size] = scale, bias
             if triangle is None:
@@ -173,8 +161,8 @@ def _round_group(errors: Floats, wanted: Floats, within: Floats, scale: Floats, 
     return codes
 
 
-def fit_grid(group: Floats, energy: Floats, bits: int, cuts: tuple[float, ...]) -> tuple[Floats, Floats]:
-    """Scale and bias (out,) for the groups (group, out) of as many rows; without cuts their whole ranges.
+def fit_grid(group: Floats, energy: Floats, bits: int) -> tuple[Floats, Floats]:
+    """Scale and bias (out,) for the groups (group, out) of as many rows.
 
     Weighted by energy (group,), the codes c of a range have the refitted scale cov(c, w) / var(c), which leaves the
     error var(w) − cov(c, w)² / var(c).
@@ -183,13 +171,11 @@ def fit_grid(group: Floats, energy: Floats, bits: int, cuts: tuple[float, ...]) 
     low, high = group.min(axis=0), group.max(axis=0)
     scale = (high - low) / most
     bias = low
-    if not cuts:
-        return scale, bias
     weights = (energy / energy.sum() if energy.sum() > 0 else np.full_like(energy, 1 / len(energy))).astype(np.float32)
     best = np.full_like(low, -1)
     level = weights @ group
     centred = group - level
-    pairs = list(product(cuts, repeat=2))
+    pairs = list(product(CUTS[bits], repeat=2))
     for turn in range(len(pairs) + REFITS):
         if turn < len(pairs):
             below, above = (np.float32(cut) for cut in pairs[turn])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlx_mm.errors import QuantizationError, is_number, is_whole, shown
-from mlx_mm.quantize.budget import Choice, Losses, Option, total, within_losses, within_size
+from mlx_mm.quantize.budget import Choice, Losses, Option, shown_size, total, within_losses, within_size
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 TURNS = 5  # conversions at most, on the way to a measured loss
@@ -45,7 +45,7 @@ class Target:
         found = 1 - losses[kind] if self.name == "target_cosine" else losses[kind]
         return QuantizationError(
             f"{self.name} is {self.value:g}, and the nearest that was reached is {_rounded(found, self.name)} (of "
-            f"{kind} inputs, {size / 1e6:,.1f} MB). Pass that, or convert without a target."
+            f"{kind} inputs, {shown_size(size)}). Pass that, or convert without a target."
         )
 
 
@@ -85,7 +85,7 @@ def check_size(size: int, source: int) -> None:
     """Raise QuantizationError where a target is above the bytes of the source."""
     if size > source:
         raise QuantizationError(
-            f"target_size is {size / 1e6:,.1f} MB, and the source has {source / 1e6:,.1f} MB. Pass less, or keep its "
+            f"target_size is {shown_size(size)}, and the source has {shown_size(source)}. Pass less, or keep its "
             "precision with bits=None."
         )
 

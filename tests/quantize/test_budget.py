@@ -109,7 +109,7 @@ def test_the_same_every_time_and_in_any_order() -> None:
 def test_impossible_targets_name_the_nearest() -> None:
     layers = layers_of(0)
     smallest, least = total(all_of(layers, 2)).bytes, loss(all_of(layers, 8))
-    with pytest.raises(QuantizationError, match=rf"smallest file has {smallest / 1e6:,.1f} MB"):
+    with pytest.raises(QuantizationError, match=rf"smallest file has {smallest / 1e3:,.1f} kB"):
         within_size(layers, smallest - 1)
     assert total(within_size(layers, smallest)).bytes == smallest
     with pytest.raises(QuantizationError, match=f"loses {least:.3g}"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import hashed
 
-from mlx_mm.quantize.rounding import LEAST_SHARE, compensated, inputs_of, pack, searched, shrunk_squares
+from mlx_mm.quantize.rounding import LEAST_SHARE, Inputs, inputs_of, pack, rounded, shrunk_squares
 from mlx_mm.quantize.scheme import QuantConfig
 
 AFFINE_BITS = (2, 3, 4, 5, 6, 8)
@@ -26,27 +26,21 @@ def inputs(rows: int, width: int) -> np.ndarray:
     )
 
 
-def plain_grids(group: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and bias of each row of (out, group)."""
-    low, high = group.min(axis=1), group.max(axis=1)
-    return (high - low) / (2**bits - 1), low
-
-
 def expected_squares(x: np.ndarray) -> np.ndarray:
     squares, share = x.astype(np.float64).T @ x, max(LEAST_SHARE, x.shape[1] / (x.shape[1] + 2 * len(x)))
     return (1 - share) * squares + share * squares.diagonal().mean() * np.eye(x.shape[1])
 
 
-def gptq(weight: np.ndarray, x: np.ndarray, bits: int, size: int) -> np.ndarray:
-    """The codes (out, in) of arXiv 2210.17323, algorithm 1, with groups, column by column in float64."""
+def gptq(weight: np.ndarray, x: np.ndarray, scheme: QuantConfig, scales: np.ndarray, biases: np.ndarray) -> np.ndarray:
+    """The codes (out, in) of arXiv 2210.17323, algorithm 1, column by column in float64. scales, biases: (out,
+    groups)."""
     work, width = weight.astype(np.float64), weight.shape[1]
     hessian = expected_squares(x)
     inverse = np.linalg.cholesky(np.linalg.inv(hessian)).T
     codes = np.zeros_like(work)
     for column in range(width):
-        if column % size == 0:
-            scale, bias = plain_grids(work[:, column : column + size], bits)
-        codes[:, column] = np.clip(np.rint((work[:, column] - bias) / scale), 0, 2**bits - 1)
+        scale, bias = (grid[:, column // scheme.group_size].astype(np.float64) for grid in (scales, biases))
+        codes[:, column] = np.clip(np.rint((work[:, column] - bias) / scale), 0, 2**scheme.bits - 1)
         error = (work[:, column] - codes[:, column] * scale - bias) / inverse[column, column]
         work[:, column:] -= error[:, None] * inverse[column, column:]
     return codes
@@ -78,19 +72,19 @@ def test_codes_lie_as_mlx_packs_them(bits: int) -> None:
 @pytest.mark.parametrize("bits", [3, 4])
 def test_errors_are_compensated_as_by_gptq(bits: int) -> None:
     scheme, weight, x = QuantConfig(bits, 32), weights(24, 128), inputs(400, 128)
-    packed, scales, _ = compensated(weight, scheme, mx.float32, inputs_of(x, 32), searching=False)
-    ours, theirs = codes_of(packed, scales, scheme), gptq(weight, x, bits, 32)
-    assert (ours != theirs).mean() < 0.002  # ties, which float32 breaks in another way
-    assert (ours != gptq(weight, x[:, ::-1], bits, 32)).mean() > 0.1
+    packed, *grids = rounded(weight, scheme, mx.float32, inputs_of(x, 32))
+    ours, grids = codes_of(packed, grids[0], scheme), [np.array(grid) for grid in grids]
+    assert (ours != gptq(weight, x, scheme, *grids)).mean() < 0.002  # ties, which float32 breaks in another way
+    assert (ours != gptq(weight, x[:, ::-1], scheme, *grids)).mean() > 0.1
 
 
 def test_few_inputs_say_little_of_how_columns_depend() -> None:
     """A layer is fitted to 16 inputs and tried on others; taken for many they would do harm."""
     scheme, weight, x = QuantConfig(4, 32), weights(96, 128), inputs(1200, 128)
     seen, unseen = x[:16], x[16:]
-    found = loss(weight, searched(weight, scheme, mx.float32), scheme, unseen)
+    found = loss(weight, rounded(weight, scheme, mx.float32), scheme, unseen)
     fitted, rash = (
-        loss(weight, compensated(weight, scheme, mx.float32, inputs_of(rows, 32)), scheme, unseen)
+        loss(weight, rounded(weight, scheme, mx.float32, inputs_of(rows, 32)), scheme, unseen)
         for rows in (seen, np.tile(seen, (100, 1)))
     )
     assert fitted < 1.1 * found < 0.9 * rash
@@ -100,7 +94,7 @@ def test_few_inputs_say_little_of_how_columns_depend() -> None:
 def test_a_grid_errs_hardly_more_than_the_best_of_many() -> None:
     """Scale and bias of a group, searched by force among 100 × 100."""
     scheme, weight = QuantConfig(2, 32), weights(4, 32)
-    parts = searched(weight, scheme, mx.float32)
+    parts = rounded(weight, scheme, mx.float32)
     for row, found in zip(weight, values(parts, scheme), strict=True):
         scales = np.linspace(0.1, 1, 100)[:, None, None] * np.ptp(row) / 3
         biases = row.min() + np.linspace(0, 0.5, 100)[:, None] * np.ptp(row)
@@ -116,9 +110,9 @@ def test_each_step_loses_less_on_inputs_that_were_not_seen(bits: int) -> None:
     scheme, weight, x = QuantConfig(bits, 64), weights(48, 128), inputs(1200, 128)
     seen, unseen = inputs_of(x[:600], 64), x[600:]
     plain = loss(weight, scheme.quantize(mx.array(weight)), scheme, unseen)
-    found = loss(weight, searched(weight, scheme, mx.float32), scheme, unseen)
-    weighed = loss(weight, searched(weight, scheme, mx.float32, seen.energy), scheme, unseen)
-    best = loss(weight, compensated(weight, scheme, mx.float32, seen), scheme, unseen)
+    found = loss(weight, rounded(weight, scheme, mx.float32), scheme, unseen)
+    weighed = loss(weight, rounded(weight, scheme, mx.float32, Inputs(seen.energy)), scheme, unseen)
+    best = loss(weight, rounded(weight, scheme, mx.float32, seen), scheme, unseen)
     assert best < 0.6 * plain
     assert best < 0.8 * min(found, weighed)
     assert found < (1.02 if bits > 4 else 0.97) * plain
@@ -128,9 +122,9 @@ def test_what_a_file_of_16_bits_loses_is_compensated_too() -> None:
     """Codes are chosen for the scales that are stored: those of float32 with scales rounded afterwards err more."""
     scheme, weight, x = QuantConfig(8, 64), weights(48, 128), inputs(600, 128)
     seen = inputs_of(x, 64)
-    stored = compensated(weight, scheme, mx.bfloat16, seen)
+    stored = rounded(weight, scheme, mx.bfloat16, seen)
     assert {part.dtype for part in stored[1:]} == {mx.bfloat16}
-    later = compensated(weight, scheme, mx.float32, seen)
+    later = rounded(weight, scheme, mx.float32, seen)
     later[1:] = [part.astype(mx.bfloat16) for part in later[1:]]
     as_floats = [[parts[0], *(part.astype(mx.float32) for part in parts[1:])] for parts in (stored, later)]
     first, second = (loss(weight, parts, scheme, x) for parts in as_floats)
@@ -140,8 +134,16 @@ def test_what_a_file_of_16_bits_loses_is_compensated_too() -> None:
 def test_blocks_of_columns_know_nothing_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlx_mm.quantize.rounding.MOST_COLUMNS", 96)
     scheme, weight, x = QuantConfig(4, 32), weights(8, 192), inputs(500, 192)
-    packed, scales, _ = compensated(weight, scheme, mx.float32, inputs_of(x, 32), searching=False)
-    halves = [gptq(weight[:, part], x[:, part], 4, 32) for part in (slice(0, 96), slice(96, 192))]
+    packed, scales, biases = rounded(weight, scheme, mx.float32, inputs_of(x, 32))
+    halves = [
+        gptq(
+            weight[:, 96 * k :][:, :96],
+            x[:, 96 * k :][:, :96],
+            scheme,
+            *(np.array(g)[:, 3 * k :] for g in (scales, biases)),
+        )
+        for k in range(2)
+    ]
     # Each half is damped by its own mean.
     assert (codes_of(packed, scales, scheme) != np.concatenate(halves, axis=1)).mean() < 0.002
 
@@ -150,8 +152,8 @@ def test_weights_and_inputs_without_content() -> None:
     """All zeros, all the same, and inputs that never come: nothing is divided by zero."""
     scheme, x = QuantConfig(4, 32), np.zeros((5, 64), np.float32)
     for weight in (np.zeros((3, 64), np.float32), np.full((3, 64), 0.25, np.float32)):
-        for parts in (searched(weight, scheme, mx.float16), compensated(weight, scheme, mx.float16, inputs_of(x, 32))):
+        for parts in (rounded(weight, scheme, mx.float16), rounded(weight, scheme, mx.float16, inputs_of(x, 32))):
             assert np.array_equal(values(parts, scheme), weight)
     weight = weights(3, 64)
-    parts = compensated(weight, scheme, mx.float32, inputs_of(x, 32))
+    parts = rounded(weight, scheme, mx.float32, inputs_of(x, 32))
     assert np.abs(values(parts, scheme) - weight).max() < 0.5

@@ -121,7 +121,7 @@ def test_impossible_targets_name_the_nearest() -> None:
         with pytest.raises(QuantizationError) as error:
             reach(Target("target_cosine", 1 - 0.9 * LEAST * factor), LAYERS, REST, SOURCE, Converter(factor))
         nearest = int((1 - LEAST * factor) * 1e5) / 1e5
-        assert f"the nearest that was reached is {nearest:.5f} (of text inputs, {(size + REST) / 1e6:,.1f} MB)" in str(
+        assert f"the nearest that was reached is {nearest:.5f} (of text inputs, {(size + REST) / 1e3:,.1f} kB)" in str(
             error.value
         )
     reach(Target("target_cosine", nearest), LAYERS, REST, SOURCE, Converter(30.0))  # as it says
@@ -133,7 +133,7 @@ def test_sizes() -> None:
     for size in (smallest, 44_500, 60_000):
         reach(Target("target_size", size), LAYERS, REST, SOURCE, converter)
         assert 0.9 * size < total(converter.choices[-1]).bytes + REST <= size
-    with pytest.raises(QuantizationError, match=rf"smallest file has 0.0 MB. Pass {smallest} or more"):
+    with pytest.raises(QuantizationError, match=rf"smallest file has {smallest / 1e3:.1f} kB. Pass {smallest} or more"):
         reach(Target("target_size", smallest - 1), LAYERS, REST, SOURCE, converter)
     with pytest.raises(QuantizationError, match=r"target_size is 2.0 MB, and the source has 1.0 MB"):
         reach(Target("target_size", 2 * SOURCE), LAYERS, REST, SOURCE, converter)
