@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ Body = dict[str, Any]
 pytestmark = [*LONG]
 _PORTS = itertools.count(0, 10_001)
 WORDS = ("-m", "mlx_mm", "serve", "--port", "0", "--ready-json")
+CHAT = "/v1/chat/completions"
 ENDLESS = 30_000  # tokens
 USAGE = {"include_usage": True}
 
@@ -74,23 +75,27 @@ class Server:
     def __init__(self, line: str) -> None:
         self.said = json.loads(line)
 
-    def post(self, path: str, body: Body) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection("127.0.0.1", self.said["port"], timeout=SECONDS)
-        connection.request("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        return connection.getresponse()
+    @contextmanager
+    def asking(self, method: str, path: str, body: Body | None = None) -> Iterator[http.client.HTTPResponse]:
+        """A client that leaves at the end."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.said["port"], timeout=SECONDS)) as connection:
+            data = None if body is None else json.dumps(body).encode()
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            with connection.getresponse() as response:
+                yield response
 
-    def get(self, path: str) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.said["port"], timeout=SECONDS)
-        connection.request("GET", path)
-        answer = json.loads(connection.getresponse().read())
-        connection.close()
-        return answer
+    def post(self, path: str, body: Body) -> tuple[int, str]:
+        with self.asking("POST", path, body) as response:
+            return response.status, response.read().decode()
+
+    def health(self) -> Body:
+        with self.asking("GET", "/health") as response:
+            return json.loads(response.read())
 
     def answer(self, body: Body) -> tuple[int, str, str]:
         """What is said, why it ends, and how many tokens it has."""
-        response = self.post("/v1/chat/completions", body | ({"stream_options": USAGE} if body["stream"] else {}))
-        data = response.read().decode()
-        assert response.status == 200, data
+        status, data = self.post(CHAT, body | ({"stream_options": USAGE} if body["stream"] else {}))
+        assert status == 200, data
         if not body["stream"]:
             found = json.loads(data)
             choice = found["choices"][0]
@@ -101,7 +106,7 @@ class Server:
         return events[-1]["usage"]["completion_tokens"], choices[-1]["finish_reason"], text
 
     def idle(self) -> None:
-        wait_for(lambda: self.get("/health")["running"] == 0 == self.get("/health")["waiting"])
+        wait_for(lambda: (now := self.health())["running"] == 0 == now["waiting"])
 
 
 @contextmanager
@@ -138,19 +143,19 @@ def test_each_is_that_of_one_process(recipe: str, tiny_checkpoint: Checkpoint, t
     asked, embedded = bodies(Path(model).name), {"model": "emoji-siglip2", "input": ["frog", "cat"]}
     with running([sys.executable, *WORDS, *words], tmp_path) as (_, server):
         want = [server.answer(body) for body in asked]
-        vectors = json.loads(server.post("/v1/embeddings", embedded).read())["data"]
+        vectors = server.post("/v1/embeddings", embedded)
     assert len({length for length, _, _ in want}) > 2
     with running(launched(tmp_path, *words), tmp_path) as (launcher, server), ThreadPoolExecutor(9) as clients:
         assert list(clients.map(server.answer, asked)) == want
         long = asked[0] | {"max_tokens": ENDLESS, "stream": True}
-        leaving = server.post("/v1/chat/completions", long | {"messages": question("Hello, how are you? " * 40)})
-        answers = clients.map(server.answer, reversed(asked))
-        leaving.readline()
-        leaving.close()
+        long |= {"messages": question("Hello, how are you? " * 40)}
+        with server.asking("POST", CHAT, long) as leaving:
+            answers = clients.map(server.answer, reversed(asked))
+            leaving.readline()
         assert list(answers) == want[::-1]
-        assert json.loads(server.post("/v1/embeddings", embedded).read())["data"] == vectors
+        assert server.post("/v1/embeddings", embedded) == vectors
         server.idle()
-        again = json.loads(server.post("/v1/chat/completions", asked[3]).read())
+        again = json.loads(server.post(CHAT, asked[3])[1])
         assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
         os.kill(server.said["pid"], signal.SIGTERM)
         assert launcher.wait(60) == 0
@@ -164,19 +169,19 @@ def test_a_lost_rank_ends_the_server(how: signal.Signals, tiny_checkpoint: Check
     model = tiny_checkpoint("glm46v", name="glm")
     words = [*WORDS, "-m", str(model)]
     body = {"model": "glm", "messages": question("Hello."), "temperature": 0, "max_tokens": ENDLESS}
-    with started(tmp_path, words, words) as (first, second), ThreadPoolExecutor(2) as clients:
+    with started(tmp_path, words, words) as (first, second), ThreadPoolExecutor(1) as clients:
         assert first.stdout is not None
         server = Server(first.stdout.readline())
-        whole = clients.submit(lambda: server.post("/v1/chat/completions", body))
-        streamed = server.post("/v1/chat/completions", body | {"stream": True})
-        assert streamed.status == 200
-        wait_for(lambda: server.get("/health")["running"] == 2)
-        os.kill(second.pid, how)
-        begun = time.monotonic()
-        answer = whole.result(30)
-        assert answer.status == 503
-        assert "Rank 1 of 2 has ended" in answer.read().decode()
-        assert "Rank 1 of 2 has ended" in streamed.read().decode()
+        whole = clients.submit(server.post, CHAT, body)
+        with server.asking("POST", CHAT, body | {"stream": True}) as streamed:
+            assert streamed.status == 200
+            wait_for(lambda: server.health()["running"] == 2)
+            os.kill(second.pid, how)
+            begun = time.monotonic()
+            status, answer = whole.result(30)
+            assert status == 503
+            assert "Rank 1 of 2 has ended" in answer
+            assert "Rank 1 of 2 has ended" in streamed.read().decode()
         assert first.wait(30) == 1
         assert time.monotonic() - begun < 30
         assert first.stderr is not None
