@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlx_mm.cli.notes import note
@@ -16,6 +16,7 @@ from mlx_mm.errors import RanksError
 
 if TYPE_CHECKING:
     from mlx_mm.backend.ranks import Group
+    from mlx_mm.backend.watchdog import Alarm
     from mlx_mm.models.contracts import Model, Processor
 
 LOST = 1  # the status of a rank that ends because another did
@@ -31,9 +32,10 @@ def end(error: RanksError) -> None:
 
 @dataclass
 class Ranks:
-    """on_lost: what a thread does where a rank has ended, or nothing is heard of it for 15 seconds."""
+    """alarm: with which rank 0 wakes the others. on_lost: what a thread does where a rank has ended or is silent."""
 
     group: "Group"
+    alarm: "Alarm" = field(init=False)
     on_lost: Callable[[RanksError], None] = end
 
 
@@ -61,7 +63,7 @@ def joined() -> Iterator[Ranks | None]:
 
     try:
         together = Ranks(ranks.join(SECONDS_TO_JOIN))
-        with watched(together.group, lost):
+        with watched(together.group, lost) as together.alarm:
             yield together
             check_whole()
     except RanksError as error:

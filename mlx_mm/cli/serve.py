@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         from mlx_mm.server.engine import follow_engine
 
         with heedless():
-            follow_engine(args.model or list(EACH), ranks.group)
+            follow_engine(args.model or list(EACH), ranks.group, ranks.alarm.sleep)
         return 0
 
 
@@ -137,7 +137,7 @@ def _serve(args: argparse.Namespace, ranks: Ranks | None) -> int:
 
         engine = Engine(args.model or list(EACH), _limits(args), die)
         if ranks is not None:
-            stack.callback(dismiss, engine.lead(ranks.group))
+            stack.callback(dismiss, engine.lead(ranks.group, ranks.alarm.wake))
             ranks.on_lost = lose
         stack.callback(engine.close)
         engine.start()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
 import mlx.core as mx
@@ -28,7 +28,7 @@ from mlx_mm.generation.twins import Twin, forgotten
 from mlx_mm.processing.batch import Batch
 
 # What is told, each with some numbers: those of twins, and others. NEW ones come first.
-END, FORGET, REQUEST, RUN, ROW, DECODE, MERGE, EXTEND, FILTER, EXTRACT, COPY = range(11)
+END, REST, FORGET, REQUEST, RUN, ROW, DECODE, MERGE, EXTEND, FILTER, EXTRACT, COPY = range(12)
 Rows: TypeAlias = list[Any]  # mlx_lm's caches of a prompt, or of a batch, and at the end its deltas
 
 
@@ -41,9 +41,10 @@ class Divided(Protocol):
 
 
 class _Leader:
-    """broken: a step was told and not done, so that the others wait for the rest of it."""
+    """broken: a step was told and not done, so that the others wait for the rest of it. wake: those who rest."""
 
     broken = False
+    wake: Callable[[], None] | None = None
 
 
 def request_of(model: Divided, batch: Batch) -> Request:
@@ -149,6 +150,13 @@ class _LedDeltas(Deltas):
         _say(self._group, kind, self.twin.number, *fields)
 
 
+def rest(model: Divided, wake: Callable[[], None]) -> None:
+    """Let the other ranks wait for what comes next in a way of their own, see `follow`, which `wake` ends."""
+    if model.group is not None and _Leader.wake is None:
+        _say(model.group, REST)
+        _Leader.wake = wake
+
+
 def dismiss(model: Divided) -> None:
     """Let the other ranks end. Nothing for a whole model, and where they can only be ended from outside."""
     if model.group is not None and not _Leader.broken:
@@ -173,6 +181,9 @@ def _step() -> Iterator[None]:
 
 def _say(group: Group, kind: int, *fields: int) -> None:
     check_whole()
+    if _Leader.wake is not None:
+        _Leader.wake()
+        _Leader.wake = None
     with _step():
         if numbers := forgotten():
             _tell(group, FORGET, numbers)
@@ -198,9 +209,10 @@ def _kind(layer: StoredLayer) -> tuple[int, int, int]:
     return (layer.max_size if isinstance(layer, RotatingKVCache) else 0), 0, 0
 
 
-def follow(model: Divided) -> None:
-    """Run what rank 0 runs, until it dismisses its followers."""
-    follower = _Follower(model)
+def follow(model: Divided, sleep: Callable[[], None] = lambda: None) -> None:
+    """Run what rank 0 runs, until it dismisses its followers. sleep: waits until rank 0, which lets them rest, wakes
+    them; without it MLX waits, which keeps a processor busy."""
+    follower = _Follower(model, sleep)
     while compute(follower.step):
         continue
 
@@ -208,9 +220,9 @@ def follow(model: Divided) -> None:
 class _Follower:
     """requests, caches: by the numbers of their twins."""
 
-    def __init__(self, model: Divided) -> None:
+    def __init__(self, model: Divided, sleep: Callable[[], None]) -> None:
         assert model.group is not None  # or there would be no rank 0
-        self._model, self._group = model, model.group
+        self._model, self._group, self._sleep = model, model.group, sleep
         self._requests: dict[int, Request] = {}
         self._caches: dict[int, Rows] = {}
 
@@ -218,7 +230,9 @@ class _Follower:
         """Do what rank 0 tells next; False at the end."""
         kind, count = told(2, self._group)
         fields = told(count, self._group) if count else []
-        if kind == FORGET:
+        if kind == REST:
+            self._sleep()
+        elif kind == FORGET:
             for number in fields:
                 self._requests.pop(number, None)
                 self._caches.pop(number, None)

@@ -23,7 +23,7 @@ from mlx_mm.classify import Scores
 from mlx_mm.errors import InputError, LengthError, MlxMmError, foreign
 from mlx_mm.generate import ask
 from mlx_mm.generation.answer import Generation
-from mlx_mm.generation.following import check_whole, follow
+from mlx_mm.generation.following import check_whole, follow, rest
 from mlx_mm.load import open_checkpoint
 from mlx_mm.models.contracts import Generator, Modality
 from mlx_mm.processing.read_ahead import WORKER_THREADS
@@ -131,16 +131,17 @@ class Engine:
         self._open: dict[int, Callable[[MlxMmError], None]] = {}  # requests that are not complete, by a number
         self._asked = self._refused = self._turns = 0
         self._alive = False
+        self._rest: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Take requests."""
         self._alive = True
         self._thread.start()
 
-    def lead(self, group: Group) -> Generator:
+    def lead(self, group: Group, wake: Callable[[], None]) -> Generator:
         """Read the part that this process, rank 0, has of the one model that answers, while the others read theirs by
-        `follow_engine`; the other models are whole, and here alone. Before `start`. Raises InputError where none
-        answers, or several do."""
+        `follow_engine`; the other models are whole, and here alone. Before `start`. wake: the others, who sleep while
+        nothing is answered. Raises InputError where none answers, or several do."""
         slots = self._models.slots()
         places = [place for place, slot in enumerate(slots) if slot.checkpoint.kind == "generator"]
         if len(places) != 1:
@@ -153,6 +154,7 @@ class Engine:
         with in_touch():
             model = slots[places[0]].load(group).model
         assert model.kind == "generator"
+        self._rest = partial(rest, model, wake)
         return model
 
     def give_up(self, why: MlxMmError) -> None:
@@ -302,6 +304,8 @@ class Engine:
                 self._turns += 1
                 answering, encoding = self._answers.turn(), self._encodings.turn()
                 busy = answering or encoding
+                if not answering:
+                    self._rest()
                 check_whole()
                 self._unload_idle()
             self._answers.end()
@@ -352,14 +356,14 @@ class Engine:
             end(error)
 
 
-def follow_engine(models: Sequence[str | Path], group: Group) -> None:
+def follow_engine(models: Sequence[str | Path], group: Group, sleep: Callable[[], None]) -> None:
     """As one of several ranks, but not rank 0: read a part of the model that answers among those that all ranks were
-    given, and run what the engine of rank 0 runs, until it dismisses its followers."""
+    given, and run what the engine of rank 0 runs, until it dismisses its followers. sleep: until rank 0 wakes them."""
     with in_touch():
         (place,) = told(1, group)
         model, _ = open_checkpoint(models[place]).load(group=group)
         assert model.kind == "generator"
-        follow(model)
+        follow(model, sleep)
 
 
 def _dead() -> EngineDead:

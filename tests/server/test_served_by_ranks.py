@@ -188,6 +188,29 @@ def test_a_lost_rank_ends_the_server(how: signal.Signals, tiny_checkpoint: Check
         assert first.stderr.read().count("Rank 1 of 2 has ended, or cannot be reached") == 1
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
+def test_a_rank_sleeps_while_nobody_asks(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    words = [*WORDS, "-m", str(tiny_checkpoint("glm46v", name="glm"))]
+    body = {"model": "glm", "messages": question("Hello."), "temperature": 0, "max_tokens": 4}
+    with started(tmp_path, words, words) as (first, second):
+
+        def used() -> int:
+            """Hundredths of a second of a processor."""
+            return sum(map(int, Path(f"/proc/{second.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+        assert first.stdout is not None
+        server = Server(first.stdout.readline())
+        answers = []
+        for _ in range(2):
+            answers.append(json.loads(server.post(CHAT, body)[1])["choices"])
+            server.idle()
+            time.sleep(0.5)
+            before = used()
+            time.sleep(3)
+            assert used() - before < 30
+        assert answers == answers[:1] * 2
+
+
 def test_ranks_divide_one_model_that_answers(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     words = [*WORDS, "-m", str(tiny_checkpoint("glm46v", name="one")), "-m", str(tiny_checkpoint("glm46v", name="two"))]
     (first, _, said), (second, _, _) = run_all(tmp_path, words, words)
