@@ -21,24 +21,45 @@ SECONDS_BETWEEN = 2.0
 SECONDS_OF_SILENCE = 15.0  # after which a rank counts as lost
 SECONDS_TO_CONNECT = 20.0
 PLACE_BYTES, TOKEN_BYTES = 128, 16
-ALIVE, DONE, LOST = b".", b"e", b"l"  # the last with the number of another rank
+ALIVE, WAKE, DONE, LOST = b".", b"w", b"e", b"l"  # the last with the number of another rank
 CONNECT = "expected a connection from each rank to rank 0. Let its firewall pass them, and start all ranks again."
 
 
+class Alarm:
+    """Other ranks may sleep until rank 0 wakes them: where MLX waits for a rank, it keeps a processor busy."""
+
+    def __init__(self, peers: dict[int, socket.socket]) -> None:
+        self._peers, self._rung = peers, threading.Semaphore(0)
+
+    def wake(self) -> None:
+        """End one sleep of each other rank, also where it is yet to begin. Rank 0 calls it."""
+        for peer in self._peers.values():
+            _say(peer, WAKE)
+
+    def sleep(self) -> None:
+        """Wait for rank 0."""
+        self._rung.acquire()
+
+    def ring(self, times: int) -> None:
+        """So often has rank 0 called."""
+        for _ in range(times):
+            self._rung.release()
+
+
 @contextlib.contextmanager
-def watched(group: Group, on_lost: Callable[[int], None]) -> Iterator[None]:
+def watched(group: Group, on_lost: Callable[[int], None]) -> Iterator[Alarm]:
     """Inside, `on_lost` is called, by a thread, with the number of a rank that has ended or fallen silent.
 
     A rank that leaves the block says so, and is none that is lost. Raises RanksError where a rank cannot be reached.
     """
     with foreign(RanksError, "The ranks cannot reach each other", CONNECT):
         peers = _accept(group) if group.rank() == 0 else {0: _connect(group)}
-    ended = threading.Event()
-    watch = threading.Thread(target=_watch, args=(peers, ended, on_lost), name="mlx_mm watchdog", daemon=True)
+    ended, alarm = threading.Event(), Alarm(peers)
+    watch = threading.Thread(target=_watch, args=(peers, ended, on_lost, alarm), name="mlx_mm watchdog", daemon=True)
     watch.start()
     clean = False
     try:
-        yield
+        yield alarm
         clean = True
     finally:
         ended.set()
@@ -50,7 +71,9 @@ def watched(group: Group, on_lost: Callable[[int], None]) -> Iterator[None]:
             peer.close()
 
 
-def _watch(peers: dict[int, socket.socket], ended: threading.Event, on_lost: Callable[[int], None]) -> None:
+def _watch(
+    peers: dict[int, socket.socket], ended: threading.Event, on_lost: Callable[[int], None], alarm: Alarm
+) -> None:
     heard = dict.fromkeys(peers, time.monotonic())
     waiting = selectors.DefaultSelector()
     for rank, peer in peers.items():
@@ -65,6 +88,7 @@ def _watch(peers: dict[int, socket.socket], ended: threading.Event, on_lost: Cal
         for key, _ in waiting.select(0.1):
             data = _hear(peers[key.data])
             heard[key.data] = time.monotonic()
+            alarm.ring(data.count(WAKE))
             if DONE in data:
                 waiting.unregister(peers[key.data])
                 del heard[key.data]

@@ -2,47 +2,88 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlx_mm.cli.notes import note
 from mlx_mm.cli.opening import Opened
 from mlx_mm.cli.output import flush
+from mlx_mm.cli.signals import ENDING
 from mlx_mm.errors import RanksError
 
 if TYPE_CHECKING:
+    from mlx_mm.backend.ranks import Group
+    from mlx_mm.backend.watchdog import Alarm
     from mlx_mm.models.contracts import Model, Processor
 
 LOST = 1  # the status of a rank that ends because another did
 SECONDS_TO_JOIN = 20.0
 
 
-@contextlib.contextmanager
-def loaded(checkpoint: Opened) -> "Iterator[tuple[Model, Processor] | None]":
-    """The model and its processor; of several ranks, to rank 0, and None to the others once they have followed it.
+def end(error: RanksError) -> None:
+    """End this process at once, from whichever thread: what MLX began with other ranks may never end."""
+    note(f"error: {error}")
+    flush()
+    os._exit(LOST)
 
-    A rank that ends, or of which nothing is heard for 15 seconds, ends the others with a message.
+
+@dataclass
+class Ranks:
+    """alarm: with which rank 0 wakes the others. on_lost: what a thread does where a rank has ended or is silent."""
+
+    group: "Group"
+    alarm: "Alarm" = field(init=False)
+    on_lost: Callable[[RanksError], None] = end
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Ranks | None]:
+    """Inside, this process and others are ranks that watch each other; None in one that was started alone.
+
+    What raises RanksError ends the process with a message.
     """
     from mlx_mm.backend import ranks
 
     if not ranks.is_launched():
-        yield checkpoint.load()
+        yield None
         return
     from mlx_mm.backend.watchdog import watched
-    from mlx_mm.generation.following import dismiss, follow
+    from mlx_mm.generation.following import check_whole
 
     def lost(rank: int) -> None:
-        _end(
-            f"Rank {rank} of {group.size()} has ended, or cannot be reached; expected all to the end. See what each "
-            "rank said, and start all again."
+        together.on_lost(
+            RanksError(
+                f"Rank {rank} of {together.group.size()} has ended, or cannot be reached; expected all to the end. See "
+                "what each rank said, and start all again."
+            )
         )
 
     try:
-        group = ranks.join(SECONDS_TO_JOIN)
-        with watched(group, lost), ranks.in_touch():
-            model, processor = checkpoint.load(group=group)
+        together = Ranks(ranks.join(SECONDS_TO_JOIN))
+        with watched(together.group, lost) as together.alarm:
+            yield together
+            check_whole()
+    except RanksError as error:
+        end(error)
+
+
+@contextlib.contextmanager
+def loaded(checkpoint: Opened) -> "Iterator[tuple[Model, Processor] | None]":
+    """The model and its processor; of several ranks, to rank 0, and None to the others once they have followed it."""
+    with joined() as together:
+        if together is None:
+            yield checkpoint.load()
+            return
+        from mlx_mm.backend.ranks import in_touch
+        from mlx_mm.generation.following import dismiss, follow
+
+        with in_touch():
+            model, processor = checkpoint.load(group=together.group)
             assert model.kind == "generator"  # the only one that is divided
-            if group.rank():
+            if together.group.rank():
                 follow(model)
                 yield None
                 return
@@ -50,12 +91,17 @@ def loaded(checkpoint: Opened) -> "Iterator[tuple[Model, Processor] | None]":
                 yield model, processor
             finally:
                 dismiss(model)
-    except RanksError as error:
-        _end(str(error))
 
 
-def _end(message: str) -> None:
-    """End this process at once, from whichever thread: what MLX began with other ranks may never end."""
-    note(f"error: {message}")
-    flush()
-    os._exit(LOST)
+@contextlib.contextmanager
+def heedless() -> Iterator[None]:
+    """Inside, signals do not end a rank that follows: those of a terminal reach all, and rank 0 ends the others."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

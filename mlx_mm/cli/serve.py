@@ -16,8 +16,9 @@ from mlx_mm.cli.command import Command
 from mlx_mm.cli.indexes import duration, shown_path
 from mlx_mm.cli.notes import note
 from mlx_mm.cli.output import flush, say, say_json
+from mlx_mm.cli.ranks import Ranks, end, heedless, joined
 from mlx_mm.cli.viewer import check_display, has_display, reveal, show_address
-from mlx_mm.errors import InputError, OutputError, reason
+from mlx_mm.errors import InputError, OutputError, RanksError, reason
 
 if TYPE_CHECKING:
     from mlx_mm.search.index import Index
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mlx_mm.server.security import Access
 
 PORT = 8765
+SECONDS_TO_ANSWER = 5.0  # those who wait, that there will be no answer
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 _YOURS = ""  # --index without a path
 
@@ -73,12 +75,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal, or the end of the parent or of the engine."""
+    """Serve until a signal, or the end of the parent or of the engine. Of several ranks rank 0 does; the others have a
+    part of the model that answers, and end with it."""
+    with joined() as ranks:
+        if ranks is None or ranks.group.rank() == 0:
+            return _serve(args, ranks)
+        from mlx_mm.server.engine import follow_engine
+
+        with heedless():
+            follow_engine(args.model or list(EACH), ranks.group, ranks.alarm.sleep)
+        return 0
+
+
+def _serve(args: argparse.Namespace, ranks: Ranks | None) -> int:
     missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
     if missing:
         raise InputError(
             f"serve needs {' and '.join(missing)}, which is not there; expected it. pip install 'mlx_mm[serve]'."
         )
+    from mlx_mm.generation.following import dismiss
     from mlx_mm.server.app import make_app
     from mlx_mm.server.engine import Engine
     from mlx_mm.server.index_routes import IndexRoutes
@@ -105,7 +120,25 @@ def run(args: argparse.Namespace) -> int:
         routes = [*(shown.routes() if shown else ()), *(() if args.no_page else page.routes())]
         if index is not None and shown is not None and not args.no_page:
             routes += PageData(index, shown, reveal if on_desktop else None).routes()
-        engine = Engine(args.model or list(EACH), _limits(args), lambda _: life.die())
+        losing, served = threading.Lock(), threading.Event()
+
+        def lose(error: RanksError) -> None:
+            """In place of the thread that computes, which may wait for another rank for ever."""
+            with losing:  # for good: the engine may find out at the same time
+                engine.give_up(error)
+                life.die()
+                served.wait(SECONDS_TO_ANSWER)
+                end(error)
+
+        def die(error: BaseException) -> None:
+            if isinstance(error, RanksError):
+                lose(error)
+            life.die()
+
+        engine = Engine(args.model or list(EACH), _limits(args), die)
+        if ranks is not None:
+            stack.callback(dismiss, engine.lead(ranks.group, ranks.alarm.wake))
+            ranks.on_lost = lose
         stack.callback(engine.close)
         engine.start()
         urls = () if args.allow_urls is None else tuple(args.allow_urls) or ("*",)
@@ -120,7 +153,10 @@ def run(args: argparse.Namespace) -> int:
                     target=_show_page, args=(f"{address}/open?ticket={page.ticket()}",), daemon=True
                 ).start()
 
-        return life.run(app, bound, ready, shown.changes.end if shown else lambda: None)
+        try:
+            return life.run(app, bound, ready, shown.changes.end if shown else lambda: None)
+        finally:
+            served.set()
 
 
 def size(text: str) -> int:

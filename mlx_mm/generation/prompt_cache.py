@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -18,6 +18,7 @@ from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint.atomic import new_file
 from mlx_mm.errors import InputError, foreign, shown
 from mlx_mm.generation.request import LayerCache, Request
+from mlx_mm.generation.twins import Twin
 from mlx_mm.processing.files import check_regular
 
 FORMAT = "mlx_mm prompt cache 1"
@@ -45,6 +46,14 @@ class StoredLayer(LayerCache, Protocol):
     def trim(self, n: int) -> int: ...
 
 
+class Layers(list[StoredLayer]):
+    """mlx_lm's caches of a prompt, one for each layer. twin: where other ranks have theirs."""
+
+    def __init__(self, layers: Iterable[StoredLayer] = (), twin: Twin | None = None) -> None:
+        super().__init__(layers)
+        self.twin = twin
+
+
 class PromptCache:
     """Keys and values of the tokens of one prompt, for one model. An empty one may be passed to any generation.
 
@@ -55,7 +64,7 @@ class PromptCache:
 
     def __init__(self) -> None:
         self.keys: list[int] = []
-        self.layers: list[StoredLayer] = []
+        self.layers = Layers()
         self._kind: tuple[int | None, int | None] = (None, None)
         self._model: HasParameters | None = None
         self._taken = False
@@ -90,7 +99,7 @@ class PromptCache:
         *,
         max_kv_size: int | None,
         kv_bits: int | None,
-    ) -> list[StoredLayer]:
+    ) -> Layers:
         """mlx_lm's caches for a prompt of these keys; `len(self)` of its tokens, never all, are in them."""
         from mlx_lm.models.cache import make_prompt_cache
 
@@ -100,7 +109,7 @@ class PromptCache:
         self.cut(min(common, len(keys) - 1) if same else 0)
         if not self.layers:
             self._model, self._kind = model, (max_kv_size, kv_bits)
-            self.layers = make_prompt_cache(cast(nn.Module, request), max_kv_size)
+            self.layers = Layers(make_prompt_cache(cast(nn.Module, request), max_kv_size))
         return self.layers
 
     def cut(self, count: int) -> None:
@@ -112,7 +121,7 @@ class PromptCache:
         surplus = [layer.offset - count for layer in self.layers]
         whole = bool(count and surplus) and min(surplus) >= 0 and all(map(_is_whole, self.layers))
         if not whole or not all(layer.is_trimmable() for layer, more in zip(self.layers, surplus, strict=True) if more):
-            self.layers, self.keys = [], []
+            self.layers, self.keys = Layers(), []
             return
         for layer, more in zip(self.layers, surplus, strict=True):
             layer.trim(more)
@@ -165,7 +174,7 @@ class PromptCache:
         cache = cls()
         with foreign(InputError, f"{path} is damaged", advice):
             with computing():
-                cache.layers = load_prompt_cache(str(path))
+                cache.layers = Layers(load_prompt_cache(str(path)))
                 mx.eval([array for layer in cache.layers for array in _arrays(layer.state).values()])
             cache.keys = [int(key) for key in json.loads(metadata["0.keys"])]
             size, bits = json.loads(metadata["0.kind"])

@@ -38,6 +38,18 @@ class Request(Protocol):
     def __call__(self, input_ids: mx.array, cache: Sequence[LayerCache] | None = None) -> mx.array: ...
 
 
+@runtime_checkable
+class SharedDecoder(Protocol):
+    """A generator that takes a token of each of several requests in one step.
+
+    delta: how far the tokens after a request's prompt stand from their count. decode: the last token of each row
+    (B, 1), mlx_lm's caches of a batch, one for each layer, and the rows' deltas -> logits (B, 1, V).
+    """
+
+    def delta(self, request: Request) -> int: ...
+    def decode(self, input_ids: mx.array, cache: Sequence[LayerCache], deltas: Sequence[int]) -> mx.array: ...
+
+
 class FeatureStore(Protocol):
     """Features of pictures, by a key that is another for another picture. get: None for one it does not have."""
 

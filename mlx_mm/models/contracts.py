@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a processor must not import MLX, and this file is beside it
     from mlx_mm.checkpoint.parts import Part
     from mlx_mm.checkpoint.rows import Rows
     from mlx_mm.generation.defaults import GenerationDefaults
-    from mlx_mm.generation.request import LayerCache, Request
+    from mlx_mm.generation.request import Request
     from mlx_mm.generation.response import ResponseParser
     from mlx_mm.processing.arguments import Texts
     from mlx_mm.processing.audio import AudioSource
@@ -135,18 +135,6 @@ class Generator(Checkpointed, Protocol):
     @property
     def token_logits(self) -> Features: ...
     def request(self, batch: Batch) -> Request: ...
-
-
-@runtime_checkable
-class SharedDecoder(Protocol):
-    """A generator that takes a token of each of several requests in one step.
-
-    delta: how far the tokens after a request's prompt stand from their count. decode: the last token of each row
-    (B, 1), mlx_lm's caches of a batch, one for each layer, and the rows' deltas -> logits (B, 1, V).
-    """
-
-    def delta(self, request: Request) -> int: ...
-    def decode(self, input_ids: mx.array, cache: Sequence[LayerCache], deltas: Sequence[int]) -> mx.array: ...
 
 
 class Share(Protocol):

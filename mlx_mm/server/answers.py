@@ -15,10 +15,9 @@ from mlx_mm.errors import MlxMmError, foreign
 from mlx_mm.generate import Question, begin_request
 from mlx_mm.generation.answer import Clock, Generation, join
 from mlx_mm.generation.appending import STEP
-from mlx_mm.generation.prompt_cache import PromptCache, StoredLayer
-from mlx_mm.generation.request import HasPictures, Request
+from mlx_mm.generation.prompt_cache import Layers, PromptCache
+from mlx_mm.generation.request import HasPictures, Request, SharedDecoder
 from mlx_mm.generation.telling import Teller
-from mlx_mm.models.contracts import SharedDecoder
 from mlx_mm.server.batching import Alone, Row, Rows, Together, has_batches
 from mlx_mm.server.features import Features
 from mlx_mm.server.prompt_caches import PromptCaches
@@ -45,7 +44,7 @@ class Answer:
     place: int = 0
     alone: bool = False
     request: Request | None = None
-    layers: list[StoredLayer] = field(default_factory=list)
+    layers: Layers = field(default_factory=Layers)
     teller: Teller | None = None
 
     def __post_init__(self) -> None:
@@ -226,7 +225,7 @@ class Answers:
         )
         rows = self._rows_for(answer)
         self._rows[rows, rows.add(row)] = answer
-        answer.layers = []
+        answer.layers = Layers()
 
     def _rows_for(self, answer: Answer) -> Rows:
         model = answer.question.model
@@ -280,13 +279,13 @@ class Answers:
     def _take_out(self, rows: Rows, number: int) -> None:
         """A row ends, and what was computed of it is kept."""
         answer = self._rows.pop((rows, number))
-        layers: list[StoredLayer] | None = None
+        layers: Layers | None = None
         try:
             with foreign(Broken, "A row cannot be taken out", "expected a batch that is whole."):
                 layers = rows.remove(number)
         except MlxMmError:
             self._retry(rows)
-        self._keep(answer, layers or [], answer.keys)
+        self._keep(answer, layers or Layers(), answer.keys)
 
     def _retry(self, rows: Rows) -> None:
         """After a step that failed for all, each begins again by itself, so that only the guilty fail."""
@@ -298,7 +297,7 @@ class Answers:
                     self._reading.append(answer)
         self._together = {name: batch for name, batch in self._together.items() if batch is not rows}
 
-    def _keep(self, answer: Answer, layers: list[StoredLayer], keys: Sequence[int]) -> None:
+    def _keep(self, answer: Answer, layers: Layers, keys: Sequence[int]) -> None:
         cache = answer.cache
         cache.layers, cache.keys = layers, list(keys)
         with computing():

@@ -22,11 +22,12 @@ import mlx.nn as nn
 
 from mlx_mm.backend.streams import compute
 from mlx_mm.errors import MlxMmError, WeightsError, foreign
-from mlx_mm.generation.prompt_cache import StoredLayer
-from mlx_mm.generation.request import LayerCache, Request
+from mlx_mm.generation.deltas import Deltas
+from mlx_mm.generation.following import deltas_of
+from mlx_mm.generation.prompt_cache import Layers
+from mlx_mm.generation.request import LayerCache, Request, SharedDecoder
 from mlx_mm.generation.sampling import LogitsProcessor, Sampler
 from mlx_mm.generation.token_loop import answer_tokens
-from mlx_mm.models.contracts import SharedDecoder
 
 if TYPE_CHECKING:
     from mlx_lm.generate import BatchGenerator
@@ -40,7 +41,7 @@ class Row:
     free to make what it likes. processors: get all tokens so far, (L,), and logits (1, V)."""
 
     request: Request
-    layers: list[StoredLayer]
+    layers: Layers
     tokens: list[int]
     max_tokens: int
     sampler: Sampler
@@ -63,7 +64,7 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
     def add(self, row: Row) -> int: ...
     def step(self) -> list[Step]: ...
-    def remove(self, number: int) -> list[StoredLayer] | None: ...
+    def remove(self, number: int) -> Layers | None: ...
 
 
 @functools.cache
@@ -96,7 +97,7 @@ class Together:
         """A token of each row, none of one that has just been added; raises what the step of all does."""
         return compute(self._step)
 
-    def remove(self, number: int) -> list[StoredLayer] | None:
+    def remove(self, number: int) -> Layers | None:
         """Take a row out."""
         return compute(functools.partial(self._remove, number))
 
@@ -113,7 +114,7 @@ class Together:
         (number,) = self._batch.insert(
             [row.tokens[-1:]],
             max_tokens=[row.max_tokens + 1],  # we count, and take the caches of rows that are complete
-            caches=[[*row.layers, _Deltas([self._model.delta(row.request)])]],
+            caches=[[*row.layers, deltas_of(self._model, row.request, row.layers)]],
             all_tokens=[row.tokens[:-1]],
             samplers=[row.sampler],
             logits_processors=[list(row.processors)],
@@ -136,7 +137,7 @@ class Together:
             steps.append(Step(answer.uid, answer.token, error))
         return steps
 
-    def _remove(self, number: int) -> list[StoredLayer] | None:
+    def _remove(self, number: int) -> Layers | None:
         assert self._batch is not None
         self._rows.discard(number)
         found = self._batch.remove([number], return_prompt_caches=True)
@@ -145,9 +146,9 @@ class Together:
             self._batch = None  # and with it what is left of the caches
         if number not in found:
             return None
-        layers = cast("list[StoredLayer]", found[number][0][:-1])
+        *layers, deltas = found[number][0]
         mx.eval([layer.state for layer in layers])
-        return layers
+        return Layers(layers, cast(Deltas, deltas).twin)
 
 
 class Alone:
@@ -178,7 +179,7 @@ class Alone:
                 steps.append(Step(number, error=error))
         return steps
 
-    def remove(self, number: int) -> list[StoredLayer] | None:
+    def remove(self, number: int) -> Layers | None:
         """Take a row out."""
         single = self._rows.pop(number)
         single.tokens.close()
@@ -220,33 +221,10 @@ class _Decoder:
     def __call__(self, input_ids: mx.array, cache: Sequence[LayerCache]) -> mx.array:
         """(B, 1) -> (B, 1, V)."""
         *layers, deltas = cache
-        logits = self._model.decode(input_ids, layers, cast(_Deltas, deltas).rows)
+        logits = cast(Deltas, deltas).decode(self._model, input_ids, layers)
         # Of all layers but the first nobody reads these, and what would give them grows from step to step.
         mx.async_eval([getattr(layer, name) for layer in layers for name in ("offset", "left_padding")])
         return logits
-
-
-class _Deltas:
-    """One number for each row, which BatchGenerator carries along as a cache without keys and values."""
-
-    nbytes = 0
-    state: tuple[mx.array, ...] = ()
-
-    def __init__(self, rows: list[int]) -> None:
-        self.rows = rows
-
-    @classmethod
-    def merge(cls, caches: Sequence[_Deltas]) -> _Deltas:
-        return cls([row for cache in caches for row in cache.rows])
-
-    def extend(self, other: _Deltas) -> None:
-        self.rows = self.rows + other.rows
-
-    def filter(self, keep: Sequence[int]) -> None:
-        self.rows = [self.rows[index] for index in keep]
-
-    def extract(self, index: int) -> _Deltas:
-        return _Deltas([self.rows[index]])
 
 
 def _not_finite() -> WeightsError:

@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from mlx_mm.backend.memory import memory_for_answers
+from mlx_mm.backend.ranks import Group, in_touch, tell, told
 from mlx_mm.backend.streams import computing, give_back_memory
 from mlx_mm.classify import Scores
-from mlx_mm.errors import LengthError, MlxMmError, foreign
+from mlx_mm.errors import InputError, LengthError, MlxMmError, foreign
 from mlx_mm.generate import ask
 from mlx_mm.generation.answer import Generation
-from mlx_mm.models.contracts import Modality
+from mlx_mm.generation.following import check_whole, follow, rest
+from mlx_mm.load import open_checkpoint
+from mlx_mm.models.contracts import Generator, Modality
 from mlx_mm.processing.read_ahead import WORKER_THREADS
 from mlx_mm.processing.vectors import Vectors
 from mlx_mm.server.answers import Answer, Answers
@@ -68,6 +71,7 @@ __all__ = [
     "Ticket",
     "TooLong",
     "UnknownModel",
+    "follow_engine",
 ]
 
 
@@ -127,11 +131,37 @@ class Engine:
         self._open: dict[int, Callable[[MlxMmError], None]] = {}  # requests that are not complete, by a number
         self._asked = self._refused = self._turns = 0
         self._alive = False
+        self._rest: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Take requests."""
         self._alive = True
         self._thread.start()
+
+    def lead(self, group: Group, wake: Callable[[], None]) -> Generator:
+        """Read the part that this process, rank 0, has of the one model that answers, while the others read theirs by
+        `follow_engine`; the other models are whole, and here alone. Before `start`. wake: the others, who sleep while
+        nothing is answered. Raises InputError where none answers, or several do."""
+        slots = self._models.slots()
+        places = [place for place, slot in enumerate(slots) if slot.checkpoint.kind == "generator"]
+        if len(places) != 1:
+            names = ", ".join(slots[place].name for place in places) or "none"
+            raise InputError(
+                f"Of the models of several ranks {names} answer; expected one that does, which they divide, and any "
+                "number of others beside it. Start with --model for that one, and a server of its own for another."
+            )
+        tell(places, group)
+        with in_touch():
+            model = slots[places[0]].load(group).model
+        assert model.kind == "generator"
+        self._rest = partial(rest, model, wake)
+        return model
+
+    def give_up(self, why: MlxMmError) -> None:
+        """Take no more requests, and end those that there are with EngineDead, without waiting for what computes."""
+        with self._lock:
+            self._alive = False
+        self._end_all(EngineDead(str(why)))
 
     def close(self) -> None:
         """End what runs, with EngineDead for those who wait, and the threads."""
@@ -142,7 +172,7 @@ class Engine:
         if self._thread.ident is not None:
             self._wake()
             self._thread.join()
-        self._end_all()
+        self._end_all(_dead())
 
     @property
     def alive(self) -> bool:
@@ -274,6 +304,9 @@ class Engine:
                 self._turns += 1
                 answering, encoding = self._answers.turn(), self._encodings.turn()
                 busy = answering or encoding
+                if not answering:
+                    self._rest()
+                check_whole()
                 self._unload_idle()
             self._answers.end()
 
@@ -311,16 +344,26 @@ class Engine:
         """A bug ends the thread: nobody waits in vain, and whoever started it is told."""
         if error is not None:
             self._alive = False
-            self._end_all()
+            self._end_all(_dead())
             if self._on_death is not None:
                 self._on_death(error)
         return error is not None
 
-    def _end_all(self) -> None:
+    def _end_all(self, error: EngineDead) -> None:
         with self._lock:
             ends = list(self._open.values())
         for end in ends:
-            end(_dead())
+            end(error)
+
+
+def follow_engine(models: Sequence[str | Path], group: Group, sleep: Callable[[], None]) -> None:
+    """As one of several ranks, but not rank 0: read a part of the model that answers among those that all ranks were
+    given, and run what the engine of rank 0 runs, until it dismisses its followers. sleep: until rank 0 wakes them."""
+    with in_touch():
+        (place,) = told(1, group)
+        model, _ = open_checkpoint(models[place]).load(group=group)
+        assert model.kind == "generator"
+        follow(model, sleep)
 
 
 def _dead() -> EngineDead:

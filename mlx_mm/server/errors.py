@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mlx_mm.errors import BusyError, InputError, MediaError, MlxMmError, ModalityError
+from mlx_mm.errors import BusyError, InputError, MediaError, MlxMmError, ModalityError, RanksError
 from mlx_mm.server.tickets import Broken, EngineDead, QueueFull, Refused, TooLong, UnknownModel
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -58,7 +58,7 @@ def problem_of(error: MlxMmError) -> Problem:
         return Problem(message, 404, param="model", code="model_not_found")
     if isinstance(error, TooLong):
         return Problem(message, 400, param="messages", code="context_length_exceeded")
-    if isinstance(error, EngineDead):
+    if isinstance(error, EngineDead | RanksError):
         return Problem(message, 503, code="engine_dead")
     if isinstance(error, Broken):
         return Problem(message, 500, code="broken")

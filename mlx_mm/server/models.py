@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mlx_mm.backend.ranks import Group
 from mlx_mm.checkpoint.card import read_licence
 from mlx_mm.errors import InputError
 from mlx_mm.load import OpenCheckpoint, open_checkpoint
@@ -55,14 +56,19 @@ class Slot:
         self.dimensions: int | None = None
         self._fingerprint: str | None = None
         self._loaded: Loaded | None = None
+        self._stays = False
         self._lock = threading.Lock()
         self._last_use = time.monotonic()
 
-    def load(self) -> Loaded:
-        """The model and its processor, read now where they are not there. Raises what `mlx_mm.load` does."""
+    def load(self, group: Group | None = None) -> Loaded:
+        """The model and its processor, read now where they are not there. Raises what `mlx_mm.load` does.
+
+        group: of ranks that each read a part of it, at the same time, and therefore once.
+        """
         with self._lock:
             if self._loaded is None:
-                model, processor = self.checkpoint.load()
+                self._stays = group is not None
+                model, processor = self.checkpoint.load(group=group)
                 if model.kind == "encoder" and set(model.modalities) & {"image", "audio"}:
                     self._fingerprint = fingerprint(self.checkpoint, processor=processor).digest
                 self._loaded = Loaded(model, processor)
@@ -84,7 +90,7 @@ class Slot:
 
     def idle_seconds(self) -> float:
         """Since the last request ended; 0 while there is one, or nothing to give back."""
-        return 0.0 if self.users or self._loaded is None else time.monotonic() - self._last_use
+        return 0.0 if self.users or self._loaded is None or self._stays else time.monotonic() - self._last_use
 
     def unload(self) -> None:
         """Hold the weights no more; the next request reads them again."""

@@ -162,7 +162,7 @@ class Model(nn.Module):
         deltas: of the rows' prompts, see `delta`.
         """
         language = self.language_model
-        embeds = language.model.embed(input_ids)
+        embeds = language.embed(input_ids)
         rope = language.rotation_from(cache[0].offset + mx.array(list(deltas)))
         mask = attention_mask_for(embeds, None, cache)
         return language.logits(language.model(embeds, rope, mask, cache).last_hidden_state)
