@@ -32,7 +32,7 @@ def watched(group: Group, on_lost: Callable[[int], None]) -> Iterator[None]:
     A rank that leaves the block says so, and is none that is lost. Raises RanksError where a rank cannot be reached.
     """
     with foreign(RanksError, "The ranks cannot reach each other", CONNECT):
-        peers = _accept(group) if group.rank() == 0 else {0: _connect(group)}
+        peers = _accept(group) if group.rank() == 0 else {0: _connect(group, on_lost)}
     ended = threading.Event()
     watch = threading.Thread(target=_watch, args=(peers, ended, on_lost), name="mlx_mm watchdog", daemon=True)
     watch.start()
@@ -119,8 +119,13 @@ def _accept(group: Group) -> dict[int, socket.socket]:
     return peers
 
 
-def _connect(group: Group) -> socket.socket:
-    told = told_bytes(TOKEN_BYTES + PLACE_BYTES, group)
+def _connect(group: Group, on_lost: Callable[[int], None]) -> socket.socket:
+    late = threading.Timer(SECONDS_TO_CONNECT, on_lost, [0])  # MLX would wait for ever
+    late.start()
+    try:
+        told = told_bytes(TOKEN_BYTES + PLACE_BYTES, group)
+    finally:
+        late.cancel()
     host, port = told[TOKEN_BYTES:].decode().split()
     peer = socket.create_connection((host, int(port)), SECONDS_TO_CONNECT)
     peer.settimeout(SECONDS_BETWEEN)
