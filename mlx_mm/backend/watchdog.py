@@ -4,7 +4,6 @@ MLX waits for a rank as long as it takes, and a machine that has lost its power 
 """
 
 import contextlib
-import json
 import os
 import secrets
 import selectors
@@ -12,8 +11,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
+from mlx_mm.backend.meeting import ring_places
 from mlx_mm.backend.ranks import Group, tell_bytes, told_bytes
 from mlx_mm.errors import RanksError, foreign
 
@@ -144,10 +143,8 @@ def _read(peer: socket.socket, size: int) -> bytes:
 
 def _own_address() -> str:
     """Where others reach this machine, rank 0: as the launcher told all ranks, or by its name."""
-    hosts = os.environ.get("MLX_HOSTFILE")
-    if hosts:
-        place: str = json.loads(Path(hosts).read_text("utf-8"))[0][0]
-        return place.rpartition(":")[0].strip("[]")
+    if places := ring_places():
+        return places[0][0]
     coordinator = os.environ.get("MLX_JACCL_COORDINATOR")
     if coordinator:
         return coordinator.rpartition(":")[0].strip("[]")
