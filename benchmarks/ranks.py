@@ -3,8 +3,9 @@
     python benchmarks/ranks.py kills [--times 20]
     python benchmarks/ranks.py memory FOLDER [--layers 4]
 
-kills: two ranks chat; one of them, drawn by chance, is killed at a random moment between the start and the last answer.
-The other must end with an error within 30 seconds. memory: FOLDER gets a checkpoint of GLM-4.6V-Flash's shape, with
+kills: two ranks chat; one of them, drawn by chance, is killed, or in one of four stopped as by a machine that falls
+silent, at a random moment between the start and the last answer. The other must end with an error within 30 seconds.
+memory: FOLDER gets a checkpoint of GLM-4.6V-Flash's shape, with
 fewer layers and two blocks of the vision tower (5 GB, kept for the next run), which one process reads and two ranks do.
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,10 +64,10 @@ def kills(times: int, seed: int) -> None:
                 lasts = time.monotonic() - began
                 print(f"undisturbed: {lasts:.1f} s, status {[process.returncode for process in running]}", flush=True)
                 continue
-            moment, victim = chance.uniform(0, lasts), chance.randrange(2)
+            moment, victim, stops = chance.uniform(0, lasts), chance.randrange(2), chance.randrange(4) == 0
             time.sleep(max(0.0, moment - (time.monotonic() - began)))
             before = [process.poll() for process in running]
-            running[victim].kill()
+            running[victim].send_signal(signal.SIGSTOP if stops else signal.SIGKILL)
             killed, other = time.monotonic(), running[1 - victim]
             try:
                 status: int | None = other.wait(LIMIT + 30)
@@ -87,8 +89,9 @@ def kills(times: int, seed: int) -> None:
             slowest = max(slowest, 0.0 if over else took)
             line = next((line for line in said.splitlines() if any(text in line for text in EXPECTED)), said[-200:])
             verdict = "over already" if over else "good" if good else "WRONG"
+            how = "stopped" if stops else "killed"
             print(
-                f"{number:3} rank {victim} killed after {moment:5.1f} s: {took:4.1f} s, {status}, {verdict}: {line}",
+                f"{number:3} rank {victim} {how} after {moment:5.1f} s: {took:4.1f} s, {status}, {verdict}: {line}",
                 flush=True,
             )
     print(f"{times} kills, {wrong} wrong, slowest end {slowest:.1f} s, load {os.getloadavg()[0]:.1f}")

@@ -1,7 +1,7 @@
 """From a folder or a hub id to a model and its processor."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from mlx_mm.errors import (
     WeightsError,
     foreign,
     shown,
+    whole_number,
 )
 from mlx_mm.models import KNOWN_PROBLEMS, find_family
 from mlx_mm.models.config import FamilyConfig, StoredSizes, check_sizes
@@ -48,6 +49,7 @@ def load(
     dtype: str | mx.Dtype | None = None,
     lazy: bool = False,
     group: Group | None = None,
+    pipeline: bool | Sequence[int] = False,
 ) -> tuple[Model, Processor]:
     """Load a checkpoint: Hugging Face's own, or one that `convert` made.
 
@@ -56,13 +58,16 @@ def load(
     the checkpoint's own, but float32 for float16 weights of layers that would lose accuracy. lazy: leave the weights on
     disk until they are used, so that a tower which is not used takes no memory; damaged numbers are not searched for
     then. group: of `mlx.core.distributed.init()` where several processes, its ranks, each load a part of the model and
-    compute together: rank 0 uses the model as ever, and the others call `mlx_mm.generation.following.follow`.
+    compute together: rank 0 uses the model as ever, and the others call `mlx_mm.generation.following.follow`. pipeline:
+    the ranks have different layers, instead of a part of each; in proportion to these numbers, such as the memory of
+    each machine, or with True as much each.
     Warns where the published weights of that name are known to be faulty.
     Returns (model, processor). Raises ModelNotFoundError, UnsupportedModelError, ConfigError, WeightsError.
     """
     target, lazy = parse_dtype(dtype), flag("lazy", lazy)
     group = None if group is None else ranks.checked(group)
-    return open_checkpoint(path_or_repo, revision=revision).load(dtype=target, lazy=lazy, group=group)
+    opened = open_checkpoint(path_or_repo, revision=revision)
+    return opened.load(dtype=target, lazy=lazy, group=group, pipeline=pipeline)
 
 
 def open_checkpoint(path_or_repo: str | Path, *, revision: str | None = None) -> "OpenCheckpoint":
@@ -141,17 +146,26 @@ class OpenCheckpoint:
         return model.kind, model.modalities
 
     def load(
-        self, *, dtype: str | mx.Dtype | None = None, lazy: bool = False, group: Group | None = None
+        self,
+        *,
+        dtype: str | mx.Dtype | None = None,
+        lazy: bool = False,
+        group: Group | None = None,
+        pipeline: bool | Sequence[int] = False,
     ) -> tuple[Model, Processor]:
         """The model with its weights, and the processor; see `load`."""
-        target = parse_dtype(dtype)
+        target, memory = parse_dtype(dtype), _memory(pipeline, group)
         if (name := Path(self.name).name) in KNOWN_PROBLEMS:
             warnings.warn(f"{name}: {KNOWN_PROBLEMS[name]}.", stacklevel=3)  # the caller of mlx_mm.load
         opened, checkpoint = self.with_tensors()
         if group is None:
             return opened._loaded(opened.model(), checkpoint, target, lazy=lazy), opened.processor()
-        same_on_all_ranks(self.folder, group)
-        share = opened.share(group.rank(), group.size())
+        same_on_all_ranks(self.folder, group, f"pipeline {memory}")
+        rank, names = group.rank(), shards.tensor_names(self.folder)
+        if memory is None:
+            share = opened.share(rank, group.size())
+        else:
+            share = opened.stages(memory, opened.parameter_bytes(names))[rank]
         model = opened.with_config(share.config).model()
         compute(lambda: share.divide(model, group))
         checkpoint = reading.Checkpoint(self.folder, share.part)
@@ -188,12 +202,42 @@ class OpenCheckpoint:
         """What one of `count` ranks has of the model. Raises UnsupportedModelError for a model of one part alone, and
         InputError for a number of ranks that does not divide it."""
         if self.family.share is None:
-            raise UnsupportedModelError(
-                f"{self.name} is a model that is not divided; expected one that answers in words. Give each process a "
-                "whole one, and a part of the inputs."
-            )
+            raise self._undivided()
         block = apply.read_block(self.values)
         return self.family.share(self.config, rank, count, 1 if block is None else apply.largest_group(block))
+
+    def stages(self, memory: Sequence[int], sizes: Mapping[str, int]) -> Sequence[Share]:
+        """What each rank has of the model where it is divided by layers, by the memory of each, in any unit, and the
+        bytes of each parameter. Errors as of `share`."""
+        if self.family.stages is None:
+            raise self._undivided()
+        return self.family.stages(self.config, sizes, memory)
+
+    def _undivided(self) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"{self.name} is a model that is not divided; expected one that answers in words. Give each process a "
+            "whole one, and a part of the inputs."
+        )
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a float as config.json says that they are stored; of bfloat16 where it does not."""
+        stored = self.values.get("dtype") or self.values.get("torch_dtype")
+        text = self.values.get("text_config")
+        if stored is None and isinstance(text, dict):
+            stored = text.get("dtype") or text.get("torch_dtype")
+        return FLOATS.get(str(stored), FLOATS["bfloat16"]).size
+
+    def parameter_bytes(self, names: Collection[str]) -> dict[str, int]:
+        """Of each parameter. names: of the tensors, which say what is quantised."""
+        model, block = self.model(), apply.read_block(self.values)
+
+        def sizes() -> dict[str, int]:
+            if block is not None:
+                apply.apply_block(model, block, names)
+            return matching.parameter_bytes(model, self.itemsize)
+
+        return compute(sizes)
 
     def arrange(self, model: Model, checkpoint: reading.Checkpoint) -> dict[str, mx.array | Rows]:
         """The tensors of the files under the model's names and in its layout; those of shapes that do not fit may
@@ -243,6 +287,21 @@ class OpenCheckpoint:
                 f"dtype is float16, and {name} of {self.folder} has numbers up to {largest:.3g}; expected "
                 "a dtype that holds them. Pass bfloat16 or float32, or leave it out."
             )
+
+
+def _memory(pipeline: bool | Sequence[int], group: Group | None) -> Sequence[int] | None:
+    """That of each rank, in any unit; None where the model is not divided by layers."""
+    if pipeline is False:
+        return None
+    if group is None:
+        raise InputError("pipeline is given without group; expected the ranks that share the layers. Pass both.")
+    if pipeline is True:
+        return [1] * group.size()
+    if not isinstance(pipeline, Sequence) or len(pipeline) != group.size():
+        raise InputError(
+            f"pipeline is {shown(pipeline)}, and there are {group.size()} ranks; expected True, or a number for each."
+        )
+    return [whole_number("pipeline", size, advice="Give each rank some memory.") for size in pipeline]
 
 
 def _in_turns(arrays: Mapping[str, mx.array]) -> Iterator[list[str]]:

@@ -1,8 +1,8 @@
 """What each of several processes does with a checkpoint: logits, and greedy answers of rank 0 that the others follow.
 
-    python rank_process.py FOLDER OUT.npz
+    python rank_process.py FOLDER OUT.npz [MEMORY …]
 
-Started alone it does the same with a whole model.
+Started alone it does the same with a whole model. MEMORY: of each rank, by which layers are divided, and no widths.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ MEDIA: dict[str, dict[str, Any]] = {
 }
 
 
-def main(folder: str, out: str) -> None:
+def main(folder: str, out: str, *memory: str) -> None:
     group = ranks.join(60) if ranks.is_launched() else None
-    model, processor = mlx_mm.load(folder, group=group)
+    model, processor = mlx_mm.load(folder, group=group, pipeline=[*map(int, memory)] if group and memory else False)
     results: dict[str, Any] = {}
     messages = [{"role": "user", "content": "What is this?"}]
     for name, media in MEDIA.items():

@@ -64,6 +64,23 @@ def test_what_fits_is_told(folder: Path, ranks: int, memory: str, fits: bool) ->
     assert f"rank {ranks - 1}" in in_lines(found)
 
 
+def test_what_fits_by_layers_alone_is_told(folder: Path) -> None:
+    """Of two machines, one is too small for half of it."""
+    memory = read_memory("96GB,32GB", 2)
+    widths = describe_division(str(folder), 2, memory, bits=4)
+    assert widths["fits"] is False
+    assert "divided by layers it fits: --pipeline" in str(widths["advice"])
+    found: Any = describe_division(str(folder), 2, memory, bits=4, pipeline=True)
+    assert found["fits"] is True
+    assert [rank["layers"] for rank in found["ranks"]] == ["34 of 46", "12 of 46"]
+    norm = 2 * 4096  # which both have
+    assert sum(rank["bytes"] for rank in found["ranks"]) == found["bytes"] + norm
+    assert "12 of 46 layers" in str(in_lines(found)["rank 1"])
+    small: Any = describe_division(str(folder), 3, read_memory("8GB", 3), bits=4, pipeline=True)
+    assert small["fits"] is False
+    assert "--pipeline" not in small["advice"]
+
+
 def test_what_cannot_be_divided_is_told(folder: Path) -> None:
     with pytest.raises(InputError, match="expected 2 or 4 or 8 or 16"):
         describe_division(str(folder), 5)

@@ -13,6 +13,7 @@ from typing import TypeAlias, cast
 import mlx.core as mx
 import numpy as np
 
+from mlx_mm.backend.meeting import meet
 from mlx_mm.backend.native.views import is_view, view
 from mlx_mm.backend.streams import computing
 from mlx_mm.errors import InputError, RanksError, foreign, reason, shown
@@ -35,8 +36,10 @@ def join(seconds: float) -> Group:
     if not is_launched():
         raise InputError(f"This process was started alone; expected one of several ranks. {HOW_TO_LAUNCH}")
     advice = f"expected all to start together. {HOW_TO_LAUNCH}"
-    with foreign(RanksError, "The ranks cannot find each other", advice), _interrupted(seconds):
-        group = mx.distributed.init(strict=True)
+    with foreign(RanksError, "The ranks cannot find each other", advice):
+        meet(seconds)
+        with _interrupted(seconds):
+            group = mx.distributed.init(strict=True)
     return checked(group)
 
 
@@ -97,6 +100,18 @@ def joined(x: mx.array, sizes: Sequence[int], group: Group) -> mx.array:
     padded = mx.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x
     parts = mx.distributed.all_gather(padded[None], group=group)
     return mx.concatenate([parts[rank, ..., :size] for rank, size in enumerate(sizes)], axis=-1)
+
+
+def give(x: mx.array, rank: int, group: Group) -> None:
+    """Give numbers to a neighbour of this rank, the first and the last being neighbours too; it calls `take`."""
+    mx.eval(mx.distributed.send(x, rank, group=group))
+
+
+def take(like: mx.array, rank: int, group: Group) -> mx.array:
+    """Numbers that a neighbour gives, of a shape and dtype that both know."""
+    taken = mx.distributed.recv_like(like, rank, group=group)
+    mx.eval(taken)  # at once: MLX does not know that it comes after what this rank gave
+    return taken
 
 
 def gathered(numbers: Sequence[int], group: Group) -> list[list[int]]:

@@ -4,7 +4,6 @@ MLX waits for a rank as long as it takes, and a machine that has lost its power 
 """
 
 import contextlib
-import json
 import os
 import secrets
 import selectors
@@ -12,8 +11,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
+from mlx_mm.backend.meeting import ring_places
 from mlx_mm.backend.ranks import Group, tell_bytes, told_bytes
 from mlx_mm.errors import RanksError, foreign
 
@@ -53,7 +52,7 @@ def watched(group: Group, on_lost: Callable[[int], None]) -> Iterator[Alarm]:
     A rank that leaves the block says so, and is none that is lost. Raises RanksError where a rank cannot be reached.
     """
     with foreign(RanksError, "The ranks cannot reach each other", CONNECT):
-        peers = _accept(group) if group.rank() == 0 else {0: _connect(group)}
+        peers = _accept(group) if group.rank() == 0 else {0: _connect(group, on_lost)}
     ended, alarm = threading.Event(), Alarm(peers)
     watch = threading.Thread(target=_watch, args=(peers, ended, on_lost, alarm), name="mlx_mm watchdog", daemon=True)
     watch.start()
@@ -143,8 +142,13 @@ def _accept(group: Group) -> dict[int, socket.socket]:
     return peers
 
 
-def _connect(group: Group) -> socket.socket:
-    told = told_bytes(TOKEN_BYTES + PLACE_BYTES, group)
+def _connect(group: Group, on_lost: Callable[[int], None]) -> socket.socket:
+    late = threading.Timer(SECONDS_TO_CONNECT, on_lost, [0])  # MLX would wait for ever
+    late.start()
+    try:
+        told = told_bytes(TOKEN_BYTES + PLACE_BYTES, group)
+    finally:
+        late.cancel()
     host, port = told[TOKEN_BYTES:].decode().split()
     peer = socket.create_connection((host, int(port)), SECONDS_TO_CONNECT)
     peer.settimeout(SECONDS_BETWEEN)
@@ -163,10 +167,8 @@ def _read(peer: socket.socket, size: int) -> bytes:
 
 def _own_address() -> str:
     """Where others reach this machine, rank 0: as the launcher told all ranks, or by its name."""
-    hosts = os.environ.get("MLX_HOSTFILE")
-    if hosts:
-        place: str = json.loads(Path(hosts).read_text("utf-8"))[0][0]
-        return place.rpartition(":")[0].strip("[]")
+    if places := ring_places():
+        return places[0][0]
     coordinator = os.environ.get("MLX_JACCL_COORDINATOR")
     if coordinator:
         return coordinator.rpartition(":")[0].strip("[]")

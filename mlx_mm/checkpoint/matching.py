@@ -61,11 +61,12 @@ def parameter_shapes(model: HasParameters) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in leaves.items()}
 
 
-def parameter_bytes(model: HasParameters, itemsize: int) -> int:
-    """Of all parameters of an mlx module, its floats with so many bytes each. Nothing is computed."""
-    arrays = dict(tree_flatten(model.parameters())).values()
-    sizes = (array.size * itemsize if mx.issubdtype(array.dtype, mx.floating) else array.nbytes for array in arrays)
-    return sum(sizes)
+def parameter_bytes(model: HasParameters, itemsize: int) -> dict[str, int]:
+    """Of each parameter of an mlx module, where floats have so many bytes each. Nothing is computed."""
+    return {
+        name: array.size * itemsize if mx.issubdtype(array.dtype, mx.floating) else array.nbytes
+        for name, array in dict(tree_flatten(model.parameters())).items()
+    }
 
 
 def check_kinds(model: HasParameters, found: Mapping[str, HasType], where: Path) -> None:

@@ -13,20 +13,24 @@ from mlx_mm.errors import RanksError
 SAMPLE = 64  # bytes of each tensor
 
 
-def same_on_all_ranks(folder: Path, group: Group) -> None:
-    """Raise RanksError, on all ranks, where one has other files, or another version of this package.
+def same_on_all_ranks(folder: Path, group: Group, division: str) -> None:
+    """Raise RanksError, on all ranks, where one has other files, another version of this package or another division.
 
     Compared are config.json, names, dtypes, shapes and places of all tensors, and the first bytes of each: of a large
     model a rank reads its part and no more.
     """
-    version, files = hashlib.blake2b(__version__.encode(), digest_size=16).digest(), files_digest(folder)
-    words = [int(word) for word in np.frombuffer(version + files, np.int32)]
+    version, divided = (hashlib.blake2b(text.encode(), digest_size=16).digest() for text in (__version__, division))
+    words = [int(word) for word in np.frombuffer(version + divided + files_digest(folder), np.int32)]
     found = gathered(words, group)
-    half = len(words) // 2
-    for what, part, advice in (
-        ("another version of mlx_mm", slice(half), "Install the same on all machines."),
-        ("other files", slice(half, None), "Copy the folder from the machine of rank 0."),
+    third = len(words) // 3
+    for number, (what, advice) in enumerate(
+        (
+            ("another version of mlx_mm", "Install the same on all machines."),
+            ("another division", "Start all with the same options."),
+            ("other files", "Copy the folder from the machine of rank 0."),
+        )
     ):
+        part = slice(number * third, (number + 1) * third)
         if others := [str(rank) for rank, one in enumerate(found) if one[part] != found[0][part]]:
             raise RanksError(
                 f"Of {group.size()} ranks, {' and '.join(others)} has {what} than rank 0, for {folder.name}; expected "

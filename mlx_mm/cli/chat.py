@@ -9,7 +9,7 @@ from mlx_mm.cli.attachments import Attachments, find_attachments, is_there, loca
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.notes import note
 from mlx_mm.cli.opening import open_generator
-from mlx_mm.cli.options import add_answering, answering
+from mlx_mm.cli.options import add_answering, add_dividing, answering
 from mlx_mm.cli.output import say, watched
 from mlx_mm.cli.ranks import loaded
 from mlx_mm.cli.reading import stdin_line
@@ -33,13 +33,14 @@ Ctrl-C stops an answer, and at an empty prompt leaves."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of `chat`."""
     add_answering(parser)
+    add_dividing(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Answer the lines of stdin."""
     if args.json:
         raise InputError("--json is given, and a chat has no result; expected none. Use generate --json.")
-    with loaded(open_generator(args.model, args.revision)) as opened:
+    with loaded(open_generator(args.model, args.revision), pipeline=args.pipeline, memory=args.memory) as opened:
         return 0 if opened is None else _talk_with(args, *opened)
 
 

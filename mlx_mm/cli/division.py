@@ -3,10 +3,12 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from mlx_mm.errors import InputError, shown, whole_number
+
+if TYPE_CHECKING:
+    from mlx_mm.models.contracts import Share
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 USABLE = 0.75  # of a Mac's memory, as Metal recommends; what is computed besides needs some of it
@@ -14,6 +16,8 @@ ROOM = 0.9  # of that, for weights and what is kept of tokens
 TOKENS = 8192  # for which there must be room
 MOST_RANKS = 1024
 GROUP_SIZE = 64  # that `convert` takes
+WIDTHS = "tensor parallel: each layer is divided, two sums over all ranks in each"
+LAYERS = "pipeline: each rank has some layers, in proportion to its memory, and hands on what they make"
 
 
 def read_memory(sizes: str | None, ranks: int) -> list[int] | None:
@@ -39,71 +43,81 @@ def describe_division(
     memory: Sequence[int] | None = None,
     *,
     bits: int | None = None,
+    pipeline: bool = False,
     revision: str | None = None,
 ) -> dict[str, object]:
     """What each of `ranks` has, its bytes and those of 1,000 tokens; with the memory of each, whether that fits.
 
-    bits: as if it were converted to so many. Raises InputError for a number of ranks that does not divide the model,
-    UnsupportedModelError for one that is never divided.
+    bits: as if it were converted to so many. pipeline: divided by layers. Raises InputError for a number of ranks that
+    does not divide the model, UnsupportedModelError for one that is never divided.
     """
-    from mlx_mm.backend.streams import compute
-    from mlx_mm.checkpoint.matching import parameter_bytes
     from mlx_mm.checkpoint.shards import tensor_names
-    from mlx_mm.load import FLOATS, OpenCheckpoint, open_settings
-    from mlx_mm.quantize.apply import apply_block, read_block
+    from mlx_mm.load import open_settings
+    from mlx_mm.quantize.apply import read_block
     from mlx_mm.quantize.plan import plan, to_block
     from mlx_mm.quantize.scheme import QuantConfig
 
     ranks = whole_number("ranks", ranks, least=2, most=MOST_RANKS, advice="Name how many machines there are.")
     opened = open_settings(path_or_repo, revision=revision)
-    names, block = tensor_names(opened.folder), read_block(opened.values)
-    if bits is not None and block is None:
+    names = tensor_names(opened.folder)
+    if bits is not None and read_block(opened.values) is None:
         scheme = QuantConfig(bits, GROUP_SIZE)
         layers = plan(opened.model(), scheme, "text-only")  # as `convert` does with a model that answers
-        names, block = {f"{layer.path}.scales" for layer in layers if layer.scheme}, to_block(layers, scheme)
-        opened = opened.with_values({"quantization": block})
-    stored = opened.values.get("dtype") or opened.values.get("torch_dtype")
-    text = opened.values.get("text_config")
-    if stored is None and isinstance(text, dict):
-        stored = text.get("dtype") or text.get("torch_dtype")
-    itemsize = FLOATS.get(str(stored), FLOATS["bfloat16"]).size
+        names = {f"{layer.path}.scales" for layer in layers if layer.scheme}
+        opened = opened.with_values({"quantization": to_block(layers, scheme)})
+    whole = opened.parameter_bytes(names)
 
-    def of(part: OpenCheckpoint) -> int:
-        model = part.model()
-        if block is not None:
-            apply_block(model, block, names)
-        return parameter_bytes(model, itemsize)
+    def divided(by_layers: bool) -> "tuple[Sequence[Share], list[int]]":
+        """The share of each rank, and its bytes."""
+        if by_layers:
+            shares = opened.stages(memory or [1] * ranks, whole)
+            return shares, [
+                sum(size for name, size in whole.items() if share.part(name, ()) is None) for share in shares
+            ]
+        shares = [opened.share(rank, ranks) for rank in range(ranks)]
+        return shares, [sum(opened.with_config(share.config).parameter_bytes(names).values()) for share in shares]
 
-    shares = [opened.share(rank, ranks) for rank in range(ranks)]
-    whole = compute(partial(of, opened))
-    sizes = [compute(partial(of, opened.with_config(share.config))) for share in shares]
-    tokens = [share.token_numbers * itemsize for share in shares]
+    def short_of(shares: "Sequence[Share]", sizes: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Rank -> what it needs, and the room it has, where that is less."""
+        needed = [
+            size + TOKENS * opened.itemsize * share.token_numbers for size, share in zip(sizes, shares, strict=True)
+        ]
+        both = enumerate(zip(needed, map(_room, memory or []), strict=True))
+        return {rank: (need, room) for rank, (need, room) in both if need > room}
+
+    shares, sizes = divided(pipeline)
     result: dict[str, object] = {
-        "split": "tensor parallel: each layer is divided, two sums over all ranks in each",
-        "bytes": whole,
+        "split": LAYERS if pipeline else WIDTHS,
+        "bytes": sum(whole.values()),
         "ranks": [
-            {"rank": rank, "bytes": size, "bytes of 1000 tokens": 1000 * token, **share.described}
-            for rank, (size, token, share) in enumerate(zip(sizes, tokens, shares, strict=True))
+            {
+                "rank": rank,
+                "bytes": size,
+                "bytes of 1000 tokens": 1000 * opened.itemsize * share.token_numbers,
+                **share.described,
+            }
+            for rank, (size, share) in enumerate(zip(sizes, shares, strict=True))
         ],
     }
     if memory is not None:
-        needed = [size + TOKENS * token for size, token in zip(sizes, tokens, strict=True)]
-        room = [int(size * USABLE * ROOM) for size in memory]
-        short = [rank for rank in range(ranks) if needed[rank] > room[rank]]
+        short = short_of(shares, sizes)
         result["fits"] = not short
-        result["room"] = room
-        result["advice"] = _advice(short, needed, room)
+        result["room"] = [_room(size) for size in memory]
+        result["advice"] = _advice(short) if short else f"each rank has room for its part and {TOKENS} tokens"
+        if short and not pipeline and not short_of(*divided(True)):
+            result["advice"] = f"{result['advice']}; divided by layers it fits: --pipeline"
     return result
 
 
-def _advice(short: Sequence[int], needed: Sequence[int], room: Sequence[int]) -> str:
-    if not short:
-        return f"each rank has room for its part and {TOKENS} tokens"
-    rank = short[0]
+def _room(memory: int) -> int:
+    return int(memory * USABLE * ROOM)
+
+
+def _advice(short: Mapping[int, tuple[int, int]]) -> str:
+    rank, (needed, room) = next(iter(short.items()))
     return (
-        f"rank {rank} needs {_gigabytes(needed[rank])} with {TOKENS} tokens and has {_gigabytes(room[rank])}, "
-        f"{USABLE * ROOM:.0%} of its memory: all ranks get equal parts, so take more machines, one with more memory in "
-        "its place, or fewer bits"
+        f"rank {rank} needs {_gigabytes(needed)} with {TOKENS} tokens and has {_gigabytes(room)}, {USABLE * ROOM:.0%} "
+        "of its memory: take more machines, one with more memory in its place, or fewer bits"
     )
 
 
@@ -114,7 +128,8 @@ def in_lines(result: Mapping[str, object]) -> dict[str, object]:
     lines["bytes"] = _gigabytes(cast(int, result["bytes"]))
     for rank in ranks:
         size, tokens = cast(int, rank["bytes"]), cast(int, rank["bytes of 1000 tokens"])
-        lines[f"rank {rank['rank']}"] = f"{_gigabytes(size)}, and {math.ceil(tokens / 10**6)} MB for 1,000 tokens"
+        held = f", {rank['layers']} layers" if "layers" in rank else ""
+        lines[f"rank {rank['rank']}"] = f"{_gigabytes(size)}{held}, and {math.ceil(tokens / 10**6)} MB for 1,000 tokens"
     parts = [f"{what} {much}" for what, much in ranks[0].items() if isinstance(much, str)]
     return lines | {"of the model": f"rank 0 has {', '.join(parts)}"}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from mlx_mm.cli.command import Command
 from mlx_mm.cli.opening import open_generator
-from mlx_mm.cli.options import add_answering, answering
+from mlx_mm.cli.options import add_answering, add_dividing, answering
 from mlx_mm.cli.output import say_json
 from mlx_mm.cli.ranks import loaded
 from mlx_mm.cli.reading import read_json_file, read_stdin
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--video", action="append", default=[], help="video to ask about: a file; repeatable")
     parser.add_argument("--tools", type=Path, help=".json file with function schemas in the OpenAI shape")
     add_answering(parser)
+    add_dividing(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from mlx_mm.generate import refuse_idle
 
     refuse_idle(args.image, args.video, args.max_pixels, args.fps)
-    with loaded(open_generator(args.model, args.revision)) as opened:
+    with loaded(open_generator(args.model, args.revision), pipeline=args.pipeline, memory=args.memory) as opened:
         return 0 if opened is None else _answer(args, messages, tools, *opened)
 
 

@@ -94,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ranks", type=int, metavar="N", help="show how N machines would divide it; downloads no weights"
     )
+    parser.add_argument("--pipeline", action="store_true", help="by layers, for machines of unlike size; with --ranks")
     parser.add_argument("--bits", type=int, choices=(4, 8), help="as if it were converted to so many; with --ranks")
     parser.add_argument("--memory", metavar="SIZES", help="of one machine or of each, as 64GB,32GB: does it fit?")
     parser.add_argument("--image", action="append", default=[], help="show the tokens this picture costs; repeatable")
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     videos: list[str] = args.video
     if (images or videos) and not model:
         raise InputError("--image and --video show what a model makes of them; expected one. Name it first.")
-    if args.ranks is not None or args.memory is not None or args.bits is not None:
+    if args.ranks is not None or args.memory is not None or args.bits is not None or args.pipeline:
         return _divided(args)
     tokens = count_tokens(model, images, videos, args.revision) if model and (images or videos) else None
     result = describe_model(model, args.revision) if model else describe_machine()
@@ -125,11 +126,13 @@ def _divided(args: argparse.Namespace) -> int:
 
     if args.ranks is None or not args.model or args.image or args.video:
         raise InputError(
-            "--ranks, --bits and --memory show how machines would divide a model; expected --ranks, a model, and no "
-            "pictures or videos. Pass those."
+            "--ranks, --bits, --pipeline and --memory show how machines would divide a model; expected --ranks, a "
+            "model, and no pictures or videos. Pass those."
         )
     memory = read_memory(args.memory, args.ranks)
-    result = describe_division(args.model, args.ranks, memory, bits=args.bits, revision=args.revision)
+    result = describe_division(
+        args.model, args.ranks, memory, bits=args.bits, pipeline=args.pipeline, revision=args.revision
+    )
     if args.json:
         say_json(result)
     else:
@@ -146,5 +149,6 @@ COMMAND = Command(
         "mlx_mm info emoji-siglip2 --json",
         "mlx_mm info zai-org/GLM-4.6V-Flash --image receipt.jpg",
         "mlx_mm info zai-org/GLM-4.6V --ranks 4 --memory 64GB",
+        "mlx_mm info zai-org/GLM-4.6V --ranks 2 --pipeline --memory 96GB,32GB --bits 4",
     ),
 )

@@ -66,6 +66,12 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stats", action="store_true", help="tokens per second and memory, on stderr")
 
 
+def add_dividing(parser: argparse.ArgumentParser) -> None:
+    """How several ranks divide a model."""
+    parser.add_argument("--pipeline", action="store_true", help="under mlx.launch: divide the model by layers")
+    parser.add_argument("--memory", metavar="SIZES", help="of each rank's machine, as 64GB,32GB, for --pipeline")
+
+
 def answering(args: argparse.Namespace) -> "GenerateOptions":
     """Those of `add_answering` that may differ from turn to turn, as `stream_generate` and `Conversation.ask` call
     them."""

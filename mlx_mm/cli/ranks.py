@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mlx_mm.cli.division import read_memory
 from mlx_mm.cli.notes import note
 from mlx_mm.cli.opening import Opened
 from mlx_mm.cli.output import flush
 from mlx_mm.cli.signals import ENDING
-from mlx_mm.errors import RanksError
+from mlx_mm.errors import InputError, RanksError
 
 if TYPE_CHECKING:
     from mlx_mm.backend.ranks import Group
@@ -71,17 +72,29 @@ def joined() -> Iterator[Ranks | None]:
 
 
 @contextlib.contextmanager
-def loaded(checkpoint: Opened) -> "Iterator[tuple[Model, Processor] | None]":
-    """The model and its processor; of several ranks, to rank 0, and None to the others once they have followed it."""
+def loaded(
+    checkpoint: Opened, *, pipeline: bool = False, memory: str | None = None
+) -> "Iterator[tuple[Model, Processor] | None]":
+    """The model and its processor; of several ranks, to rank 0, and None to the others once they have followed it.
+
+    pipeline: whether these have different layers, instead of a part of each; by the memory of their machines, as of
+    `read_memory`, or as much each.
+    """
+    from mlx_mm.backend.ranks import HOW_TO_LAUNCH, in_touch
+
+    if memory is not None and not pipeline:
+        raise InputError("--memory says how --pipeline divides a model; expected both. Pass them, or neither.")
     with joined() as together:
         if together is None:
+            if pipeline:
+                raise InputError(f"--pipeline divides a model, and there is one process. {HOW_TO_LAUNCH}")
             yield checkpoint.load()
             return
-        from mlx_mm.backend.ranks import in_touch
         from mlx_mm.generation.following import dismiss, follow
 
         with in_touch():
-            model, processor = checkpoint.load(group=together.group)
+            shares = read_memory(memory, together.group.size())
+            model, processor = checkpoint.load(group=together.group, pipeline=shares or pipeline)
             assert model.kind == "generator"  # the only one that is divided
             if together.group.rank():
                 follow(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -20,7 +20,8 @@ class Family(Generic[Config]):
 
     config: what `from_dict` reads of config.json. architectures: `architectures[0]` of config.json -> class, "" for
     files that name none. processor: reads the processor files of a folder. share: of config, rank, number of ranks and
-    the most numbers that are quantised together, what a rank has of a model; None where it cannot be divided.
+    the most numbers that are quantised together, what a rank has of a model; None where it cannot be divided. stages:
+    of config, bytes of each parameter and memory of each rank, what the ranks have of one that is divided by layers.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Family(Generic[Config]):
     architectures: Mapping[str, Callable[[Config], Model]]
     processor: Callable[[Path, Config], Processor]
     share: Callable[[Config, int, int, int], Share] | None = None
+    stages: Callable[[Config, Mapping[str, int], Sequence[int]], Sequence[Share]] | None = None
 
     def architecture(self, names: object) -> Callable[[Config], Model]:
         """The class for `architectures` of config.json, a list of which the first counts, or nothing.

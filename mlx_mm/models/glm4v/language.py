@@ -217,9 +217,16 @@ class Decoder(nn.Module):
         )
 
     def _last_state(self, x: mx.array, rope: Rotation, mask: Mask, caches: Sequence[LayerCache | None]) -> mx.array:
-        for layer, its_cache in zip(self.layers, caches, strict=True):
-            x, _ = layer(x, rope, mask, its_cache, False)
-        return norm(self.norm, x)
+        return norm(self.norm, pass_through(self.layers, x, rope, mask, caches))
+
+
+def pass_through(
+    layers: Sequence[Layer], x: mx.array, rope: Rotation, mask: Mask, caches: Sequence[LayerCache | None]
+) -> mx.array:
+    """(B, L, D) -> what the last of the layers gives, (B, L, D)."""
+    for layer, its_cache in zip(layers, caches, strict=True):
+        x, _ = layer(x, rope, mask, its_cache, False)
+    return x
 
 
 class LanguageModel(nn.Module):
@@ -236,6 +243,11 @@ class LanguageModel(nn.Module):
         if has_head and not config.tie_word_embeddings:
             self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         self._config = config
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """Those of the decoder."""
+        return self.model.layers
 
     def embed(self, input_ids: mx.array) -> mx.array:
         """(B, L) -> (B, L, D)."""

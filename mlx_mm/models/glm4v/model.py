@@ -40,6 +40,7 @@ from mlx_mm.models.glm4v.language import LanguageModel
 from mlx_mm.models.glm4v.positions import IMAGE, NAMES, VIDEO, rope_index, types_by_id
 from mlx_mm.models.glm4v.request import Request
 from mlx_mm.models.glm4v.sharded import ShardedLanguageModel, ShardedVisionTower
+from mlx_mm.models.glm4v.staged import AbsentVisionTower, StagedLanguageModel
 from mlx_mm.models.glm4v.vision import VisionTower
 from mlx_mm.models.glm4v.weights import Tensors, fits_half_precision, is_quantizable, restore_weights, sanitize_weights
 from mlx_mm.processing.batch import Batch
@@ -68,8 +69,9 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig, *, has_head: bool = True):
         super().__init__()
         self.config = config
-        self.vision_tower: VisionTower | ShardedVisionTower = VisionTower(config.vision_config)
-        self.language_model: LanguageModel | ShardedLanguageModel = LanguageModel(config, has_head=has_head)
+        self.vision_tower: VisionTower | ShardedVisionTower | AbsentVisionTower = VisionTower(config.vision_config)
+        self.language_model: LanguageModel | ShardedLanguageModel | StagedLanguageModel
+        self.language_model = LanguageModel(config, has_head=has_head)
         self.group: Group | None = None
         self.has_head = has_head
 

@@ -24,6 +24,7 @@ from mlx_mm.models.glm4v.inputs import attention_mask_for, merge_features, paddi
 from mlx_mm.models.glm4v.language import LanguageModel
 from mlx_mm.models.glm4v.positions import IMAGE, VIDEO, Span, rope_index, types_by_id
 from mlx_mm.models.glm4v.sharded import ShardedLanguageModel, ShardedVisionTower
+from mlx_mm.models.glm4v.staged import AbsentVisionTower, StagedLanguageModel
 from mlx_mm.models.glm4v.vision import VisionTower
 from mlx_mm.processing.batch import Batch
 
@@ -37,8 +38,8 @@ class Parts(Protocol):
     """What a request runs, of the model that made it."""
 
     config: ModelConfig
-    vision_tower: VisionTower | ShardedVisionTower
-    language_model: LanguageModel | ShardedLanguageModel
+    vision_tower: VisionTower | ShardedVisionTower | AbsentVisionTower
+    language_model: LanguageModel | ShardedLanguageModel | StagedLanguageModel
 
 
 class Request:
@@ -72,7 +73,7 @@ class Request:
     @property
     def layers(self) -> Sequence[nn.Module]:
         """One for each cache that a run needs."""
-        return self.model.language_model.model.layers
+        return self.model.language_model.layers
 
     def share(self, store: FeatureStore) -> None:
         """Take features of images and frames from there, and put there what is computed."""

@@ -3,6 +3,7 @@ that are divided among the ranks."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -51,6 +52,11 @@ class ShardedLanguageModel(nn.Module):
         self.model.layers = [ShardedLayer(layer, group) for layer in self.model.layers]
         self._config, self._group, self._rows = config, group, tuple(rows)
         self._first = sum(rows[: group.rank()])
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """Those of the decoder."""
+        return cast(Sequence[nn.Module], self.model.layers)
 
     def embed(self, input_ids: mx.array) -> mx.array:
         """(B, L) -> (B, L, D); one rank has the row of a token, and the others give zeros."""

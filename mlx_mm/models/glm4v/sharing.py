@@ -65,7 +65,8 @@ class Share:
             raise InputError(
                 f"There are {self.ranks} ranks, and {text.num_attention_heads} heads of {text.head_dim} numbers, "
                 f"{text.num_key_value_heads} for keys, in groups of {self.group_size}, which do not divide; expected "
-                f"{' or '.join(fitting) or 'other groups'}. Start as many, or convert with a smaller group size."
+                f"{' or '.join(fitting) or 'other groups'}. Start as many, convert with a smaller group size, "
+                "or divide it by layers, which is pipeline."
             )
 
     def _divides(self, ranks: int) -> bool:
