@@ -190,6 +190,7 @@ def test_a_lost_rank_ends_the_server(how: signal.Signals, tiny_checkpoint: Check
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
 def test_a_rank_sleeps_while_nobody_asks(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """And wakes for a question, and for the end of the other."""
     words = [*WORDS, "-m", str(tiny_checkpoint("glm46v", name="glm"))]
     body = {"model": "glm", "messages": question("Hello."), "temperature": 0, "max_tokens": 4}
     with started(tmp_path, words, words) as (first, second):
@@ -209,6 +210,10 @@ def test_a_rank_sleeps_while_nobody_asks(tiny_checkpoint: Checkpoint, tmp_path: 
             time.sleep(3)
             assert used() - before < 30
         assert answers == answers[:1] * 2
+        first.kill()
+        assert second.wait(30) == 1
+        assert second.stderr is not None
+        assert "Rank 0 of 2 has ended" in second.stderr.read()
 
 
 def test_ranks_divide_one_model_that_answers(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
