@@ -70,7 +70,7 @@ def kills(times: int, seed: int) -> None:
             running[victim].send_signal(signal.SIGSTOP if stops else signal.SIGKILL)
             killed, other = time.monotonic(), running[1 - victim]
             try:
-                status: int | None = other.wait(LIMIT + 30)
+                status: int | None = other.wait(LIMIT + 90)
             except subprocess.TimeoutExpired:
                 status = None
             took = time.monotonic() - killed
