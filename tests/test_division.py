@@ -54,6 +54,11 @@ def test_bytes_of_a_rank_are_those_of_its_parts(folder: Path, ranks: int) -> Non
             size += 2 * math.prod(shape if part is None else part.shape(shape))
         assert found["ranks"][rank]["bytes"] == size
     assert found["bytes"] == 2 * sum(math.prod(shape) for _, shape in glm_shapes(published()))
+    by_layers: Any = describe_division(str(folder), ranks, pipeline=True)
+    stages = opened.stages([1] * ranks, opened.parameter_bytes(()))
+    for rank, stage in zip(by_layers["ranks"], stages, strict=True):
+        taken = [shape for name, shape in glm_shapes(published()) if stage.part(name, shape) is None]
+        assert rank["bytes"] == 2 * sum(map(math.prod, taken))
 
 
 @pytest.mark.parametrize(("ranks", "memory", "fits"), [(2, "64GB", True), (4, "32GB", True), (2, "32GB,64GB", False)])
