@@ -70,7 +70,7 @@ def killed(folder: Path, options: argparse.Namespace) -> list[str]:
         while landed < (options.kills + there) // 2:
             beside = prepare(index, old if there else None)
             process = merging(index, parts)
-            moment = draw.uniform(0.2, 1) * seconds
+            moment = draw.uniform(0.4, 1) * seconds
             time.sleep(moment)
             process.kill()
             if process.wait() != -signal.SIGKILL:

@@ -48,9 +48,9 @@ def start(folder: Path, words: list[str], count: int = 2, **streams: object) -> 
 
 
 def kills(times: int, seed: int) -> None:
-    chance, slowest, wrong = random.Random(seed), 0.0, 0
+    chance, slowest, wrong, number = random.Random(seed), 0.0, 0, 0
     lasts = None
-    for number in range(times + 1):
+    while number < times:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             with (folder / "in").open("w") as questions:
@@ -70,7 +70,7 @@ def kills(times: int, seed: int) -> None:
             running[victim].send_signal(signal.SIGSTOP if stops else signal.SIGKILL)
             killed, other = time.monotonic(), running[1 - victim]
             try:
-                status: int | None = other.wait(LIMIT + 30)
+                status: int | None = other.wait(LIMIT + 90)
             except subprocess.TimeoutExpired:
                 status = None
             took = time.monotonic() - killed
@@ -80,15 +80,17 @@ def kills(times: int, seed: int) -> None:
             said = (folder / f"err{1 - victim}").read_text(errors="replace")
             over = before[victim] is not None or before[1 - victim] is not None
             answered = (folder / f"out{1 - victim}").read_text().count("cat") == ASKED  # before it was killed
-            good = (
-                over
-                or (status == 0 and answered and took <= LIMIT)
-                or (took <= LIMIT and status not in (0, None) and any(text in said for text in EXPECTED))
+            if over:
+                lasts *= 0.9  # other work on the machine comes and goes
+                continue
+            number += 1
+            good = (status == 0 and answered and took <= LIMIT) or (
+                took <= LIMIT and status not in (0, None) and any(text in said for text in EXPECTED)
             )
             wrong += not good
-            slowest = max(slowest, 0.0 if over else took)
+            slowest = max(slowest, took)
             line = next((line for line in said.splitlines() if any(text in line for text in EXPECTED)), said[-200:])
-            verdict = "over already" if over else "good" if good else "WRONG"
+            verdict = "good" if good else "WRONG"
             how = "stopped" if stops else "killed"
             print(
                 f"{number:3} rank {victim} {how} after {moment:5.1f} s: {took:4.1f} s, {status}, {verdict}: {line}",

@@ -54,6 +54,11 @@ def test_bytes_of_a_rank_are_those_of_its_parts(folder: Path, ranks: int) -> Non
             size += 2 * math.prod(shape if part is None else part.shape(shape))
         assert found["ranks"][rank]["bytes"] == size
     assert found["bytes"] == 2 * sum(math.prod(shape) for _, shape in glm_shapes(published()))
+    by_layers: Any = describe_division(str(folder), ranks, pipeline=True)
+    stages = opened.stages([1] * ranks, opened.parameter_bytes(()))
+    for rank, stage in zip(by_layers["ranks"], stages, strict=True):
+        taken = [shape for name, shape in glm_shapes(published()) if stage.part(name, shape) is None]
+        assert rank["bytes"] == 2 * sum(map(math.prod, taken))
 
 
 @pytest.mark.parametrize(("ranks", "memory", "fits"), [(2, "64GB", True), (4, "32GB", True), (2, "32GB,64GB", False)])
@@ -72,10 +77,10 @@ def test_what_fits_by_layers_alone_is_told(folder: Path) -> None:
     assert "divided by layers it fits: --pipeline" in str(widths["advice"])
     found: Any = describe_division(str(folder), 2, memory, bits=4, pipeline=True)
     assert found["fits"] is True
-    assert [rank["layers"] for rank in found["ranks"]] == ["34 of 46", "12 of 46"]
+    assert [rank["layers"] for rank in found["ranks"]] == ["35 of 46", "11 of 46"]
     norm = 2 * 4096  # which both have
     assert sum(rank["bytes"] for rank in found["ranks"]) == found["bytes"] + norm
-    assert "12 of 46 layers" in str(in_lines(found)["rank 1"])
+    assert "11 of 46 layers" in str(in_lines(found)["rank 1"])
     small: Any = describe_division(str(folder), 3, read_memory("8GB", 3), bits=4, pipeline=True)
     assert small["fits"] is False
     assert "--pipeline" not in small["advice"]

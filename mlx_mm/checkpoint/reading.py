@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_mm.backend.memory import expect
 from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint.parts import Chooser, Part, read_part
 from mlx_mm.checkpoint.shards import DTYPES, StoredTensor, read_weight_files
@@ -103,6 +104,7 @@ class Checkpoint:
             read, count = read_part(file, tensor.start, dtype.size, tensor.shape, part)
             self.bytes_of_parts += count
             with computing():
+                expect(read.nbytes)
                 self._lazy[name] = array = mx.array(read).view(dtype).reshape(part.shape(tensor.shape))
                 mx.eval(array)
 
