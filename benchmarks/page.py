@@ -105,9 +105,17 @@ CATEGORIES = ["cc", "benchmark", "disabled-by-default-devtools.timeline.frame"]
 
 
 def wait(page: Any, expression: str, given: object = None) -> None:
-    """The page looks by itself, every 5 ms: to be asked so often would be work of its own."""
-    pause = "new Promise(done => setTimeout(done, 5))"
-    page.evaluate(f"async given => {{ while (!({expression})) await {pause}; }}", given)
+    """For a minute at most. The page looks by itself, every 5 ms: to be asked so often would be work of its own."""
+    page.evaluate(
+        f"""async given => {{
+          const end = performance.now() + 60000;
+          while (!({expression})) {{
+            if (performance.now() > end) throw new Error("not in a minute: " + {json.dumps(expression)});
+            await new Promise(done => setTimeout(done, 5));
+          }}
+        }}""",
+        given,
+    )
 
 
 def search(page: Any, words: str) -> float:
@@ -206,6 +214,7 @@ def use(page: Any, rounds: int) -> None:
         page.locator("dialog dl").wait_for()
         page.keyboard.press("Escape")
         page.locator("dialog").wait_for(state="detached")
+        wait(page, "document.activeElement.closest('.grid')")  # which gets the focus a frame later
     for _ in range(10):
         page.mouse.wheel(0, 900)
         time.sleep(0.03)
@@ -228,7 +237,7 @@ def measure(url: str, options: argparse.Namespace) -> dict[str, object]:
         page.wait_for_selector(".grid .cell img")
         wait(page, "document.querySelector('.grid').ariaRowCount > 100")
         found["scroll"] = scroll(browser, page)
-        print(json.dumps(found), file=sys.stderr)
+        print(json.dumps(found), file=sys.stderr, flush=True)
         start = time.monotonic()
         rounds, points = 0, [{"minute": 0.0, "rounds": 0, **memory(page)}]
         for part in range(1, 5):
@@ -236,7 +245,7 @@ def measure(url: str, options: argparse.Namespace) -> dict[str, object]:
                 use(page, rounds)
                 rounds += 1
             points.append({"minute": options.minutes * part / 4, "rounds": rounds, **memory(page)})
-            print(json.dumps(points[-1]), file=sys.stderr)
+            print(json.dumps(points[-1]), file=sys.stderr, flush=True)
         found["memory"] = points
         browser.close()
     return found

@@ -25,6 +25,7 @@ def ask(page: Any, question: str, name: str = "cat.png") -> None:
     page.focus(f"{CELL}[title='{name}']")
     page.keyboard.press("c")
     page.wait_for_selector(".compose .attached img")
+    page.wait_for_selector(".compose textarea:focus")
     page.keyboard.type(question)
     page.keyboard.press("Enter")
 
