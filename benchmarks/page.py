@@ -191,13 +191,14 @@ def scroll(browser: Any, page: Any) -> dict[str, object]:
         time.sleep(0.05)
     events = json.loads(browser.stop_tracing())["traceEvents"]
     gaps = page.evaluate("window.frames_told")
-    told = [event["args"] for event in events if event["name"] == "PipelineReporter" and event.get("args")]
-    frames = [args.get("frame_reporter") or args["chrome_frame_reporter"] for args in told]
-    frames = [frame for frame in frames if frame["scroll_state"] != "SCROLL_NONE"]
-    dropped = [frame for frame in frames if frame["state"] == "STATE_DROPPED"]
+    reports: dict[int, Counter[str]] = {}
+    for event in events:
+        told = event["args"].get("frame_reporter") or event["args"].get("chrome_frame_reporter")
+        if event["name"] == "PipelineReporter" and told:
+            reports.setdefault(event["pid"], Counter())[told["state"]] += 1
+    renderers = {event["pid"] for event in events if event["args"].get("name") == "Renderer"}
     return {
-        "reported": Counter(frame["state"] for frame in frames),
-        "dropped": sum(frame.get("affects_smoothness", False) for frame in dropped),
+        "compositor": max((reports[pid] for pid in renderers & set(reports)), key=Counter.total, default={}),
         "frames": len(gaps),
         "over_33_ms": sum(gap > 33.4 for gap in gaps),
         "longest_ms": max(gaps),
