@@ -105,9 +105,17 @@ CATEGORIES = ["cc", "benchmark", "disabled-by-default-devtools.timeline.frame"]
 
 
 def wait(page: Any, expression: str, given: object = None) -> None:
-    """The page looks by itself, every 5 ms: to be asked so often would be work of its own."""
-    pause = "new Promise(done => setTimeout(done, 5))"
-    page.evaluate(f"async given => {{ while (!({expression})) await {pause}; }}", given)
+    """For a minute at most. The page looks by itself, every 5 ms: to be asked so often would be work of its own."""
+    page.evaluate(
+        f"""async given => {{
+          const end = performance.now() + 60000;
+          while (!({expression})) {{
+            if (performance.now() > end) throw new Error("not in a minute: " + {json.dumps(expression)});
+            await new Promise(done => setTimeout(done, 5));
+          }}
+        }}""",
+        given,
+    )
 
 
 def search(page: Any, words: str) -> float:
@@ -183,13 +191,14 @@ def scroll(browser: Any, page: Any) -> dict[str, object]:
         time.sleep(0.05)
     events = json.loads(browser.stop_tracing())["traceEvents"]
     gaps = page.evaluate("window.frames_told")
-    told = [event["args"] for event in events if event["name"] == "PipelineReporter" and event.get("args")]
-    frames = [args.get("frame_reporter") or args["chrome_frame_reporter"] for args in told]
-    frames = [frame for frame in frames if frame["scroll_state"] != "SCROLL_NONE"]
-    dropped = [frame for frame in frames if frame["state"] == "STATE_DROPPED"]
+    reports: dict[int, Counter[str]] = {}
+    for event in events:
+        told = event["args"].get("frame_reporter") or event["args"].get("chrome_frame_reporter")
+        if event["name"] == "PipelineReporter" and told:
+            reports.setdefault(event["pid"], Counter())[told["state"]] += 1
+    renderers = {event["pid"] for event in events if event["args"].get("name") == "Renderer"}
     return {
-        "reported": Counter(frame["state"] for frame in frames),
-        "dropped": sum(frame.get("affects_smoothness", False) for frame in dropped),
+        "compositor": max((reports[pid] for pid in renderers & set(reports)), key=Counter.total, default={}),
         "frames": len(gaps),
         "over_33_ms": sum(gap > 33.4 for gap in gaps),
         "longest_ms": max(gaps),
@@ -206,6 +215,7 @@ def use(page: Any, rounds: int) -> None:
         page.locator("dialog dl").wait_for()
         page.keyboard.press("Escape")
         page.locator("dialog").wait_for(state="detached")
+        wait(page, "document.activeElement.closest('.grid')")  # which gets the focus a frame later
     for _ in range(10):
         page.mouse.wheel(0, 900)
         time.sleep(0.03)
@@ -228,7 +238,7 @@ def measure(url: str, options: argparse.Namespace) -> dict[str, object]:
         page.wait_for_selector(".grid .cell img")
         wait(page, "document.querySelector('.grid').ariaRowCount > 100")
         found["scroll"] = scroll(browser, page)
-        print(json.dumps(found), file=sys.stderr)
+        print(json.dumps(found), file=sys.stderr, flush=True)
         start = time.monotonic()
         rounds, points = 0, [{"minute": 0.0, "rounds": 0, **memory(page)}]
         for part in range(1, 5):
@@ -236,7 +246,7 @@ def measure(url: str, options: argparse.Namespace) -> dict[str, object]:
                 use(page, rounds)
                 rounds += 1
             points.append({"minute": options.minutes * part / 4, "rounds": rounds, **memory(page)})
-            print(json.dumps(points[-1]), file=sys.stderr)
+            print(json.dumps(points[-1]), file=sys.stderr, flush=True)
         found["memory"] = points
         browser.close()
     return found

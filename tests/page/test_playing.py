@@ -60,6 +60,10 @@ def test_a_video_that_fits_from_its_start_shows_its_beginning(opened: Opening) -
     page.locator(CELL).click()
     page.wait_for_selector("dialog video.large")
     assert page.get_attribute("dialog video.large", "src").endswith("#t=0")
+    page.get_by_role("button", name="More like this").click()
+    page.wait_for_selector("dialog", state="detached")
+    until(page, "document.querySelector('.grid .cell')?.title === 'moving.webm'")
+    assert "like=" in page.url
 
 
 def test_sounds_have_a_marked_part_and_play_from_it(opened: Opening) -> None:

@@ -70,6 +70,7 @@ def test_from_the_field_to_an_answer_by_keys_alone(opened: Opening) -> None:
     until(page, "document.activeElement.title === 'dog.png'")
     page.keyboard.press("c")
     page.wait_for_selector(".ask .attached img")
+    page.wait_for_selector(".compose textarea:focus")
     page.keyboard.type("What is this?")
     page.keyboard.press("Enter")
     page.wait_for_selector(".said .answer p")

@@ -25,6 +25,7 @@ def ask(page: Any, question: str, name: str = "cat.png") -> None:
     page.focus(f"{CELL}[title='{name}']")
     page.keyboard.press("c")
     page.wait_for_selector(".compose .attached img")
+    page.wait_for_selector(".compose textarea:focus")
     page.keyboard.type(question)
     page.keyboard.press("Enter")
 
@@ -158,6 +159,8 @@ def test_other_languages(opened: Opening, language: str) -> None:
     words = json.loads((Path(__file__).parents[2] / f"mlx_mm/server/page/i18n/{language}.json").read_text("utf-8"))
     assert page.get_attribute("#words", "placeholder") == words["searchFor"]
     assert page.get_attribute("html", "lang") == language
+    loaded = page.evaluate("performance.getEntriesByType('resource').map(one => one.name)")
+    assert [name.split("/")[-1] for name in loaded if "/i18n/" in name] == [f"{language}.json"]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

@@ -23,16 +23,21 @@ const useServer = () => {
   return state;
 };
 
-/** What the server says of itself and of its index; asked again once it is back, or the index has changed. */
-const useFacts = (state, version) => {
+/**
+ * What the server says of itself and of its index; asked again once it is back, or the index has changed. What counts
+ * the whole index is asked behind what is looked at first.
+ */
+const useFacts = (there, shows, version) => {
   const [facts, setFacts] = useState({ about: null, facets: null, models: [] });
+  const set = (name) => (found) => setFacts((before) => ({ ...before, [name]: found }));
   useEffect(() => {
-    if (state !== "there") return;
-    const set = (name) => (found) => setFacts((before) => ({ ...before, [name]: found }));
+    if (!there) return;
     get("/api/about").then(set("about"), () => {});
-    get("/api/facets").then(set("facets"), () => {});
     get("/v1/models").then((found) => set("models")(found.data), () => {});
-  }, [state, version]);
+  }, [there, version]);
+  useEffect(() => {
+    if (there && shows) get("/api/facets").then(set("facets"), () => {});
+  }, [there, shows, version]);
   return facts;
 };
 
@@ -60,8 +65,10 @@ export const App = () => {
   const query = useQuery();
   const server = useServer();
   const index = useIndexEvents(server);
-  const facts = useFacts(server, index.version);
   const found = useResults(query, `${index.version} ${server === "there"}`);
+  const shows = useRef(false);
+  shows.current ||= Boolean(query.view) || found.state !== "asking";
+  const facts = useFacts(server === "there", shows.current, index.version);
   const [place, setPlace] = useState(0);
   const [selected, setSelected] = useState(new Set());
   const [asks, setAsks] = useState(false);

@@ -72,7 +72,7 @@ export const AskPanel = ({ open, close, models, about, items, setItems }) => {
   }, [messages, busy]);
   useEffect(() => {
     if (open) field.current?.focus();
-  }, [open, items]);
+  }, [open, items, able.length > 0]); // without a model it takes no focus
   useEffect(() => {
     const box = list.current;
     if (box && box.scrollHeight - box.scrollTop - box.clientHeight < 240) box.scrollTop = box.scrollHeight;
