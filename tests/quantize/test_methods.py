@@ -15,10 +15,11 @@ from mlx_mm.quantize.cost import divergence
 
 
 def lost(kind: str, got: np.ndarray, given: np.ndarray) -> float:
+    """Of the median item: the mean of 50 texts of sounds-clap hangs on one of them."""
     if kind == "generator":
-        return float(divergence(got, given)[0].mean())
+        return float(np.median(divergence(got, given)[0]))
     a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (got, given))
-    return float((1 - (a * b).sum(axis=1)).mean())
+    return float(np.median(1 - (a * b).sum(axis=1)))
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,4 @@ def test_best_loses_less_than_plain_rounding(name: str, tmp_path: Path) -> None:
         convert(name, tmp_path / way, method=way, check=False)
         got = results(load(tmp_path / way)[0], task, lambda _modality: None)
         found[way] = {kind: lost(model.kind, got[kind], given[kind]) for kind in given}
-    plain, best = found["plain"], found["best"]
-    assert all(0 < best[kind] < 1.05 * loss for kind, loss in plain.items()), found
-    assert sum(best.values()) < 0.9 * sum(plain.values()), found
+    assert all(0 < found["best"][kind] < 0.8 * loss for kind, loss in found["plain"].items()), found
