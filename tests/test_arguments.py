@@ -201,6 +201,7 @@ def verbs(pairs: dict[str, tuple[Any, Any]], folder: Path) -> dict[str, tuple[Ca
                     "dtype": [*NO_NAME, np.float32],
                     "lazy": [*NO_FLAG, None],
                     "group": [5, "a", True, [], Odd(), mx.distributed.init()],
+                    "pipeline": [5, "a", True, [], [1, 2], Odd(), mx.array([1])],
                 },
             ),
         ),
