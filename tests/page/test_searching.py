@@ -56,7 +56,8 @@ def test_from_the_field_to_an_answer_by_keys_alone(opened: Opening) -> None:
     page = opened()
     search(page, "dog")
     until(page, "[...document.querySelectorAll('.grid .cell')].some(cell => cell.title === 'dog.png')")
-    until(page, "location.search === '?q=dog' && !document.querySelector('.stale')")
+    until(page, "location.search === '?q=dog' && document.querySelectorAll('.grid .cell').length < 10")
+    until(page, "!document.querySelector('.stale')")
     page.keyboard.press("ArrowDown")
     until(page, "document.activeElement.getAttribute('role') === 'gridcell'")
     while focused(page) != "dog.png":
