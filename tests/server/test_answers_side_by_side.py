@@ -86,8 +86,15 @@ def test_of_a_thousand_that_arrive_and_leave_nothing_stays(family: str, tiny_che
     with serving(model, prefill=16) as engine:
 
         def held() -> int:
-            stats = idle(engine)
-            return int(mx.get_active_memory() - stats["prompt_cache_bytes"])
+            """Once it stays so: what a row held is given back in a turn after its end."""
+            readings = list(range(-9, 0))
+
+            def settled() -> bool:
+                readings.append(int(mx.get_active_memory() - idle(engine)["prompt_cache_bytes"]))
+                return len(set(readings[-9:])) == 1
+
+            wait_for(settled)
+            return readings[-1]
 
         arrivals(engine, "glm", asked, want, 40, seed=0)
         before, threads = held(), threading.active_count()
