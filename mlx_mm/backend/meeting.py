@@ -63,6 +63,8 @@ def _wait(places: list[tuple[str, int]], last: float) -> None:
         for peer in there.values():
             with contextlib.suppress(OSError):
                 peer.sendall(GO)
+        for peer in there.values():
+            with contextlib.suppress(OSError):
                 peer.recv(1)  # it closes first, so that the port is free at once
 
 

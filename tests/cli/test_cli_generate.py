@@ -95,6 +95,8 @@ def test_errors(run: Run, glm: Path, tiny_checkpoint: Checkpoint, tmp_path: Path
         ([" "], "The prompt is empty"),
         (["What?", "--tools", tmp_path / "none.json"], "none.json"),
         (["What?", "--kv-bits", 4, "--max-kv-size", 64], "both given"),
+        (["What?", "--pipeline"], "there is one process. Start each rank with mlx.launch"),
+        (["What?", "--memory", "64GB"], "--memory says how --pipeline divides a model"),
     ]:
         status, out, err = run("generate", *arguments, "-m", glm)
         assert (status, out) == (1, "")
