@@ -116,7 +116,7 @@ def _room(memory: int) -> int:
 def _advice(short: Mapping[int, tuple[int, int]]) -> str:
     rank, (needed, room) = next(iter(short.items()))
     return (
-        f"rank {rank} needs {_gigabytes(needed)} with {TOKENS} tokens and has {_gigabytes(room)}, {USABLE * ROOM:.0%} "
+        f"rank {rank} needs {_in_words(needed)} with {TOKENS} tokens and has {_in_words(room)}, {USABLE * ROOM:.0%} "
         "of its memory: take more machines, one with more memory in its place, or fewer bits"
     )
 
@@ -125,14 +125,15 @@ def in_lines(result: Mapping[str, object]) -> dict[str, object]:
     """The same for a reader: a line for each rank, and what the first has of the model."""
     ranks = cast("list[dict[str, object]]", result["ranks"])
     lines: dict[str, object] = {key: value for key, value in result.items() if key not in ("ranks", "room")}
-    lines["bytes"] = _gigabytes(cast(int, result["bytes"]))
+    lines["bytes"] = _in_words(cast(int, result["bytes"]))
     for rank in ranks:
         size, tokens = cast(int, rank["bytes"]), cast(int, rank["bytes of 1000 tokens"])
         held = f", {rank['layers']} layers" if "layers" in rank else ""
-        lines[f"rank {rank['rank']}"] = f"{_gigabytes(size)}{held}, and {math.ceil(tokens / 10**6)} MB for 1,000 tokens"
+        lines[f"rank {rank['rank']}"] = f"{_in_words(size)}{held}, and {math.ceil(tokens / 10**6)} MB for 1,000 tokens"
     parts = [f"{what} {much}" for what, much in ranks[0].items() if isinstance(much, str)]
     return lines | {"of the model": f"rank 0 has {', '.join(parts)}"}
 
 
-def _gigabytes(size: int) -> str:
-    return f"{math.ceil(size / 10**8) / 10:.1f} GB"
+def _in_words(size: int) -> str:
+    """Rounded up."""
+    return f"{math.ceil(size / 10**8) / 10:.1f} GB" if size > 10**9 else f"{math.ceil(size / 10**6)} MB"
