@@ -113,4 +113,4 @@ def test_what_is_selected_shows_in_forced_colours(opened: Opening) -> None:
     page.keyboard.press("Space")
     until(page, "document.querySelector('[aria-selected=true]') !== null")
     page.keyboard.press("ArrowRight")
-    assert page.eval_on_selector("[aria-selected=true]", "one => getComputedStyle(one).outlineWidth") == "4px"
+    until(page, "getComputedStyle(document.querySelector('[aria-selected=true]')).outlineWidth === '4px'")
