@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -48,6 +49,18 @@ def started(
         for process in running:
             process.kill()
             process.communicate()
+
+
+def idles(pid: int) -> bool:
+    """Whether a process takes less than a tenth of a processor for two seconds. It needs Linux's /proc."""
+
+    def used() -> int:
+        """Hundredths of a second."""
+        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+    before = used()
+    time.sleep(2)
+    return used() - before < 20
 
 
 def run_all(folder: Path, *commands: list[str], timeout: float = 200) -> list[tuple[int, str, str]]:

@@ -18,7 +18,7 @@ import pytest
 from comparing import LONG
 from glm_side_files import write_glm_side_files
 from glm_tiny import DENSE, MOE, glm_config, glm_weights
-from several import HERE, environment, run_all, started
+from several import HERE, environment, idles, run_all, started
 from tiny import write_checkpoint, write_json
 
 import mlx_mm
@@ -208,6 +208,26 @@ def test_the_first_rank_speaks(name: str, tmp_path: Path) -> None:
     assert (first, second) == (0, 0)
     assert said.strip() == name
     assert not silent
+
+
+@LONG[0]
+@LONG[1]
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
+def test_ranks_sleep_while_a_chat_waits(tmp_path: Path) -> None:
+    """Where MLX waits for a rank, it keeps a processor busy."""
+    words = ["-m", "mlx_mm", "chat", "--temperature", "0"]
+    with started(tmp_path, words, words, stdin=subprocess.PIPE) as (first, second):
+        assert first.stdin is not None
+        assert first.stdout is not None
+        for _ in range(2):
+            first.stdin.write("Hello.\n")
+            first.stdin.flush()
+            assert first.stdout.readline() == "Hello! I am a small model. I know emoji.\n"
+            time.sleep(0.5)
+            assert idles(second.pid)
+        first.stdin.write("/exit\n")
+        first.stdin.flush()
+        assert (first.wait(60), second.wait(60)) == (0, 0)
 
 
 @pytest.mark.parametrize("how", [pytest.param(signal.SIGKILL, marks=LONG), pytest.param(signal.SIGSTOP, marks=LONG)])

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         return 0 if opened is None else _talk_with(args, *opened)
 
 
-def _talk_with(args: argparse.Namespace, model: "Model", processor: "Processor") -> int:
+def _talk_with(args: argparse.Namespace, model: "Model", processor: "Processor", rest: Callable[[], None]) -> int:
     from mlx_mm import Conversation
 
     system, size, bits = args.system or None, args.max_kv_size, args.kv_bits
@@ -58,6 +58,7 @@ def _talk_with(args: argparse.Namespace, model: "Model", processor: "Processor")
         show_stats=args.stats,
         show_thinking=args.show_thinking,
         as_options=args.as_options,
+        rest=rest,
     )
 
 
@@ -68,18 +69,19 @@ def talk(
     show_stats: bool = False,
     show_thinking: bool = False,
     as_options: Callable[[str], str] = str,
+    rest: Callable[[], None] = lambda: None,
 ) -> int:
     """Read questions until the input ends; the status is 1 where a piped one could not be answered.
 
     begin: makes a conversation in which nothing was said. options: of `Conversation.ask`. as_options: puts the names of
-    options in the place of those of arguments.
+    options in the place of those of arguments. rest: called before a line is waited for.
     """
     piped = not watched(sys.stdin)
     screen = Screen(show_thinking=show_thinking)
     if not piped:
         note("Type a question; /help lists what else there is. Ctrl-C stops an answer, Ctrl-D leaves.")
     conversation, waiting, failed = begin(), Attachments(), False
-    while (line := _read(piped)) is not None:
+    while (line := _read(piped, rest)) is not None:
         try:
             if line.startswith("/") and not is_there(line.split()[0], url=False):
                 order, _, argument = line.partition(" ")
@@ -102,8 +104,9 @@ def talk(
     return int(failed and piped)
 
 
-def _read(piped: bool) -> str | None:
+def _read(piped: bool, rest: Callable[[], None]) -> str | None:
     """The next line that is not empty; None at the end."""
+    rest()
     while True:
         try:
             line = stdin_line() if piped else input("> ")

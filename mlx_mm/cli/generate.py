@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     refuse_idle(args.image, args.video, args.max_pixels, args.fps)
     with loaded(open_generator(args.model, args.revision), pipeline=args.pipeline, memory=args.memory) as opened:
-        return 0 if opened is None else _answer(args, messages, tools, *opened)
+        return 0 if opened is None else _answer(args, messages, tools, *opened[:2])
 
 
 def _answer(

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlx_mm.cli.division import read_memory
@@ -74,8 +75,9 @@ def joined() -> Iterator[Ranks | None]:
 @contextlib.contextmanager
 def loaded(
     checkpoint: Opened, *, pipeline: bool = False, memory: str | None = None
-) -> "Iterator[tuple[Model, Processor] | None]":
-    """The model and its processor; of several ranks, to rank 0, and None to the others once they have followed it.
+) -> "Iterator[tuple[Model, Processor, Callable[[], None]] | None]":
+    """The model, its processor, and what lets other ranks sleep until the model is asked again; of several ranks, to
+    rank 0, and None to the others once they have followed it.
 
     pipeline: whether these have different layers, instead of a part of each; by the memory of their machines, as of
     `read_memory`, or as much each.
@@ -88,20 +90,20 @@ def loaded(
         if together is None:
             if pipeline:
                 raise InputError(f"--pipeline divides a model, and there is one process. {HOW_TO_LAUNCH}")
-            yield checkpoint.load()
+            yield *checkpoint.load(), lambda: None
             return
-        from mlx_mm.generation.following import dismiss, follow
+        from mlx_mm.generation.following import dismiss, follow, rest
 
         with in_touch():
             shares = read_memory(memory, together.group.size())
             model, processor = checkpoint.load(group=together.group, pipeline=shares or pipeline)
             assert model.kind == "generator"  # the only one that is divided
             if together.group.rank():
-                follow(model)
+                follow(model, together.alarm.sleep)
                 yield None
                 return
             try:
-                yield model, processor
+                yield model, processor, partial(rest, model, together.alarm.wake)
             finally:
                 dismiss(model)
 
