@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -49,6 +50,17 @@ def started(
         for process in running:
             process.kill()
             process.communicate()
+
+
+def chat_without(lost: int, how: signal.Signals, folder: Path, *options: str) -> tuple[int, str]:
+    """Status and stderr of the other of two ranks, of which one is lost while rank 0 waits for a line of a chat."""
+    words = ["-m", "mlx_mm", "chat", *options]
+    with started(folder, words, words, stdin=subprocess.PIPE) as ranks:
+        time.sleep(8)
+        os.kill(ranks[lost].pid, how)
+        other = ranks[1 - lost]
+        assert other.stderr is not None
+        return other.wait(60), other.stderr.read()
 
 
 def idles(pid: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 from comparing import LONG
 from glm_side_files import write_glm_side_files
 from glm_tiny import DENSE, MOE, glm_config, glm_weights
-from several import HERE, environment, idles, run_all, started
+from several import HERE, chat_without, environment, idles, run_all, started
 from tiny import write_checkpoint, write_json
 
 import mlx_mm
@@ -233,11 +232,6 @@ def test_ranks_sleep_while_a_chat_waits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [pytest.param(signal.SIGKILL, marks=LONG), pytest.param(signal.SIGSTOP, marks=LONG)])
 def test_a_lost_rank_ends_the_others(how: signal.Signals, tmp_path: Path) -> None:
     """While the first waits for somebody to say something."""
-    words = ["-m", "mlx_mm", "chat"]
-    with started(tmp_path, words, words, stdin=subprocess.PIPE) as (first, second):
-        time.sleep(8)
-        os.kill(second.pid, how)
-        assert first.wait(60) == 1
-        assert first.stderr is not None
-        err = first.stderr.read()
-        assert "Rank 1 of 2 has ended, or cannot be reached" in err or "cannot find each other" in err
+    status, err = chat_without(1, how, tmp_path)
+    assert status == 1
+    assert "Rank 1 of 2 has ended, or cannot be reached" in err or "cannot find each other" in err

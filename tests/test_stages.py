@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 from comparing import LONG
 from glm_side_files import write_glm_side_files
 from glm_tiny import DENSE, MOE, glm_config, glm_weights
-from several import HERE, environment, run_all, started
+from several import HERE, chat_without, environment, run_all
 from tiny import write_checkpoint
 
 import mlx_mm
@@ -114,14 +112,9 @@ def test_stages_compute_what_one_process_does(folders: dict[str, Path], tmp_path
 
 @pytest.mark.parametrize("how", [pytest.param(signal.SIGKILL, marks=LONG), pytest.param(signal.SIGSTOP, marks=LONG)])
 def test_a_lost_stage_ends_the_others(how: signal.Signals, tmp_path: Path) -> None:
-    words = ["-m", "mlx_mm", "chat", "--pipeline", "--memory", "2GB,1GB"]
-    with started(tmp_path, words, words, stdin=subprocess.PIPE) as (first, second):
-        time.sleep(8)
-        os.kill(first.pid, how)
-        assert second.wait(60) == 1
-        assert second.stderr is not None
-        err = second.stderr.read()
-        assert "Rank 0 of 2 has ended, or cannot be reached" in err or "cannot find each other" in err
+    status, err = chat_without(0, how, tmp_path, "--pipeline", "--memory", "2GB,1GB")
+    assert status == 1
+    assert "Rank 0 of 2 has ended, or cannot be reached" in err or "cannot find each other" in err
 
 
 @pytest.mark.parametrize("name", [pytest.param("cat", marks=LONG)])

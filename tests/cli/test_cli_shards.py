@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from command_line import Run, assert_one_error
-
-from mlx_mm.checkpoint import hub
-
-PICTURES = sorted((hub.BUNDLED / "pictures").glob("*.png"))[:12]
+from sharing import PICTURES, rows_of, write_photos
 
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A folder with pictures, in the current one."""
-    (tmp_path / "photos" / "deep").mkdir(parents=True)
-    for number, picture in enumerate(PICTURES):
-        shutil.copy2(picture, tmp_path / "photos" / ("deep" if number % 2 else "."))
+    write_photos(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     return "photos"
-
-
-def rows_of(path: str) -> dict[str, bytes]:
-    with np.load(path) as arrays:
-        return {str(name): row.tobytes() for name, row in zip(arrays["ids"], arrays["vectors"], strict=True)}
 
 
 def test_embedded_shards_are_the_whole(photos: str, run: Run) -> None:

@@ -5,36 +5,25 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from command_line import Run, environment
 from comparing import LONG
-
-from mlx_mm.checkpoint import hub
+from sharing import rows_of, write_photos
 
 pytestmark = [*LONG]
 _PORTS = itertools.count(0, 10_001)
-PICTURES = sorted((hub.BUNDLED / "pictures").glob("*.png"))[:12]
 
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A folder with pictures, in the current one."""
-    (tmp_path / "photos" / "deep").mkdir(parents=True)
-    for number, picture in enumerate(PICTURES):
-        shutil.copy2(picture, tmp_path / "photos" / ("deep" if number % 2 else "."))
+    write_photos(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     return "photos"
-
-
-def rows_of(path: str) -> dict[str, bytes]:
-    with np.load(path) as arrays:
-        return {str(name): row.tobytes() for name, row in zip(arrays["ids"], arrays["vectors"], strict=True)}
 
 
 def launched(*words: str) -> subprocess.CompletedProcess[str]:
