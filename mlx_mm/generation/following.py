@@ -27,7 +27,7 @@ from mlx_mm.generation.request import LayerCache, Request, SharedDecoder
 from mlx_mm.generation.twins import Twin, forgotten
 from mlx_mm.processing.batch import Batch
 
-# What is told, each with some numbers: those of twins, and others. NEW ones come first.
+# What is told, each with some numbers: those of twins, and others. That of a new twin comes first.
 END, REST, FORGET, REQUEST, RUN, ROW, DECODE, MERGE, EXTEND, FILTER, EXTRACT, COPY = range(12)
 Rows: TypeAlias = list[Any]  # mlx_lm's caches of a prompt, or of a batch, and at the end its deltas
 
