@@ -29,8 +29,8 @@ import mlx_mm
 from mlx_mm.backend.watching import Watched
 from mlx_mm.evaluate.outputs import answers, prompts, results
 from mlx_mm.probes import bundled_probes, fitting, prepared, run
+from mlx_mm.quantize.inputs import inputs_of, shrunk_squares
 from mlx_mm.quantize.methods import METHODS
-from mlx_mm.quantize.rounding import inputs_of, shrunk_squares
 from mlx_mm.quantize.scheme import QuantConfig
 
 MINILM = "all-MiniLM-L6-v2"

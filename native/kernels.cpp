@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "elementwise.h"
 #include "experts.h"
+#include "grids.h"
 #include "mel.h"
 #include "norms.h"
 #include "peaks.h"
@@ -19,5 +20,5 @@ namespace mm {
 extern const Kernels MM_NAME(MM_SET);
 const Kernels MM_NAME(MM_SET) = {kPanel,     pack,  product, experts, attention, layer_norm, rms_norm,
                                  activation, gated, rotate,  patches, peak,      take_rows,  mel,
-                                 scan};
+                                 scan,       fit_grid, round_group};
 }  // namespace mm

@@ -20,6 +20,8 @@ struct Kernels {
   decltype(&mm_take_rows) take_rows;
   decltype(&mm_mel) mel;
   decltype(&mm_scan) scan;
+  decltype(&mm_fit_grid) fit_grid;
+  decltype(&mm_round_group) round_group;
 };
 
 }  // namespace mm

@@ -23,8 +23,8 @@ from mlx_mm.models.contracts import Modality
 from mlx_mm.probes import Probes, fitting
 from mlx_mm.progress import Progress, progressing
 from mlx_mm.quantize.budget import Option
+from mlx_mm.quantize.inputs import Inputs, inputs_of
 from mlx_mm.quantize.methods import Method
-from mlx_mm.quantize.rounding import Inputs, inputs_of
 from mlx_mm.quantize.scheme import QuantConfig
 
 ROWS = 256  # inputs of a layer that are tried

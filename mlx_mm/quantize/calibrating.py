@@ -20,8 +20,8 @@ from mlx_mm.backend.streams import check_wanted, compute
 from mlx_mm.backend.watching import Watched
 from mlx_mm.checkpoint.rows import Rows
 from mlx_mm.quantize.apply import Layers
+from mlx_mm.quantize.inputs import Floats, Inputs, inputs_of
 from mlx_mm.quantize.recipes import Planned
-from mlx_mm.quantize.rounding import Floats, Inputs, inputs_of
 from mlx_mm.quantize.scheme import AFFINE
 from mlx_mm.quantize.writing import Writing
 

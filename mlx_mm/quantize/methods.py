@@ -8,7 +8,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_mm.errors import QuantizationError, shown
-from mlx_mm.quantize.rounding import Floats, Inputs, rounded
+from mlx_mm.quantize.inputs import Floats, Inputs
+from mlx_mm.quantize.rounding import rounded
 from mlx_mm.quantize.scheme import AFFINE, QuantConfig
 
 # Rows of a weight (…, out, in), in the order of the file, -> packed weight, scales and, of the affine mode, biases
@@ -57,4 +58,4 @@ def find_method(name: str) -> Method:
 
 
 def _as_numpy(rows: mx.array) -> Floats:
-    return np.array(rows.astype(mx.float32))
+    return np.asarray(rows.astype(mx.float32))

@@ -7,32 +7,29 @@ A group of a row has a scale and a bias; a weight is then scale · code + bias, 
   least squares. A column weighs as much as the energy of its inputs.
 - compensated: columns are rounded one after the other, and those to come are changed so that the layer's outputs, for
   the inputs that were seen, stay as near as they can: GPTQ (Frantar et al., arXiv 2210.17323), with grids searched on
-  the changed weights. With H = Σ x·xᵀ = R·Rᵀ, R upper triangular, the errors δ of a row cost
-  Σᵢ (Rᵢᵢ·δᵢ + Σ Rₖᵢ·δₖ over k < i)², so column i is rounded at wᵢ + Σ (Rₖᵢ / Rᵢᵢ)·(wₖ − qₖ). These are GPTQ's numbers,
-  without its inverse of H.
+  the changed weights. With R of `inputs.py`, column i is rounded at wᵢ + Σ (Rₖᵢ / Rᵢᵢ)·(wₖ − qₖ) over k < i. These are
+  GPTQ's numbers, without its inverse of H.
 """
 
-from dataclasses import dataclass
-from itertools import pairwise, product
-from typing import TypeAlias
+import ctypes
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
 from mlx_mm.backend.blas import numpy_on_one_thread
+from mlx_mm.backend.native import calls, grids, signatures
+from mlx_mm.backend.native.library import open_library
 from mlx_mm.backend.streams import check_wanted
+from mlx_mm.quantize.inputs import Floats, Inputs, column_blocks
 from mlx_mm.quantize.scheme import QuantConfig
 
-Floats: TypeAlias = npt.NDArray[np.float32]
 Codes: TypeAlias = npt.NDArray[np.uint8]
+Words: TypeAlias = npt.NDArray[np.uint32]
+Grids: TypeAlias = tuple[Words, Floats, Floats]  # packed weight, scales, biases
 
-# H is taken on the way to its mean diagonal: of `width` columns and n inputs by width / (width + 2·n), but no less than
-# this. GPTQ's 1 % (section 3.3) fits a layer to the few inputs that were seen, of a few texts or pictures whose rows
-# resemble each other; on others it then loses more than a search (docs/quantisation.md, "Methods").
-LEAST_SHARE = 0.1
-MOST_COLUMNS = 2048  # that H relates to each other: its factors take the cube of them
-FACTOR_COLUMNS = 128  # of those that one step finds
 ROWS_AT_ONCE = 1024  # of a weight: the columns of a group then fit a processor's cache
 # Shares of a group's range that are cut off at either end, by bits, in all pairs: the coarser, the more it is worth.
 CUTS = {
@@ -46,108 +43,109 @@ CUTS = {
 REFITS = 2  # of the best of them
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What the inputs of a layer say of the columns of its weight.
+class _Group(NamedTuple):
+    """Columns of a weight that have a grid. shares: (size,) by which they weigh, 1 together.
 
-    energy: (in,), the sum of their squares. triangles: R, each column divided by its diagonal, for each of
-    `column_blocks`; None where errors are not compensated.
+    Where errors are compensated, within: (size, size) what each of the columns adds to those after it. before: (size,
+    earlier) the same of the columns `earlier`, None of the first. apart: (size, size) from what is wanted of the
+    columns one by one to what they would be if none of them was rounded, to which a grid is fitted.
     """
 
-    energy: Floats
-    triangles: tuple[Floats, ...] | None = None
-
-
-@numpy_on_one_thread()
-def inputs_of(x: Floats, group_size: int | None) -> Inputs:
-    """Of inputs (rows, in). group_size: of the weight whose errors are to be compensated, None where they are not."""
-    if group_size is None:
-        energy, share = np.einsum("ij,ij->j", x, x), _share(*x.shape)
-        return Inputs((1 - share) * energy + np.float32(share * energy.mean()))
-    squares = [shrunk_squares(x[:, part]) for part in column_blocks(x.shape[1], group_size)]
-    return Inputs(np.concatenate([each.diagonal() for each in squares]), tuple(map(_triangle, squares)))
-
-
-def shrunk_squares(x: Floats) -> Floats:
-    """H of inputs (rows, in), as far on the way to its mean diagonal as they are too few."""
-    squares, share = x.T @ x, _share(*x.shape)
-    mean = float(squares.diagonal().mean())
-    squares *= 1 - share
-    squares[np.diag_indices_from(squares)] += share * mean if mean > 0 else 1.0
-    return squares
-
-
-def _share(rows: int, width: int) -> float:
-    return max(LEAST_SHARE, width / (width + 2 * rows))
-
-
-def column_blocks(width: int, group_size: int) -> list[slice]:
-    """The fewest blocks of whole groups, alike in size, that MOST_COLUMNS allows."""
-    groups, count = width // group_size, -(-width // MOST_COLUMNS)
-    bounds = [groups * number // count * group_size for number in range(count + 1)]
-    return [slice(*pair) for pair in pairwise(bounds)]
-
-
-def _triangle(squares: Floats) -> Floats:
-    """R of H = R·Rᵀ, each column divided by its diagonal. By blocks of columns, the last first: mostly products, which
-    take a third of the time of LAPACK's factors where H is 3072 wide."""
-    upper = np.zeros_like(squares)
-    for stop in range(len(squares), 0, -FACTOR_COLUMNS):
-        first = max(stop - FACTOR_COLUMNS, 0)
-        block = slice(first, stop)
-        left = squares[:stop, block] - upper[:stop, stop:] @ upper[block, stop:].T
-        own = np.linalg.cholesky(left[first:][::-1, ::-1])[::-1, ::-1]  # of the reversed matrix, R from its end
-        upper[block, block] = own
-        upper[:first, block] = left[:first] @ np.linalg.inv(own).T
-    upper /= upper.diagonal().copy()
-    return upper
+    columns: slice
+    shares: Floats
+    within: Floats | None = None
+    earlier: slice = slice(0)
+    before: Floats | None = None
+    apart: Floats | None = None
 
 
 @numpy_on_one_thread()
 def rounded(weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs | None = None) -> list[mx.array]:
     """(out, in) -> packed weight, scales and biases of `dtype`. Without inputs all columns weigh the same, and without
     their triangles no errors are compensated."""
-    inputs = inputs or Inputs(np.ones(weight.shape[1], np.float32))
-
-    def round_rows(first: int) -> tuple[npt.NDArray[np.uint32], Floats, Floats]:
+    groups = _groups(weight.shape[1], scheme.group_size, inputs or Inputs(np.ones(weight.shape[1], np.float32)))
+    library = open_library()
+    parts = []
+    for first in range(0, len(weight), ROWS_AT_ONCE):
         check_wanted()
-        columns = np.array(weight[first : first + ROWS_AT_ONCE].T, np.float32, order="C")  # a copy, to be changed
-        codes, scales, biases = _round_columns(columns, scheme, dtype, inputs)
-        return pack(codes.T, scheme.bits), scales.T, biases.T
-
-    parts = [round_rows(first) for first in range(0, len(weight), ROWS_AT_ONCE)]
+        rows = weight[first : first + ROWS_AT_ONCE]
+        if library is None:
+            parts.append(_by_numpy(rows, scheme, dtype, groups))
+        else:
+            parts.append(_by_kernels(library, rows, scheme, dtype, groups))
     packed, scales, biases = (np.concatenate(part) for part in zip(*parts, strict=True))
     return [mx.array(packed), mx.array(scales).astype(dtype), mx.array(biases).astype(dtype)]
 
 
-def _round_columns(
-    columns: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs
-) -> tuple[Codes, Floats, Floats]:
-    """A transposed weight (in, out) -> codes (in, out), scales and biases (groups, out). With compensation its errors
-    stand in its place afterwards."""
-    (width, count), size = columns.shape, scheme.group_size
-    codes = np.empty((width, count), np.uint8)
-    scales, biases = np.empty((2, width // size, count), np.float32)
+def _groups(width: int, size: int, inputs: Inputs) -> list[_Group]:
+    groups = []
     blocks = column_blocks(width, size)
     for block, triangle in zip(blocks, inputs.triangles or [None] * len(blocks), strict=True):
         for first in range(block.start, block.stop, size):
-            group, place = slice(first, first + size), first - block.start
-            weights = wanted = columns[group]
-            if triangle is not None and place:
+            group = _Group(slice(first, first + size), _shares(inputs.energy[first : first + size]))
+            if triangle is not None:
+                place = first - block.start
                 beside = slice(place, place + size)
-                change = triangle[:place, beside].T @ columns[block.start : first]
-                wanted = weights + change
-                # What the columns of the group would be if none of them was rounded: a grid is fitted to that.
-                weights = weights + np.linalg.inv(triangle[beside, beside].T) @ change
-            scale, bias = fit_grid(weights, inputs.energy[group], scheme.bits)
-            scale, bias = _as_stored(scale, dtype), _as_stored(bias, dtype)
-            scales[first // size], biases[first // size] = scale, bias
-            if triangle is None:
-                codes[group] = _codes(wanted, scale, bias, scheme.bits)
-            else:
-                within = triangle[place : place + size, place : place + size]
-                codes[group] = _round_group(columns[group], wanted, within, scale, bias, scheme.bits)
-    return codes, scales, biases
+                within = np.ascontiguousarray(triangle[beside, beside])
+                group = group._replace(within=within)
+                if place:
+                    before, apart = np.ascontiguousarray(triangle[:place, beside].T), np.linalg.inv(within)
+                    group = group._replace(earlier=slice(block.start, first), before=before, apart=apart)
+            groups.append(group)
+    return groups
+
+
+def _pairs(bits: int) -> list[tuple[float, float]]:
+    """What is cut off below and above."""
+    return [(below, above) for below in CUTS[bits] for above in CUTS[bits]]
+
+
+def _shares(energy: Floats) -> Floats:
+    total = energy.sum()
+    return (energy / total if total > 0 else np.full_like(energy, 1 / len(energy))).astype(np.float32)
+
+
+def _by_kernels(
+    library: ctypes.CDLL, weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, groups: Sequence[_Group]
+) -> Grids:
+    errors = np.array(weight, np.float32, order="C")  # a copy: with compensation, errors come to stand in it
+    rows, width = errors.shape
+    packed = np.empty((rows, width * scheme.bits // 32), np.uint32)
+    scales, biases = np.empty((2, rows, len(groups)), np.float32)
+    cuts = _pairs(scheme.bits)
+    for number, (words, group) in enumerate(zip(np.split(packed, len(groups), axis=1), groups, strict=True)):
+        own = errors[:, group.columns]
+        change = None if group.before is None else _times(library, errors[:, group.earlier], group.before)
+        grid = grids.fit_grid(library, own, group.shares, cuts, REFITS, scheme.bits, change, group.apart)
+        grid = _as_stored(grid[0], dtype), _as_stored(grid[1], dtype)
+        grids.round_group(library, own, change, group.within, grid, scheme.bits, words)
+        scales[:, number], biases[:, number] = grid
+    return packed, scales, biases
+
+
+def _times(library: ctypes.CDLL, x: Floats, weight: Floats) -> Floats:
+    """x (R, K) times the transpose of a weight (N, K) -> (R, N)."""
+    of = signatures.Weight(signatures.ROWS, signatures.FLOAT32, 0, 0, *weight.shape, calls.address(weight))
+    return calls.product(library, of, x)
+
+
+def _by_numpy(weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, groups: Sequence[_Group]) -> Grids:
+    """The same with columns (in, out), which NumPy takes one after the other."""
+    columns = np.array(weight.T, np.float32, order="C")  # a copy
+    codes = np.empty(columns.shape, np.uint8)
+    scales, biases = np.empty((2, len(groups), len(weight)), np.float32)
+    for number, group in enumerate(groups):
+        fitted = wanted = own = columns[group.columns]
+        if group.before is not None and group.apart is not None:
+            change = group.before @ columns[group.earlier]
+            wanted, fitted = own + change, own + group.apart.T @ change
+        scale, bias = (_as_stored(part, dtype) for part in _fit_grid(fitted, group.shares, scheme.bits))
+        scales[number], biases[number] = scale, bias
+        if group.within is None:
+            codes[group.columns] = _codes(wanted, scale, bias, scheme.bits)
+        else:
+            codes[group.columns] = _round_group(own, wanted, group.within, scale, bias, scheme.bits)
+    return pack(codes.T, scheme.bits), scales.T, biases.T
 
 
 def _round_group(errors: Floats, wanted: Floats, within: Floats, scale: Floats, bias: Floats, bits: int) -> Floats:
@@ -161,21 +159,20 @@ def _round_group(errors: Floats, wanted: Floats, within: Floats, scale: Floats, 
     return codes
 
 
-def fit_grid(group: Floats, energy: Floats, bits: int) -> tuple[Floats, Floats]:
+def _fit_grid(group: Floats, weights: Floats, bits: int) -> tuple[Floats, Floats]:
     """Scale and bias (out,) for the groups (group, out) of as many rows.
 
-    Weighted by energy (group,), the codes c of a range have the refitted scale cov(c, w) / var(c), which leaves the
+    Weighted by `weights` (group,), the codes c of a range have the refitted scale cov(c, w) / var(c), which leaves the
     error var(w) − cov(c, w)² / var(c).
     """
     most, half = 2**bits - 1, np.float32((2**bits - 1) / 2)
     low, high = group.min(axis=0), group.max(axis=0)
     scale = (high - low) / most
     bias = low
-    weights = (energy / energy.sum() if energy.sum() > 0 else np.full_like(energy, 1 / len(energy))).astype(np.float32)
     best = np.full_like(low, -1)
     level = weights @ group
     centred = group - level
-    pairs = list(product(CUTS[bits], repeat=2))
+    pairs = _pairs(bits)
     for turn in range(len(pairs) + REFITS):
         if turn < len(pairs):
             below, above = (np.float32(cut) for cut in pairs[turn])

@@ -12,10 +12,10 @@ from mlx_mm.backend.streams import computing
 from mlx_mm.checkpoint import matching, writing
 from mlx_mm.checkpoint.reading import Checkpoint
 from mlx_mm.checkpoint.rows import Rows
+from mlx_mm.quantize.inputs import Inputs
 from mlx_mm.quantize.methods import METHODS, Method, Rounder
 from mlx_mm.quantize.plan import LayerPlan
 from mlx_mm.quantize.precision import Precision
-from mlx_mm.quantize.rounding import Inputs
 from mlx_mm.quantize.scheme import AFFINE, QuantConfig
 
 

@@ -53,7 +53,7 @@ def test_numpy_has_one_thread_inside_and_as_many_as_before_afterwards():
         from pathlib import Path
         import numpy as np
         from mlx_mm.backend.blas import numpy_on_one_thread
-        from mlx_mm.quantize.rounding import inputs_of
+        from mlx_mm.quantize.inputs import inputs_of
         (file,) = [*Path(np.__file__).parent.with_name("numpy.libs").glob("*openblas*")] or [sys.exit(print("none"))]
         library = ctypes.CDLL(str(file))
         name = "openblas_{}_num_threads64_" if hasattr(library, "openblas_get_num_threads64_") else None

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from tiny import hashed
 
-from mlx_mm.quantize.rounding import LEAST_SHARE, Inputs, inputs_of, pack, rounded, shrunk_squares
+from mlx_mm.quantize.inputs import LEAST_SHARE, Inputs, inputs_of, shrunk_squares
+from mlx_mm.quantize.rounding import pack, rounded
 from mlx_mm.quantize.scheme import QuantConfig
 
 AFFINE_BITS = (2, 3, 4, 5, 6, 8)
@@ -132,7 +133,7 @@ def test_what_a_file_of_16_bits_loses_is_compensated_too() -> None:
 
 
 def test_blocks_of_columns_know_nothing_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_mm.quantize.rounding.MOST_COLUMNS", 96)
+    monkeypatch.setattr("mlx_mm.quantize.inputs.MOST_COLUMNS", 96)
     scheme, weight, x = QuantConfig(4, 32), weights(8, 192), inputs(500, 192)
     packed, scales, biases = rounded(weight, scheme, mx.float32, inputs_of(x, 32))
     halves = [
