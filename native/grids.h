@@ -74,7 +74,7 @@ MM_KERNEL Grid fit(const mm_grid_call& c, const vf* x) {
 }
 
 int32_t fit_grid(const mm_grid_call* c) {
-  if (c->size % 32 || c->size > kLargestGroup) return MM_UNSUPPORTED;
+  if (c->size < 32 || c->size % 32 || c->size > kLargestGroup) return MM_UNSUPPORTED;
   mm::parallel(ceil_div(c->rows, kRowsPerJob), [=](int64_t job) {
     vf x[kLargestGroup], change[kLargestGroup];
     for (int64_t r = job * kRowsPerJob; r < least(c->rows, (job + 1) * kRowsPerJob); r += W) {
@@ -131,7 +131,7 @@ MM_KERNEL void round_rows(const mm_round_call& c, int64_t first, int64_t rows) {
 }
 
 int32_t round_group(const mm_round_call* c) {
-  if (c->size % 32 || c->size > kLargestGroup) return MM_UNSUPPORTED;
+  if (c->size < 32 || c->size % 32 || c->size > kLargestGroup) return MM_UNSUPPORTED;
   mm::parallel(ceil_div(c->rows, kRowsPerJob), [=](int64_t job) {
     for (int64_t r = job * kRowsPerJob; r < least(c->rows, (job + 1) * kRowsPerJob); r += W)
       round_rows(*c, r, least(W, c->rows - r));

@@ -21,6 +21,7 @@ void test_all(uint64_t seed) {
     test_rows(few, random);
     test_attentions(few, random);
     test_products(few, random);
+    test_grids(few, random);
   }
 }
 

@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import build  # noqa: E402
 
-TESTS = ("kernels_test", "product_test", "attention_test", "rows_test")
+TESTS = ("kernels_test", "product_test", "attention_test", "rows_test", "grids_test")
 SANITIZED = ("-O1", "-g", "-fno-omit-frame-pointer")
 UNDEFINED = (  # what is left out takes most of the time to compile, and the memory around the arrays would tell, too
     "-fsanitize=address,undefined",

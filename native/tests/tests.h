@@ -9,3 +9,4 @@ using Sizes = std::vector<int64_t>;
 void test_products(bool few, Random& random);
 void test_attentions(bool few, Random& random);
 void test_rows(bool few, Random& random);
+void test_grids(bool few, Random& random);

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mlx_mm.backend.native import calls, mel, signatures
+from mlx_mm.backend.native import calls, grids, mel, signatures
 from mlx_mm.backend.native.calls import Floats
 
 TOLERANCE = 1e-4
@@ -89,6 +89,19 @@ def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]
     high, low = random.integers(-7, 8, (2, 2, 64), dtype=np.int8)  # with sums below 2^24, which float32 holds
     whole = (128.0 * high + low) @ bytes_.T.astype(np.float64)
     yield "mm_scan", calls.scan(library, bytes_, high, low), whole.astype(np.float32), 0.0
+
+    steps = random.integers(0, 15, (5, 32)).astype(np.float32)
+    steps[:, :2] = 0, 15
+    on_grid, shares = steps * 0.5 - 3, np.full(32, 1 / 32, np.float32)
+    grid = grids.fit_grid(library, on_grid, shares, [(0.0, 0.0)], 0, 4)
+    yield "mm_fit_grid", np.stack(grid), np.repeat(np.array([[0.5], [-3]], np.float32), 5, axis=1), TOLERANCE
+    on_grid[:, 4] += 0.2
+    within, words = np.zeros((32, 32), np.float32), np.zeros((5, 4), np.uint32)
+    within[4, 5] = 2
+    grids.round_group(library, on_grid, None, within, grid, 4, words)
+    steps[:, 5] += 1  # what column 4 errs by, twice, is nearer to the next step
+    codes = words.view(np.uint8)
+    yield "mm_round_group", np.stack([codes & 15, codes >> 4], -1).reshape(5, 32).astype(np.float32), steps, 0.0
 
     window, bank = np.hanning(65)[:-1], np.abs(random.standard_normal((33, 5)))
     frames = np.stack([x.reshape(-1)[start : start + 64] for start in range(0, 257, 24)]) * window
