@@ -2,11 +2,12 @@
 #pragma once
 #include "integers.h"
 #include "pool.h"
+#include "product_float.h"
 
 namespace {
 
 constexpr int64_t kLargestGroup = 128;
-constexpr int64_t kRowsPerJob = 4 * W;
+constexpr int64_t kRowsOfRound = 64;  // whose errors, of some thousand columns, stay in a level 2 cache
 
 struct Grid {
   vf scale, bias;
@@ -42,12 +43,12 @@ MM_INLINE vf nearest(vf x, vf bias, vf inverse, float most) {
 }
 
 // As mlx_mm/quantize/rounding.py finds it: of some ranges and what refits the best of them, what leaves the least error.
-MM_KERNEL Grid fit(const mm_grid_call& c, const vf* x) {
+MM_KERNEL Grid fit(const mm_round_call& c, const float* shares, const vf* x) {
   const float most = float((1 << c.bits) - 1), half = most / 2;
   vf low = x[0], high = x[0], level = {};
   for (int64_t k = 0; k < c.size; k++) {
     low = min(low, x[k]), high = max(high, x[k]);
-    level += c.shares[k] * x[k];
+    level += shares[k] * x[k];
   }
   Grid best = {(high - low) / most, low};
   vf most_gained = all(-1);
@@ -60,7 +61,7 @@ MM_KERNEL Grid fit(const mm_grid_call& c, const vf* x) {
     const vf inverse = inverse_of(tried.scale);
     vf mean = {}, covariance = {}, variance = {};
     for (int64_t k = 0; k < c.size; k++) {
-      const vf code = nearest(x[k], tried.bias, inverse, most) - half, share = c.shares[k] * code;
+      const vf code = nearest(x[k], tried.bias, inverse, most) - half, share = shares[k] * code;
       mean += share, covariance += share * (x[k] - level), variance += share * code;
     }
     variance -= mean * mean;
@@ -73,42 +74,29 @@ MM_KERNEL Grid fit(const mm_grid_call& c, const vf* x) {
   return best;
 }
 
-int32_t fit_grid(const mm_grid_call* c) {
-  if (c->size < 32 || c->size % 32 || c->size > kLargestGroup) return MM_UNSUPPORTED;
-  mm::parallel(ceil_div(c->rows, kRowsPerJob), [=](int64_t job) {
-    vf x[kLargestGroup], change[kLargestGroup];
-    for (int64_t r = job * kRowsPerJob; r < least(c->rows, (job + 1) * kRowsPerJob); r += W) {
-      const int64_t rows = least(W, c->rows - r);
-      turn(c->x + r * c->ldx, c->ldx, rows, c->size, x);
-      if (c->change) {
-        turn(c->change + r * c->size, c->size, rows, c->size, change);
-        for (int64_t k = 0; k < c->size; k++)
-          for (int64_t j = k; j < c->size; j++) x[j] += c->apart[k * c->size + j] * change[k];
-      }
-      const Grid grid = fit(*c, x);
-      rows == W ? store(c->scales + r, grid.scale) : store_some(c->scales + r, grid.scale, rows);
-      rows == W ? store(c->biases + r, grid.bias) : store_some(c->biases + r, grid.bias, rows);
-    }
-  });
-  return MM_OK;
+// Numbers as a file of that type has them: so many bits fewer, rounded to even.
+MM_INLINE vf rounded_bits(vf x, int dropped) {
+  const vi bits = bits_of(x), odd = bits >> dropped & 1;
+  return bits_as_floats((bits + ((1 << (dropped - 1)) - 1) + odd) & -(1 << dropped));
+}
+MM_INLINE vf as_stored(vf x, int32_t type) {
+  if (type == MM_FLOAT32) return x;
+  if (type == MM_BFLOAT16) return rounded_bits(x, 16);
+  constexpr float kRound = 0.75f;  // where steps are 2^-24, those of subnormal half floats
+  const vf normal = rounded_bits(x, 13), most = all(65504.0f);
+  const vf stored = abs(x) < 6.103515625e-5f ? x + kRound - kRound : normal;
+  return abs(stored) > most ? stored * INFINITY : stored;
 }
 
-// Rows `first` to `first + rows`, W at most.
-MM_KERNEL void round_rows(const mm_round_call& c, int64_t first, int64_t rows) {
-  vf x[kLargestGroup], wanted[kLargestGroup];
-  vi words[kLargestGroup * 8 / 32];
-  turn(c.x + first * c.ldx, c.ldx, rows, c.size, x);
-  if (c.change) turn(c.change + first * c.size, c.size, rows, c.size, wanted);
-  for (int64_t k = 0; k < c.size; k++) wanted[k] = c.change ? wanted[k] + x[k] : x[k];
-  const vf scale = rows == W ? load(c.scales + first) : load_some(c.scales + first, rows);
-  const vf bias = rows == W ? load(c.biases + first) : load_some(c.biases + first, rows);
-  const vf inverse = inverse_of(scale);
+// Writes the codes of what is `wanted`, a word at a time for each of W rows; with `within` x becomes what they err.
+MM_KERNEL int64_t round_group(const mm_round_call& c, const Grid& grid, const float* within, vf* wanted, vf* x, vi* words) {
+  const vf inverse = inverse_of(grid.scale);
   const float most = float((1 << c.bits) - 1);
   vi word = {};
   int used = 0;  // bits of the word
   int64_t full = 0;
   for (int64_t k = 0; k < c.size; k++) {
-    const vf code = nearest(wanted[k], bias, inverse, most);
+    const vf code = nearest(wanted[k], grid.bias, inverse, most);
     const vi bits = __builtin_convertvector(code, vi);
     word |= bits << used;
     used += c.bits;
@@ -117,26 +105,68 @@ MM_KERNEL void round_rows(const mm_round_call& c, int64_t first, int64_t rows) {
       used -= 32;
       word = used ? bits >> (c.bits - used) : vi{};
     }
-    if (!c.within) continue;
-    const vf error = x[k] - (code * scale + bias);
+    if (!within) continue;
+    const vf error = x[k] - (code * grid.scale + grid.bias);
     x[k] = error;
-    for (int64_t j = k + 1; j < c.size; j++) wanted[j] += c.within[k * c.size + j] * error;
+    for (int64_t j = k + 1; j < c.size; j++) wanted[j] += within[k * c.size + j] * error;
   }
-  alignas(64) int32_t lanes_of_word[W];
-  for (int64_t k = 0; k < full; k++) {
-    memcpy(lanes_of_word, &words[k], sizeof lanes_of_word);
-    for (int i = 0; i < W && i < rows; i++) c.packed[(first + i) * c.ldp + k] = uint32_t(lanes_of_word[i]);
-  }
-  if (c.within) turn_back(x, rows, c.size, c.x + first * c.ldx, c.ldx);
+  return full;
 }
 
-int32_t round_group(const mm_round_call* c) {
+// Group g of rows `first` to `first + rows`, W at most. change: of these rows, or null.
+static void round_rows(const mm_round_call& c, int64_t g, int64_t first, int64_t rows, const float* change) {
+  vf x[kLargestGroup], wanted[kLargestGroup], fitted[kLargestGroup];
+  vi words[kLargestGroup * 8 / 32];
+  const int64_t cols = c.groups * c.size;
+  float* own = c.x + first * cols + g * c.size;
+  turn(own, cols, rows, c.size, x);
+  if (change) {
+    turn(change, c.size, rows, c.size, wanted);
+    for (int64_t k = 0; k < c.size; k++) fitted[k] = x[k];
+    for (int64_t k = 0; k < c.size; k++) {
+      const vf here = wanted[k];
+      for (int64_t j = k; j < c.size; j++) fitted[j] += c.apart[g][k * c.size + j] * here;
+      wanted[k] = here + x[k];
+    }
+  } else {
+    for (int64_t k = 0; k < c.size; k++) wanted[k] = x[k];
+  }
+  Grid grid = fit(c, c.shares + g * c.size, change ? fitted : x);
+  grid = {as_stored(grid.scale, c.type), as_stored(grid.bias, c.type)};
+  const int64_t count = round_group(c, grid, c.within[g], wanted, x, words);
+  if (c.within[g]) turn_back(x, rows, c.size, own, cols);
+  for (int i = 0; i < W && i < rows; i++) {
+    const int64_t row = first + i;
+    c.scales[row * c.groups + g] = grid.scale[i], c.biases[row * c.groups + g] = grid.bias[i];
+    for (int64_t k = 0; k < count; k++) c.packed[(row * c.groups + g) * count + k] = uint32_t(words[k][i]);
+  }
+}
+
+int32_t round_weight(const mm_round_call* c) {
   if (c->size < 32 || c->size % 32 || c->size > kLargestGroup) return MM_UNSUPPORTED;
-  mm::parallel(ceil_div(c->rows, kRowsPerJob), [=](int64_t job) {
-    for (int64_t r = job * kRowsPerJob; r < least(c->rows, (job + 1) * kRowsPerJob); r += W)
-      round_rows(*c, r, least(W, c->rows - r));
+  const int64_t cols = c->groups * c->size;
+  int32_t status = MM_OK;
+  mm::parallel(ceil_div(c->rows, kRowsOfRound), [&](int64_t job) {
+    const int64_t first = job * kRowsOfRound, rows = least(kRowsOfRound, c->rows - first);
+    const Scratch<float> changes(rows * c->size);
+    bool enough = bool(changes);
+    for (int64_t g = 0; g < c->groups && enough; g++) {
+      const float* change = nullptr;
+      if (c->before[g]) {
+        const mm_weight weight = {MM_PACKED, MM_FLOAT32, 0, 0, c->size, g * c->size - c->earlier[g], c->before[g]};
+        mm_product_call call = {};
+        call.x = c->x + first * cols + c->earlier[g], call.m = rows, call.ldx = cols;
+        call.y = changes.get(), call.ldy = c->size;
+        for (int64_t panel = 0; panel * kPanel < c->size && enough; panel++)
+          enough = multiply_panel({&weight, &call, nullptr}, panel, 0, rows);
+        change = changes.get();
+      }
+      for (int64_t r = 0; r < rows; r += W)
+        round_rows(*c, g, first + r, least(W, rows - r), change ? change + r * c->size : nullptr);
+    }
+    if (!enough) __atomic_store_n(&status, int32_t(MM_NO_MEMORY), __ATOMIC_RELAXED);
   });
-  return MM_OK;
+  return status;
 }
 
 }  // namespace

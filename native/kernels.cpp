@@ -20,5 +20,5 @@ namespace mm {
 extern const Kernels MM_NAME(MM_SET);
 const Kernels MM_NAME(MM_SET) = {kPanel,     pack,  product, experts, attention, layer_norm, rms_norm,
                                  activation, gated, rotate,  patches, peak,      take_rows,  mel,
-                                 scan,       fit_grid, round_group};
+                                 scan,       round_weight};
 }  // namespace mm

@@ -20,8 +20,7 @@ struct Kernels {
   decltype(&mm_take_rows) take_rows;
   decltype(&mm_mel) mel;
   decltype(&mm_scan) scan;
-  decltype(&mm_fit_grid) fit_grid;
-  decltype(&mm_round_group) round_group;
+  decltype(&mm_round) round;
 };
 
 }  // namespace mm

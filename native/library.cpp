@@ -131,5 +131,4 @@ MM_EXPORT int32_t mm_scan(const int8_t* codes, int64_t rows, int64_t width, cons
                           int64_t queries, float* y) {
   return now().scan(codes, rows, width, high, low, queries, y);
 }
-MM_EXPORT int32_t mm_fit_grid(const mm_grid_call* call) { return now().fit_grid(call); }
-MM_EXPORT int32_t mm_round_group(const mm_round_call* call) { return now().round_group(call); }
+MM_EXPORT int32_t mm_round(const mm_round_call* call) { return now().round(call); }

@@ -90,29 +90,24 @@ typedef struct {
   double* y;                        // (frames, filters)
 } mm_mel_call;
 
-// A grid of `bits` for each row of x (rows, size), a group of a weight whose rows are ldx apart; size: a multiple of 32,
-// 128 at most. Of the ranges that leave out shares of a group's own at both ends, and of what refits the best of them so
-// many times, the one whose errors, squared and weighed, are least. With a change (rows, size) the grids are those of
-// x + change apart, where apart (size, size) is 0 below its diagonal.
+// A weight (rows, groups * size) as codes of `bits`, each row of each group on a grid of its own: scale * code + bias.
+// size: a multiple of 32, 128 at most. Of the ranges that leave out shares of a group's own at both ends, and of what
+// refits the best of them so many times, a grid is the one whose errors, squared and weighed, are least.
+//
+// Where a group g has `within` (size, size), errors are compensated: its column j is rounded at x + change + the sum of
+// within[i][j] times the errors of its columns i before it, and x becomes its errors. change is the errors of columns
+// from earlier[g] on times before, of (size, earlier columns) packed by mm_pack, and the grid is that of
+// x + change apart, where apart (size, size) is 0 below its diagonal; without `before` there is no change.
 typedef struct {
-  const float* x;
-  const float *change, *apart;  // or null
-  const float* shares;  // (size,) by which columns weigh, 1 together
+  float* x;
+  const int64_t* earlier;                         // (groups,)
+  const float *const *before, *const *apart, *const *within;  // of each group, or null
+  const float* shares;  // (groups, size) by which columns weigh, 1 together in each group
   const float* cuts;    // (pairs, 2): below, above
-  float *scales, *biases;  // (rows,)
-  int64_t rows, ldx, size, pairs;
-  int32_t refits, bits;
-} mm_grid_call;
-
-// Such a group as codes on its grids. With `within` (size, size), errors are compensated: column j is rounded at
-// x + change + the sum of within[i][j] times the errors of columns i before it, and x becomes its errors.
-typedef struct {
-  float* x;                      // (rows, size), rows ldx apart
-  const float *change, *within;  // (rows, size) and (size, size), or null
-  const float *scales, *biases;  // (rows,)
-  uint32_t* packed;              // (rows, size * bits / 32), rows ldp apart
-  int64_t rows, ldx, size, ldp;
-  int32_t bits;
+  uint32_t* packed;     // (rows, groups * size * bits / 32)
+  float *scales, *biases;  // (rows, groups), numbers of `type`
+  int64_t rows, groups, size, pairs;
+  int32_t refits, bits, type;
 } mm_round_call;
 
 int32_t mm_version(void);
@@ -147,8 +142,7 @@ double mm_peak(int32_t kind);
 int32_t mm_take_rows(const float* x, int64_t batch, int64_t rows, int64_t cols, const int32_t* order, int64_t count,
                      float* y);
 int32_t mm_mel(const mm_mel_call* call);
-int32_t mm_fit_grid(const mm_grid_call* call);
-int32_t mm_round_group(const mm_round_call* call);
+int32_t mm_round(const mm_round_call* call);
 // y[q * rows + r] = row r of codes (rows, width) times 128 high + low of query q, (queries, width) each: exactly but for
 // the rounding to float32. width: a multiple of 64, 65536 at most; inputs are of -127 to 127, codes any bytes.
 int32_t mm_scan(const int8_t* codes, int64_t rows, int64_t width, const int8_t* high, const int8_t* low, int64_t queries,

@@ -3,6 +3,7 @@
 With H = Σ x·xᵀ = R·Rᵀ, R upper triangular, the errors δ of a row of the weight cost Σᵢ (Rᵢᵢ·δᵢ + Σ Rₖᵢ·δₖ over k < i)².
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
@@ -10,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from mlx_mm.backend import device
 from mlx_mm.backend.blas import numpy_on_one_thread
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -40,8 +42,14 @@ def inputs_of(x: Floats, group_size: int | None) -> Inputs:
     if group_size is None:
         energy, share = np.einsum("ij,ij->j", x, x), _share(*x.shape)
         return Inputs((1 - share) * energy + np.float32(share * energy.mean()))
-    squares = [shrunk_squares(x[:, part]) for part in column_blocks(x.shape[1], group_size)]
-    return Inputs(np.concatenate([each.diagonal() for each in squares]), tuple(map(_triangle, squares)))
+
+    def of_block(columns: slice) -> tuple[Floats, Floats]:
+        squares = shrunk_squares(x[:, columns])
+        return squares.diagonal().copy(), _triangle(squares)
+
+    with ThreadPoolExecutor(device.processors()) as threads:
+        energies, triangles = zip(*threads.map(of_block, column_blocks(x.shape[1], group_size)), strict=True)
+    return Inputs(np.concatenate(energies), triangles)
 
 
 def shrunk_squares(x: Floats) -> Floats:

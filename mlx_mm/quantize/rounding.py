@@ -11,24 +11,21 @@ A group of a row has a scale and a bias; a weight is then scale · code + bias, 
   GPTQ's numbers, without its inverse of H.
 """
 
-import ctypes
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
 from mlx_mm.backend.blas import numpy_on_one_thread
-from mlx_mm.backend.native import calls, grids, signatures
+from mlx_mm.backend.native.grids import Grids, Group, round_weight
 from mlx_mm.backend.native.library import open_library
 from mlx_mm.backend.streams import check_wanted
 from mlx_mm.quantize.inputs import Floats, Inputs, column_blocks
 from mlx_mm.quantize.scheme import QuantConfig
 
 Codes: TypeAlias = npt.NDArray[np.uint8]
-Words: TypeAlias = npt.NDArray[np.uint32]
-Grids: TypeAlias = tuple[Words, Floats, Floats]  # packed weight, scales, biases
 
 ROWS_AT_ONCE = 1024  # of a weight: the columns of a group then fit a processor's cache
 # Shares of a group's range that are cut off at either end, by bits, in all pairs: the coarser, the more it is worth.
@@ -43,55 +40,36 @@ CUTS = {
 REFITS = 2  # of the best of them
 
 
-class _Group(NamedTuple):
-    """Columns of a weight that have a grid. shares: (size,) by which they weigh, 1 together.
-
-    Where errors are compensated, within: (size, size) what each of the columns adds to those after it. before: (size,
-    earlier) the same of the columns `earlier`, None of the first. apart: (size, size) from what is wanted of the
-    columns one by one to what they would be if none of them was rounded, to which a grid is fitted.
-    """
-
-    columns: slice
-    shares: Floats
-    within: Floats | None = None
-    earlier: slice = slice(0)
-    before: Floats | None = None
-    apart: Floats | None = None
-
-
 @numpy_on_one_thread()
 def rounded(weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs | None = None) -> list[mx.array]:
     """(out, in) -> packed weight, scales and biases of `dtype`. Without inputs all columns weigh the same, and without
     their triangles no errors are compensated."""
     groups = _groups(weight.shape[1], scheme.group_size, inputs or Inputs(np.ones(weight.shape[1], np.float32)))
     library = open_library()
-    parts = []
-    for first in range(0, len(weight), ROWS_AT_ONCE):
-        check_wanted()
-        rows = weight[first : first + ROWS_AT_ONCE]
-        if library is None:
-            parts.append(_by_numpy(rows, scheme, dtype, groups))
-        else:
-            parts.append(_by_kernels(library, rows, scheme, dtype, groups))
-    packed, scales, biases = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if library is None:
+        packed, scales, biases = _by_numpy(weight, scheme, dtype, groups)
+    else:
+        cuts = _pairs(scheme.bits)
+        packed, scales, biases = round_weight(library, weight, groups, cuts, REFITS, scheme.bits, dtype)
     return [mx.array(packed), mx.array(scales).astype(dtype), mx.array(biases).astype(dtype)]
 
 
-def _groups(width: int, size: int, inputs: Inputs) -> list[_Group]:
+def _groups(width: int, size: int, inputs: Inputs) -> list[Group]:
     groups = []
     blocks = column_blocks(width, size)
     for block, triangle in zip(blocks, inputs.triangles or [None] * len(blocks), strict=True):
         for first in range(block.start, block.stop, size):
-            group = _Group(slice(first, first + size), _shares(inputs.energy[first : first + size]))
-            if triangle is not None:
-                place = first - block.start
-                beside = slice(place, place + size)
-                within = np.ascontiguousarray(triangle[beside, beside])
-                group = group._replace(within=within)
-                if place:
-                    before, apart = np.ascontiguousarray(triangle[:place, beside].T), np.linalg.inv(within)
-                    group = group._replace(earlier=slice(block.start, first), before=before, apart=apart)
-            groups.append(group)
+            shares, place = _shares(inputs.energy[first : first + size]), first - block.start
+            if triangle is None:
+                groups.append(Group(shares))
+                continue
+            beside = slice(place, place + size)
+            within = np.ascontiguousarray(triangle[beside, beside])
+            if place:
+                before = np.ascontiguousarray(triangle[:place, beside].T)
+                groups.append(Group(shares, within, block.start, before, np.linalg.inv(within)))
+            else:
+                groups.append(Group(shares, within))
     return groups
 
 
@@ -105,47 +83,38 @@ def _shares(energy: Floats) -> Floats:
     return (energy / total if total > 0 else np.full_like(energy, 1 / len(energy))).astype(np.float32)
 
 
-def _by_kernels(
-    library: ctypes.CDLL, weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, groups: Sequence[_Group]
-) -> Grids:
-    errors = np.array(weight, np.float32, order="C")  # a copy: with compensation, errors come to stand in it
-    rows, width = errors.shape
-    packed = np.empty((rows, width * scheme.bits // 32), np.uint32)
-    scales, biases = np.empty((2, rows, len(groups)), np.float32)
-    cuts = _pairs(scheme.bits)
-    for number, (words, group) in enumerate(zip(np.split(packed, len(groups), axis=1), groups, strict=True)):
-        own = errors[:, group.columns]
-        change = None if group.before is None else _times(library, errors[:, group.earlier], group.before)
-        grid = grids.fit_grid(library, own, group.shares, cuts, REFITS, scheme.bits, change, group.apart)
-        grid = _as_stored(grid[0], dtype), _as_stored(grid[1], dtype)
-        grids.round_group(library, own, change, group.within, grid, scheme.bits, words)
-        scales[:, number], biases[:, number] = grid
+def _by_numpy(weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, groups: Sequence[Group]) -> Grids:
+    parts = []
+    for first in range(0, len(weight), ROWS_AT_ONCE):
+        check_wanted()
+        columns = np.array(weight[first : first + ROWS_AT_ONCE].T, np.float32, order="C")  # a copy, to be changed
+        codes, scales, biases = _round_columns(columns, scheme, dtype, groups)
+        parts.append((pack(codes.T, scheme.bits), scales.T, biases.T))
+    packed, scales, biases = (np.concatenate(part) for part in zip(*parts, strict=True))
     return packed, scales, biases
 
 
-def _times(library: ctypes.CDLL, x: Floats, weight: Floats) -> Floats:
-    """x (R, K) times the transpose of a weight (N, K) -> (R, N)."""
-    of = signatures.Weight(signatures.ROWS, signatures.FLOAT32, 0, 0, *weight.shape, calls.address(weight))
-    return calls.product(library, of, x)
-
-
-def _by_numpy(weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, groups: Sequence[_Group]) -> Grids:
-    """The same with columns (in, out), which NumPy takes one after the other."""
-    columns = np.array(weight.T, np.float32, order="C")  # a copy
+def _round_columns(
+    columns: Floats, scheme: QuantConfig, dtype: mx.Dtype, groups: Sequence[Group]
+) -> tuple[Codes, Floats, Floats]:
+    """A transposed weight (in, out) -> codes (in, out), scales and biases (groups, out). With compensation its errors
+    stand in its place afterwards."""
     codes = np.empty(columns.shape, np.uint8)
-    scales, biases = np.empty((2, len(groups), len(weight)), np.float32)
+    scales, biases = np.empty((2, len(groups), columns.shape[1]), np.float32)
     for number, group in enumerate(groups):
-        fitted = wanted = own = columns[group.columns]
+        start = number * scheme.group_size
+        place = slice(start, start + scheme.group_size)
+        fitted = wanted = own = columns[place]
         if group.before is not None and group.apart is not None:
-            change = group.before @ columns[group.earlier]
+            change = group.before @ columns[group.first : start]
             wanted, fitted = own + change, own + group.apart.T @ change
         scale, bias = (_as_stored(part, dtype) for part in _fit_grid(fitted, group.shares, scheme.bits))
         scales[number], biases[number] = scale, bias
         if group.within is None:
-            codes[group.columns] = _codes(wanted, scale, bias, scheme.bits)
+            codes[place] = _codes(wanted, scale, bias, scheme.bits)
         else:
-            codes[group.columns] = _round_group(own, wanted, group.within, scale, bias, scheme.bits)
-    return pack(codes.T, scheme.bits), scales.T, biases.T
+            codes[place] = _round_group(own, wanted, group.within, scale, bias, scheme.bits)
+    return codes, scales, biases
 
 
 def _round_group(errors: Floats, wanted: Floats, within: Floats, scale: Floats, bias: Floats, bits: int) -> Floats:

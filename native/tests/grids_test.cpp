@@ -12,14 +12,14 @@ double nearest(double x, double scale, double bias, int bits) {
 }
 
 // Of numbers on a grid, their errors squared and weighed.
-double error_of(const std::vector<double>& x, const Buffer<float>& shares, double scale, double bias, int bits) {
+double error_of(const std::vector<double>& x, const float* shares, double scale, double bias, int bits) {
   double total = 0;
   for (size_t k = 0; k < x.size(); k++) total += shares[k] * pow(x[k] - nearest(x[k], scale, bias, bits) * scale - bias, 2);
   return total;
 }
 
 // The least error of the grids that are to be tried.
-double least_error(const std::vector<double>& x, const Buffer<float>& shares, int bits) {
+double least_error(const std::vector<double>& x, const float* shares, int bits) {
   const double most = (1 << bits) - 1;
   double low = x[0], high = x[0], level = 0, scale = 0, bias = 0, best = INFINITY;
   for (size_t k = 0; k < x.size(); k++) low = fmin(low, x[k]), high = fmax(high, x[k]), level += shares[k] * x[k];
@@ -43,72 +43,76 @@ double least_error(const std::vector<double>& x, const Buffer<float>& shares, in
   return error_of(x, shares, scale, bias, bits);
 }
 
-void test_fit(int64_t rows, int64_t size, int bits, bool changed, Random& random) {
-  begin("mm_fit_grid, (%d, %d), %d bits, changed %d", int(rows), int(size), bits, changed);
-  const int64_t ldx = size + 3;
-  Buffer<float> x((rows - 1) * ldx + size), change(rows * size), apart(size * size), shares(size), cuts(2 * kPairs);
-  Buffer<float> scales(rows), biases(rows);
-  random.fill(x), random.fill(change), random.fill(apart), random.fill(shares);
-  float total = 0;
-  for (int64_t k = 0; k < size; k++) total += shares[k] = fabsf(shares[k]) + 0.1f;
-  for (int64_t k = 0; k < size; k++) shares[k] /= total;
-  for (int i = 0; i < 2 * kPairs; i++) cuts[i] = float(kCuts[i]);
-  mm_grid_call call = {};
-  call.x = x.get(), call.shares = shares.get(), call.cuts = cuts.get();
-  if (changed) call.change = change.get(), call.apart = apart.get();
-  call.scales = scales.get(), call.biases = biases.get();
-  call.rows = rows, call.ldx = ldx, call.size = size, call.pairs = kPairs, call.refits = kRefits, call.bits = bits;
-  if (!expect(mm_fit_grid(&call) == MM_OK, "status")) return;
-  for (int64_t r = 0; r < rows; r++) {
-    std::vector<double> row(size);
-    for (int64_t j = 0; j < size; j++) {
-      row[j] = x[r * ldx + j];
-      for (int64_t k = 0; changed && k <= j; k++) row[j] += double(apart[k * size + j]) * change[r * size + k];
-    }
-    const double found = error_of(row, shares, scales[r], biases[r], bits), least = least_error(row, shares, bits);
-    if (!expect(found <= least * 1.01 + 1e-9, "another grid errs less")) return;
+// Two blocks of two groups each; of the second block errors of the first change nothing.
+void test_round(int64_t rows, int64_t size, int bits, int type, bool compensated, Random& random) {
+  begin("mm_round, %d rows, groups of %d, %d bits, type %d, compensated %d", int(rows), int(size), bits, type, compensated);
+  constexpr int64_t kGroups = 4;
+  const int64_t cols = kGroups * size, words = size * bits / 32, panels = (size + mm_panel() - 1) / mm_panel();
+  Buffer<float> x(rows * cols), within(kGroups * size * size), before(size * size), apart(size * size);
+  Buffer<float> shares(cols), cuts(2 * kPairs), packed_before(panels * mm_panel() * size);
+  Buffer<float> scales(rows * kGroups), biases(rows * kGroups);
+  Buffer<uint32_t> packed(rows * kGroups * words);
+  Buffer<int64_t> earlier(kGroups);
+  random.fill(x), random.fill(within), random.fill(before), random.fill(apart), random.fill(shares);
+  if (rows > 2)
+    for (int64_t k = 0; k < cols; k++) x[2 * cols + k] = 0.25f;  // a row without a range
+  for (int64_t i = 0; i < within.size(); i++) within[i] *= 0.1f;
+  for (int64_t i = 0; i < before.size(); i++) before[i] *= 0.1f;
+  for (int64_t g = 0; g < kGroups; g++) {
+    float total = 0;
+    for (int64_t k = g * size; k < (g + 1) * size; k++) total += shares[k] = fabsf(shares[k]) + 0.1f;
+    for (int64_t k = g * size; k < (g + 1) * size; k++) shares[k] /= total;
   }
-  call.size = size - 1;
-  expect(mm_fit_grid(&call) == MM_UNSUPPORTED, "size");
-}
-
-void test_round(int64_t rows, int64_t size, int bits, bool compensated, bool changed, Random& random) {
-  begin("mm_round_group, (%d, %d), %d bits, compensated %d, changed %d", int(rows), int(size), bits, compensated, changed);
-  const int64_t ldx = size + 5, words = size * bits / 32, ldp = words + 1;
-  Buffer<float> x((rows - 1) * ldx + size), change(rows * size), within(size * size), scales(rows), biases(rows);
-  Buffer<uint32_t> packed((rows - 1) * ldp + words);
-  random.fill(x), random.fill(change), random.fill(within);
-  for (int64_t i = 0; i < size * size; i++) within[i] *= 0.1f;
-  for (int64_t i = 0; i < packed.size(); i++) packed[i] = 0xabababab;
-  for (int64_t r = 0; r < rows; r++) scales[r] = r % 5 == 4 ? 0 : 3.0f / (1 << bits), biases[r] = -1.5f + 0.01f * r;
+  for (int i = 0; i < 2 * kPairs; i++) cuts[i] = float(kCuts[i]);
+  mm_weight weight = {};
+  weight.kind = MM_ROWS, weight.rows = weight.cols = size, weight.data = before.get();
+  expect(mm_pack(&weight, packed_before.get()) == MM_OK, "status");
+  const float *befores[kGroups] = {}, *aparts[kGroups] = {}, *withins[kGroups] = {};
+  for (int64_t g = 0; g < kGroups; g++) {
+    earlier[g] = g / 2 * 2 * size;
+    if (compensated) withins[g] = within.get() + g * size * size;
+    if (compensated && g % 2) befores[g] = packed_before.get(), aparts[g] = apart.get();
+  }
   const std::vector<float> given(x.get(), x.get() + x.size());
   mm_round_call call = {};
-  call.x = x.get(), call.scales = scales.get(), call.biases = biases.get(), call.packed = packed.get();
-  if (changed) call.change = change.get();
-  if (compensated) call.within = within.get();
-  call.rows = rows, call.ldx = ldx, call.size = size, call.ldp = ldp, call.bits = bits;
-  if (!expect(mm_round_group(&call) == MM_OK, "status")) return;
+  call.x = x.get(), call.earlier = earlier.get(), call.before = befores, call.apart = aparts, call.within = withins;
+  call.shares = shares.get(), call.cuts = cuts.get(), call.packed = packed.get();
+  call.scales = scales.get(), call.biases = biases.get();
+  call.rows = rows, call.groups = kGroups, call.size = size, call.pairs = kPairs, call.refits = kRefits;
+  call.bits = bits, call.type = type;
+  if (!expect(mm_round(&call) == MM_OK, "status")) return;
   for (int64_t r = 0; r < rows; r++)
-    for (int64_t j = 0; j < size; j++) {
-      uint32_t code = 0;
-      for (int b = 0; b < bits; b++) {
-        const int64_t bit = j * bits + b;
-        code |= (packed[r * ldp + bit / 32] >> (bit % 32) & 1) << b;
+    for (int64_t g = 0; g < kGroups; g++) {
+      const float *own = given.data() + r * cols + g * size, *errors = x.get() + r * cols + g * size;
+      const double scale = scales[r * kGroups + g], bias = biases[r * kGroups + g];
+      std::vector<double> change(size), fitted(size);
+      for (int64_t j = 0; befores[g] && j < size; j++)
+        for (int64_t k = 0; k < size; k++) change[j] += double(before[j * size + k]) * errors[k - size];
+      for (int64_t j = 0; j < size; j++) {
+        fitted[j] = own[j];
+        for (int64_t k = 0; befores[g] && k <= j; k++) fitted[j] += apart[k * size + j] * change[k];
       }
-      double wanted = given[r * ldx + j] + (changed ? change[r * size + j] : 0.0);
-      for (int64_t k = 0; compensated && k < j; k++) wanted += double(within[k * size + j]) * x[r * ldx + k];
-      const double value = code * double(scales[r]) + biases[r];
-      const double best = nearest(wanted, scales[r], biases[r], bits) * scales[r] + biases[r];
-      if (!expect(fabs(value - wanted) <= fabs(best - wanted) + 1e-4, "another code is nearer")) return;
-      const double left = compensated ? given[r * ldx + j] - value : given[r * ldx + j];
-      if (!expect(fabs(x[r * ldx + j] - left) <= 1e-5, "a number is wrong")) return;
+      const double found = error_of(fitted, shares.get() + g * size, scale, bias, bits);
+      const double least = least_error(fitted, shares.get() + g * size, bits);
+      // Of 16 bit scales: a step of their own, times the largest code, and of their biases.
+      const double lost = type == MM_FLOAT32 ? 1e-5 : type == MM_FLOAT16 ? 2e-3 : 1.6e-2;
+      const double step = lost * (fabs(scale) * (1 << bits) + fabs(bias));
+      if (!expect(sqrt(found) <= sqrt(least) * 1.03 + step + 1e-5, "another grid errs less")) return;
+      for (int64_t j = 0; j < size; j++) {
+        uint32_t code = 0;
+        for (int b = 0; b < bits; b++) {
+          const int64_t bit = j * bits + b;
+          code |= (packed[(r * kGroups + g) * words + bit / 32] >> (bit % 32) & 1) << b;
+        }
+        double wanted = own[j] + change[j];
+        for (int64_t k = 0; compensated && k < j; k++) wanted += double(withins[g][k * size + j]) * errors[k];
+        const double value = code * scale + bias, best = nearest(wanted, scale, bias, bits) * scale + bias;
+        if (!expect(fabs(value - wanted) <= fabs(best - wanted) + 1e-4, "another code is nearer")) return;
+        if (!expect(fabs(errors[j] - (compensated ? own[j] - value : own[j])) <= 1e-5, "an error is wrong")) return;
+      }
     }
-  for (int64_t r = 0; r + 1 < rows; r++) {
-    expect(packed[r * ldp + words] == 0xabababab, "words of others");
-    for (int64_t j = size; j < ldx; j++) expect(x[r * ldx + j] == given[r * ldx + j], "columns of others");
-  }
-  call.size = 2 * 128;
-  expect(mm_round_group(&call) == MM_UNSUPPORTED, "size");
+  call.size = 160;
+  expect(mm_round(&call) == MM_UNSUPPORTED, "size");
 }
 
 }  // namespace
@@ -116,9 +120,7 @@ void test_round(int64_t rows, int64_t size, int bits, bool compensated, bool cha
 void test_grids(bool few, Random& random) {
   for (int64_t size : few ? Sizes{64} : Sizes{32, 64, 128})
     for (int bits : {2, 3, 4, 5, 6, 8})
-      for (int64_t rows : few ? Sizes{1, 19} : Sizes{1, 3, 16, 17, 150})
-        for (int way = 0; way < 4; way++) {
-          if (way < 2) test_fit(rows, size, bits, way, random);
-          test_round(rows, size, bits, way & 1, way & 2, random);
-        }
+      for (int64_t rows : few ? Sizes{1, 19} : Sizes{1, 3, 17, 150})
+        for (int type : {MM_FLOAT32, MM_FLOAT16, MM_BFLOAT16})
+          for (bool compensated : {false, true}) test_round(rows, size, bits, type, compensated, random);
 }

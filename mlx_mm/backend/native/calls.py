@@ -34,6 +34,15 @@ def address(array: npt.NDArray[np.generic] | None) -> int | None:
     return array.ctypes.data
 
 
+def pack(library: ctypes.CDLL, rows: Floats) -> Floats:
+    """A weight (N, K) in panels (panels, K, rows of a panel), the last filled up with zeros."""
+    (count, cols), panel = rows.shape, int(library.mm_panel())
+    weight = signatures.Weight(signatures.ROWS, signatures.FLOAT32, 0, 0, count, cols, address(rows))
+    packed = np.empty((-(-count // panel), cols, panel), np.float32)
+    check(library.mm_pack(byref(weight), address(packed)))
+    return packed
+
+
 def product(
     library: ctypes.CDLL,
     weight: signatures.Weight,

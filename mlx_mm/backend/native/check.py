@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Iterator
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_mm.backend.native import calls, grids, mel, signatures
@@ -37,7 +38,7 @@ def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]
     x = random.standard_normal((5, 64), dtype=np.float32)
     plain = random.standard_normal((50, 64), dtype=np.float32)
     bias = random.standard_normal(50, dtype=np.float32)
-    packed = _pack(library, plain)
+    packed = calls.pack(library, plain)
     weight = signatures.Weight(signatures.PACKED, signatures.FLOAT32, 0, 0, 50, 64, calls.address(packed))
     yield "mm_product", calls.product(library, weight, x, bias=bias), x @ plain.T + bias, TOLERANCE
 
@@ -54,7 +55,7 @@ def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]
     ):
         yield "mm_product", calls.product(library, quantised, x, inputs=inputs), x @ full.T, tolerance
     yield "mm_product", calls.product(library, quantised, x[:1], inputs=signatures.INPUTS_FINE), x[:1] @ full.T, 1e-3
-    panels = [_pack(library, array) for array in (codes.view(np.float32), scales, biases)]
+    panels = [calls.pack(library, array) for array in (codes.view(np.float32), scales, biases)]
     in_place = [calls.address(array) for array in panels]
     in_panels = signatures.Weight(signatures.AFFINE_PACKED, signatures.FLOAT32, 4, 32, 50, 64, *in_place)
     fast = calls.product(library, in_panels, x, inputs=signatures.INPUTS_FAST)
@@ -92,28 +93,18 @@ def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]
 
     steps = random.integers(0, 15, (5, 32)).astype(np.float32)
     steps[:, :2] = 0, 15
-    on_grid, shares = steps * 0.5 - 3, np.full(32, 1 / 32, np.float32)
-    grid = grids.fit_grid(library, on_grid, shares, [(0.0, 0.0)], 0, 4)
-    yield "mm_fit_grid", np.stack(grid), np.repeat(np.array([[0.5], [-3]], np.float32), 5, axis=1), TOLERANCE
-    on_grid[:, 4] += 0.2
-    within, words = np.zeros((32, 32), np.float32), np.zeros((5, 4), np.uint32)
-    within[4, 5] = 2
-    grids.round_group(library, on_grid, None, within, grid, 4, words)
-    steps[:, 5] += 1  # what column 4 errs by, twice, is nearer to the next step
+    on_grid, within = steps * 0.5 - 3, np.zeros((32, 32), np.float32)
+    on_grid[:, 4] += 0.1
+    within[4, 5] = 4
+    steps[:, 5] += 1  # what column 4 errs by, four times, is nearer to the next step
+    group = grids.Group(np.full(32, 1 / 32, np.float32), within)
+    words, scales, biases = grids.round_weight(library, on_grid, [group], [(0.0, 0.0)], 0, 4, mx.float32)
     codes = words.view(np.uint8)
-    yield "mm_round_group", np.stack([codes & 15, codes >> 4], -1).reshape(5, 32).astype(np.float32), steps, 0.0
+    yield "mm_round", np.stack([codes & 15, codes >> 4], -1).reshape(5, 32).astype(np.float32), steps, 0.0
+    yield "mm_round", np.stack([scales, biases]), np.full((2, 5, 1), [[[0.5]], [[-3]]], np.float32), TOLERANCE * 30
 
     window, bank = np.hanning(65)[:-1], np.abs(random.standard_normal((33, 5)))
     frames = np.stack([x.reshape(-1)[start : start + 64] for start in range(0, 257, 24)]) * window
     power = np.abs(np.fft.rfft(frames)) ** 2 @ bank
     found = mel.mel_powers(library, bank, window, 24)(x.reshape(-1))
     yield "mm_mel", found.astype(np.float32), power.astype(np.float32), TOLERANCE
-
-
-def _pack(library: ctypes.CDLL, numbers: Floats) -> Floats:
-    """Rows of float32 in panels."""
-    (count, cols), panel = numbers.shape, int(library.mm_panel())
-    rows = signatures.Weight(signatures.ROWS, signatures.FLOAT32, 0, 0, count, cols, calls.address(numbers))
-    packed = np.empty((-(-count // panel), cols, panel), np.float32)
-    calls.check(library.mm_pack(ctypes.byref(rows), calls.address(packed)))
-    return packed

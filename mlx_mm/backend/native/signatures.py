@@ -80,23 +80,15 @@ class MelCall(ctypes.Structure):
     )
 
 
-class GridCall(ctypes.Structure):
-    """mm_grid_call."""
-
-    _fields_ = (
-        *((name, _pointer) for name in ("x", "change", "apart", "shares", "cuts", "scales", "biases")),
-        *((name, _long) for name in ("rows", "ldx", "size", "pairs")),
-        *((name, _int) for name in ("refits", "bits")),
-    )
-
-
 class RoundCall(ctypes.Structure):
     """mm_round_call."""
 
     _fields_ = (
-        *((name, _pointer) for name in ("x", "change", "within", "scales", "biases", "packed")),
-        *((name, _long) for name in ("rows", "ldx", "size", "ldp")),
-        ("bits", _int),
+        *((name, _pointer) for name in ("x", "earlier")),
+        *((name, ctypes.POINTER(_pointer)) for name in ("before", "apart", "within")),
+        *((name, _pointer) for name in ("shares", "cuts", "packed", "scales", "biases")),
+        *((name, _long) for name in ("rows", "groups", "size", "pairs")),
+        *((name, _int) for name in ("refits", "bits", "type")),
     )
 
 
@@ -120,8 +112,7 @@ FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "mm_rotate": (_int, [ctypes.POINTER(RotateCall)]),
     "mm_peak": (ctypes.c_double, [_int]),
     "mm_mel": (_int, [ctypes.POINTER(MelCall)]),
-    "mm_fit_grid": (_int, [ctypes.POINTER(GridCall)]),
-    "mm_round_group": (_int, [ctypes.POINTER(RoundCall)]),
+    "mm_round": (_int, [ctypes.POINTER(RoundCall)]),
     "mm_patches": (_int, [_pointer, _long, _long, _long, _long, _long, _pointer]),
     "mm_scan": (_int, [_pointer, _long, _long, _pointer, _pointer, _long, _pointer]),
     "mm_take_rows": (_int, [_pointer, _long, _long, _long, _pointer, _long, _pointer]),

@@ -224,7 +224,9 @@ class OneNumberOff:
             status: int = function(*arguments)
             kind = signatures.FUNCTIONS[name][1][-1]  # a result's address, or a call that has it
             call = None if kind is ctypes.c_void_p else ctypes.cast(arguments[-1], kind).contents
-            first = next((getattr(call, field) for field in ("out", "y") if hasattr(call, field)), arguments[-1])
+            first = next(
+                (getattr(call, field) for field in ("out", "y", "scales") if hasattr(call, field)), arguments[-1]
+            )
             number = ctypes.c_double if name == "mm_mel" else ctypes.c_float
             number.from_address(first).value += 1
             return status
