@@ -68,8 +68,8 @@ class Chat:
 
 @dataclass(frozen=True)
 class Probes:
-    """What a model is tried on. name: "bundled", or the folder they are from. rounding_texts: that are not measured
-    with."""
+    """What a model is tried on. name: "bundled", or the folder they are from. rounding_texts: bundled ones that are not
+    measured with."""
 
     name: str
     texts: tuple[str, ...] = ()
@@ -79,9 +79,14 @@ class Probes:
     rounding_texts: tuple[str, ...] = ()
 
     def halves(self) -> tuple[Probes, Probes]:
-        """Every second item to round with, and the others to measure with; of fewer than 8 of a kind all to both."""
-        rounding = self._half(0)
-        return dataclasses.replace(rounding, texts=rounding.texts + self.rounding_texts), self._half(1)
+        """Every second item to round with, and the others to measure with; of fewer than 8 of a kind all to both.
+
+        Any beginning of those to round with is spread evenly over them, with the rounding_texts behind other texts.
+        """
+        half = self._half(0)
+        texts = scattered(half.texts) + scattered(self.rounding_texts)
+        rounding = dataclasses.replace(half, texts=texts, images=scattered(half.images), sounds=scattered(half.sounds))
+        return rounding, self._half(1)
 
     def _half(self, start: int) -> Probes:
         parts = _half(self.texts, start), _half(self.images, start), _half(self.sounds, start)
@@ -167,7 +172,7 @@ def fitting(probes: Probes, model: Checked) -> Probes:
         cast("tuple[str, ...]", taken.get("text", ())),
         cast("tuple[ImageSource, ...]", taken.get("image", ())),
         cast("tuple[AudioSource, ...]", taken.get("audio", ())),
-        rounding_texts=(probes if texts else bundled).rounding_texts if "text" in taken else (),
+        rounding_texts=bundled.rounding_texts if "text" in taken else (),
     )
 
 
@@ -220,6 +225,13 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
     return [items[place * (len(items) - 1) // (most - 1)] for place in range(most)]
 
 
+def scattered(items: Sequence[Item]) -> tuple[Item, ...]:
+    """All of them, in an order of which any beginning is spread evenly: by the bits of their numbers, turned round (van
+    der Corput's sequence)."""
+    digits = len(items).bit_length()
+    return tuple(items[number] for number in sorted(range(len(items)), key=lambda number: f"{number:0{digits}b}"[::-1]))
+
+
 @functools.cache
 def synthetic_sounds() -> tuple[tuple[np.ndarray, int], ...]:
     """(samples, sampling_rate) of eight kinds of sound, 5 s each: tones, chords, sweeps, noises, beats."""
@@ -252,10 +264,9 @@ def _chunks(items: Sequence[Item], most: int) -> list[Sequence[Item]]:
 
 
 def _fewer(batch: Batch, most: int) -> Batch:
-    """So many of its items, evenly chosen, as have that many numbers in their largest arrays."""
+    """So many of its first items as have that many numbers in their largest arrays."""
     largest = max(batch.values(), key=lambda array: array.size)
-    kept = spread(range(len(largest)), max(FEW, most // largest[0].size))
-    return {name: array[kept] for name, array in batch.items()}
+    return {name: array[: max(FEW, most // largest[0].size)] for name, array in batch.items()}
 
 
 def _encoded(modality: Modality, items: Sequence[object], processor: EncoderProcessor) -> Batch:
