@@ -107,7 +107,7 @@ def convert(
     first; with check=True the result is too, and converted again where it is not as expected, up to six times.
     method: how weights are rounded, a name of `quantize.methods.METHODS`; "best" runs the model on some inputs while it
     rounds. calibrate: a folder of such inputs, pictures, sounds or texts like those the model is to work on; by default
-    those that come with the package.
+    those that come with the package, which also add to the texts.
     overwrite: replace a checkpoint that stands at `out`. check: run the source and the result afterwards, on the half
     of the inputs that was not rounded with, and write what was lost into the card and into conversion.json; False
     leaves that out. progress: show it on stderr, or a function that is called with (done, total) while it converts.

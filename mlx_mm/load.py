@@ -171,15 +171,24 @@ class OpenCheckpoint:
         checkpoint = reading.Checkpoint(self.folder, share.part)
         return opened._loaded(model, checkpoint, target, lazy=lazy), opened.processor()
 
-    def load_lazily(self) -> Model:
-        """The model alone, whose weights stay on disk until they are used."""
+    def load_lazily(self, *, cast_tables: bool = True) -> Model:
+        """The model alone, whose weights stay on disk until they are used. cast_tables: False leaves those of tokens as
+        they are stored where there are kernels, so that what is looked up in them is still to be cast."""
         opened, checkpoint = self.with_tensors()
-        return opened._loaded(opened.model(), checkpoint, None, lazy=True)
+        return opened._loaded(opened.model(), checkpoint, None, lazy=True, cast_tables=cast_tables)
 
-    def _loaded(self, model: Model, checkpoint: reading.Checkpoint, dtype: mx.Dtype | None, *, lazy: bool) -> Model:
+    def _loaded(
+        self,
+        model: Model,
+        checkpoint: reading.Checkpoint,
+        dtype: mx.Dtype | None,
+        *,
+        lazy: bool,
+        cast_tables: bool = True,
+    ) -> Model:
         device.prepare()
         with foreign(WeightsError, f"The weights in {self.folder} cannot be loaded", OF_ONE_CHECKPOINT):
-            self._fill(model, checkpoint, dtype=dtype, lazy=lazy)
+            self._fill(model, checkpoint, dtype=dtype, lazy=lazy, cast_tables=cast_tables)
         return model
 
     def with_tensors(self) -> tuple["OpenCheckpoint", reading.Checkpoint]:
@@ -247,7 +256,9 @@ class OpenCheckpoint:
                 return dict(model.sanitize(checkpoint.arrays))
             return dict(own_parts(checkpoint.arrays, matching.parameter_shapes(model)))
 
-    def _fill(self, model: Model, checkpoint: reading.Checkpoint, *, dtype: mx.Dtype | None, lazy: bool) -> None:
+    def _fill(
+        self, model: Model, checkpoint: reading.Checkpoint, *, dtype: mx.Dtype | None, lazy: bool, cast_tables: bool
+    ) -> None:
         """Give the model the tensors of the files, strictly."""
         block = apply.read_block(self.values)
         with computing():
@@ -266,7 +277,7 @@ class OpenCheckpoint:
                     mx.eval([arrays[name] for name in names])
                     for name in names:
                         self._check_numbers(name, arrays[name], dtype)
-        as_stored = _read_as_stored(model) if dtype is None else set()
+        as_stored = _read_as_stored(model, tables=not cast_tables) if dtype is None else set()
         with computing():
             model.load_weights(
                 [
@@ -342,14 +353,20 @@ def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype | None:
     return FLOATS[dtype]
 
 
-def _read_as_stored(model: Model) -> set[str]:
-    """The names of weights that products read in 16 bits, where kernels do: as fast as float32, in half the memory."""
+def _read_as_stored(model: Model, *, tables: bool) -> set[str]:
+    """The names of weights that products read in 16 bits, where kernels do: as fast as float32, in half the memory.
+    tables: and of those that may be quantised, in which tokens are looked up."""
     if not device.has_kernels():
         return set()
     kinds, names = nn.Linear | nn.QuantizedLinear, ("weight", "scales", "biases")
-    modules = model.named_modules()
+    modules = list(model.named_modules())
     layers = ((path, layer) for path, layer in modules if isinstance(layer, kinds) or hasattr(layer, "num_experts"))
-    return {f"{path}.{name}" for path, layer in layers for name in names if name in layer}
+    found = {f"{path}.{name}" for path, layer in layers for name in names if name in layer}
+    if tables:
+        for path, layer in modules:
+            if isinstance(layer, nn.Embedding) and model.quant_predicate(path, layer):
+                found.add(f"{path}.weight")
+    return found
 
 
 def _cast(model: Model, name: str, array: mx.array, dtype: mx.Dtype | None) -> mx.array:

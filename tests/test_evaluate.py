@@ -13,10 +13,13 @@ import pytest
 from comparing import LONG
 
 from mlx_mm import classify, compare, convert, encode_image, encode_text, generate, load
+from mlx_mm.backend import device
 from mlx_mm.checkpoint.digest import weights_digest
 from mlx_mm.errors import InputError, ModelNotFoundError
 from mlx_mm.evaluate import comparing, outputs
-from mlx_mm.probes import bundled_probes, chat_batch
+from mlx_mm.evaluate.streamed import Streamed
+from mlx_mm.load import open_checkpoint
+from mlx_mm.probes import bundled_probes, chat_batch, fitting
 from mlx_mm.quantize.cost import Cost
 
 Tiny = Callable[..., Path]
@@ -181,3 +184,20 @@ def test_a_folder_of_the_wrong_kind_is_told_before_anything_is_written(tiny_chec
     with pytest.raises(InputError, match="sounds holds 1 sounds, and this model takes texts and pictures"):
         convert(tiny_checkpoint("siglip2"), tmp_path / "out", method="plain", calibrate=tmp_path / "sounds", check=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("recipe", ["glm46v", "clip", "clap"])
+def test_a_model_that_is_read_layer_by_layer_gives_the_same(tmp_path: Path, tiny_checkpoint: Tiny, recipe: str) -> None:
+    """From files of 16 bits, whose tables are not cast as a whole where there are kernels."""
+    convert(tiny_checkpoint(recipe), tmp_path / "half", bits=None, dtype="bfloat16", check=False)
+    opened = open_checkpoint(tmp_path / "half")
+    model, processor = opened.load()
+    streamed = Streamed(opened)
+    few = comparing.some_of_each(fitting(bundled_probes(), model), 3)
+    task = outputs.prompts(few, model, processor)
+    expected, found = (outputs.results(each, task, lambda _modality: None) for each in (model, streamed.model))
+    assert expected.keys() == found.keys()
+    assert all(np.array_equal(expected[kind], found[kind]) for kind in expected)
+    [table] = [path for path in streamed.paths if path.endswith(("embed_tokens", "token_embedding"))]
+    wanted = mx.bfloat16 if device.has_kernels() else mx.float32
+    assert streamed.take(table).weight.dtype == wanted

@@ -10,6 +10,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 
+from mlx_mm.backend import device
+from mlx_mm.backend.native import weights
 from mlx_mm.backend.streams import compute
 from mlx_mm.backend.watching import Watched
 from mlx_mm.load import OpenCheckpoint
@@ -28,7 +30,7 @@ class Streamed:
 
     def __init__(self, opened: OpenCheckpoint, *, keep: bool = False) -> None:
         self._opened, self._keep = opened, keep
-        self.model = opened.load_lazily()
+        self.model = opened.load_lazily(cast_tables=keep)
         self.look: Look | None = None
         self._layers = _layers(self.model)
         compute(self._watch)
@@ -43,7 +45,7 @@ class Streamed:
         if self._keep:
             return self._layers[path]
         if path not in self._layers:
-            self._layers = _layers(self._opened.load_lazily())
+            self._layers = _layers(self._opened.load_lazily(cast_tables=False))
         return self._layers.pop(path)
 
     def _watch(self) -> None:
@@ -58,7 +60,26 @@ class Streamed:
         if isinstance(x, mx.array):
             mx.eval(x)  # so that what came before it is let go
         layer = self.take(path)
-        return layer if self.look is None else self.look(path, layer, x, chosen)
+        layer = layer if self.look is None else self.look(path, layer, x, chosen)
+        if self._keep or not device.has_kernels():
+            return layer
+        if isinstance(layer, nn.Linear) and layer.weight.dtype != mx.float32:
+            weights.read_in_place(layer)
+        return _Table(layer) if isinstance(layer, nn.Embedding) else layer
+
+
+class _Table(nn.Module):
+    """A table as it is stored. Its rows become float32 when they are looked up: whole it would take twice as much."""
+
+    def __init__(self, stored: nn.Embedding) -> None:
+        super().__init__()
+        self._stored = stored
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        return self._stored(ids).astype(mx.float32)
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        return self._stored.as_linear(x)
 
 
 def _layers(model: Model) -> dict[str, nn.Module]:
