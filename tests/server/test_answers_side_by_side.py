@@ -186,7 +186,8 @@ def test_who_leaves_is_gone_within_a_step(tiny_checkpoint: Checkpoint) -> None:
 def test_a_long_prompt_does_not_stop_the_others(tiny_checkpoint: Checkpoint) -> None:
     order: list[str] = []
     with serving(tiny_checkpoint("glm46v", name="glm"), prefill=8) as engine:
-        short = engine.chat("glm", question("Hello."), max_tokens=40, **GREEDY)
+        # More tokens than there is time for before the long one comes, even on a busy machine.
+        short = engine.chat("glm", question("Hello."), max_tokens=80, **GREEDY)
         short.on_event(lambda event: order.append("token") if isinstance(event, Piece) else None)
         long = engine.chat("glm", question("Hello, how are you? " * 60), max_tokens=2, **GREEDY)
         long.on_event(lambda event: order.append("part") if isinstance(event, Reading) else None)
