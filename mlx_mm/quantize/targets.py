@@ -135,8 +135,10 @@ def reach(target: Target, layers: Mapping[str, Sequence[Option]], rest: int, sou
 
 
 def _moved(aims: Losses, shares: Mapping[str, float]) -> Losses:
-    """By how much less, or more, was lost than allowed; at most ten times."""
-    return {kind: aim * MARGIN / min(max(shares[kind], 0.1), 10.0) for kind, aim in aims.items()}
+    """By how much less, or more, was lost than allowed; at most ten times. While one kind loses too much, none may lose
+    more than before: what layers lose of one they lose of others."""
+    most = 1.0 if max(shares.values()) > 1 else 10.0
+    return {kind: aim * min(MARGIN / min(max(shares[kind], 0.1), 10.0), most) for kind, aim in aims.items()}
 
 
 def _between(met: Losses, missed: Losses) -> Losses:
