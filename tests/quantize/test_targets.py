@@ -137,3 +137,25 @@ def test_sizes() -> None:
         reach(Target("target_size", smallest - 1), LAYERS, REST, SOURCE, converter)
     with pytest.raises(QuantizationError, match=r"target_size is 2.0 MB, and the source has 1.0 MB"):
         reach(Target("target_size", 2 * SOURCE), LAYERS, REST, SOURCE, converter)
+
+
+def test_while_one_kind_loses_too_much_no_other_may_lose_more() -> None:
+    """Pictures lose a tenth of what is expected, and texts twice as much."""
+    layers = {
+        f"{kind}.{number}": [
+            Option(QuantConfig(bits, 64), 1000 * bits, {kind: 4.0**-bits}) for bits in (2, 3, 4, 5, 6, 8)
+        ]
+        for kind in ("text", "image")
+        for number in range(4)
+    }
+    bits: list[tuple[int, int]] = []
+
+    def attempt(choice: Choice) -> Losses:
+        bits.append((sum(choice[f"image.{n}"].scheme.bits for n in range(4)), choice["text.0"].scheme.bits))
+        losses = total(choice).losses
+        return {"image": losses["image"] / 10, "text": losses["text"] * 2}
+
+    reach(Target("target_kl", 4 * 4.0**-4), layers, REST, SOURCE, attempt)
+    missed = [each for each in bits if each[1] < 5]
+    assert len(missed) >= 1
+    assert all(image >= missed[0][0] for image, _ in bits[: len(missed) + 1])
