@@ -380,8 +380,8 @@ STARTS = re.compile(r"\b(Thread|ThreadPoolExecutor|Timer|start_new_thread)\(|\bm
 
 def test_threads_are_started_where_they_are_known() -> None:
     """One that owns models, some that read ahead, one that is told of changes to folders, one that watches other ranks;
-    a server's engine, what prepares for it, what waits for its end and what asks servers. Subclasses of
-    `threading.local`, which are no threads, are named so."""
+    a server's engine, what prepares for it, what waits for its end and what asks servers; and some that compute with
+    NumPy alone, for a layer's inputs. Subclasses of `threading.local`, which are no threads, are named so."""
     package = Path(mlx_mm.__file__).parent
     found = {
         path.relative_to(package).as_posix()
@@ -395,6 +395,7 @@ def test_threads_are_started_where_they_are_known() -> None:
         "backend/watchdog.py",
         "cli/serve.py",
         "processing/read_ahead.py",
+        "quantize/inputs.py",
         "search/servers.py",
         "search/watching.py",
         "server/engine.py",
