@@ -11,7 +11,8 @@ A group of a row has a scale and a bias; a weight is then scale · code + bias, 
   GPTQ's numbers, without its inverse of H.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import mlx.core as mx
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_mm.backend.blas import numpy_on_one_thread
-from mlx_mm.backend.native.grids import Grids, Group, round_weight
+from mlx_mm.backend.native.grids import Grids, Group, rounder
 from mlx_mm.backend.native.library import open_library
 from mlx_mm.backend.streams import check_wanted
 from mlx_mm.quantize.inputs import Floats, Inputs, column_blocks
@@ -47,10 +48,14 @@ def rounded(weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, inputs: Inputs
     groups = _groups(weight.shape[1], scheme.group_size, inputs or Inputs(np.ones(weight.shape[1], np.float32)))
     library = open_library()
     if library is None:
-        packed, scales, biases = _by_numpy(weight, scheme, dtype, groups)
+        round_rows: Callable[[Floats], Grids] = partial(_by_numpy, scheme=scheme, dtype=dtype, groups=groups)
     else:
-        cuts = _pairs(scheme.bits)
-        packed, scales, biases = round_weight(library, weight, groups, cuts, REFITS, scheme.bits, dtype)
+        round_rows = rounder(library, groups, _pairs(scheme.bits), REFITS, scheme.bits, dtype)
+    parts = []
+    for first in range(0, len(weight), ROWS_AT_ONCE):
+        check_wanted()
+        parts.append(round_rows(weight[first : first + ROWS_AT_ONCE]))
+    packed, scales, biases = (np.concatenate(part) for part in zip(*parts, strict=True))
     return [mx.array(packed), mx.array(scales).astype(dtype), mx.array(biases).astype(dtype)]
 
 
@@ -83,15 +88,10 @@ def _shares(energy: Floats) -> Floats:
     return (energy / total if total > 0 else np.full_like(energy, 1 / len(energy))).astype(np.float32)
 
 
-def _by_numpy(weight: Floats, scheme: QuantConfig, dtype: mx.Dtype, groups: Sequence[Group]) -> Grids:
-    parts = []
-    for first in range(0, len(weight), ROWS_AT_ONCE):
-        check_wanted()
-        columns = np.array(weight[first : first + ROWS_AT_ONCE].T, np.float32, order="C")  # a copy, to be changed
-        codes, scales, biases = _round_columns(columns, scheme, dtype, groups)
-        parts.append((pack(codes.T, scheme.bits), scales.T, biases.T))
-    packed, scales, biases = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return packed, scales, biases
+def _by_numpy(rows: Floats, scheme: QuantConfig, dtype: mx.Dtype, groups: Sequence[Group]) -> Grids:
+    columns = np.array(rows.T, np.float32, order="C")  # a copy, to be changed
+    codes, scales, biases = _round_columns(columns, scheme, dtype, groups)
+    return pack(codes.T, scheme.bits), scales.T, biases.T
 
 
 def _round_columns(

@@ -98,7 +98,7 @@ def _results(library: ctypes.CDLL) -> Iterator[tuple[str, Floats, Floats, float]
     within[4, 5] = 4
     steps[:, 5] += 1  # what column 4 errs by, four times, is nearer to the next step
     group = grids.Group(np.full(32, 1 / 32, np.float32), within)
-    words, scales, biases = grids.round_weight(library, on_grid, [group], [(0.0, 0.0)], 0, 4, mx.float32)
+    words, scales, biases = grids.rounder(library, [group], [(0.0, 0.0)], 0, 4, mx.float32)(on_grid)
     codes = words.view(np.uint8)
     yield "mm_round", np.stack([codes & 15, codes >> 4], -1).reshape(5, 32).astype(np.float32), steps, 0.0
     yield "mm_round", np.stack([scales, biases]), np.full((2, 5, 1), [[[0.5]], [[-3]]], np.float32), TOLERANCE * 30

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import byref
 from typing import NamedTuple, TypeAlias
 
@@ -14,9 +14,6 @@ import numpy.typing as npt
 from mlx_mm.backend.native import calls, signatures
 from mlx_mm.backend.native.calls import Floats, address
 from mlx_mm.backend.native.weights import TYPES
-from mlx_mm.backend.streams import check_wanted
-
-ROWS_AT_ONCE = 1024  # of a weight, so that the copy of them stays in a cache, and one who waits can be interrupted
 
 Grids: TypeAlias = tuple[npt.NDArray[np.uint32], Floats, Floats]  # packed weight, scales, biases
 
@@ -37,16 +34,16 @@ class Group(NamedTuple):
     apart: Floats | None = None
 
 
-def round_weight(
+def rounder(
     library: ctypes.CDLL,
-    weight: Floats,
     groups: Sequence[Group],
     cuts: Sequence[tuple[float, float]],
     refits: int,
     bits: int,
     dtype: mx.Dtype,
-) -> Grids:
-    """(R, columns) -> packed as MLX does it, (R, words), scales and biases (R, groups) that `dtype` can hold.
+) -> Callable[[Floats], Grids]:
+    """What rounds rows (R, columns) of a weight: packed as MLX does it, (R, words), scales and biases (R, groups) that
+    `dtype` can hold.
 
     Groups are of 32, 64 or 128 columns. cuts: shares of a row's range in a group that are left out below and above, of
     which the best is taken and refitted `refits` times.
@@ -54,22 +51,22 @@ def round_weight(
     before = [None if group.before is None else calls.pack(library, group.before) for group in groups]
     earlier = np.array([group.first for group in groups], np.int64)
     shares, pairs = np.concatenate([group.shares for group in groups]), np.array(cuts, np.float32)
-    rows, width = weight.shape
-    packed = np.empty((rows, width * bits // 32), np.uint32)
-    scales, biases = np.empty((2, rows, len(groups)), np.float32)
-    call = signatures.RoundCall(
-        None, address(earlier), _pointers(before), _pointers([group.apart for group in groups]),
-        _pointers([group.within for group in groups]), address(shares), address(pairs), None, None, None,
-        0, len(groups), width // len(groups), len(pairs), refits, bits, TYPES[dtype],
-    )  # fmt: skip
-    for first in range(0, rows, ROWS_AT_ONCE):
-        check_wanted()
-        part = slice(first, first + ROWS_AT_ONCE)
-        errors = np.array(weight[part], np.float32, order="C")  # a copy, in which errors come to stand
-        call.x, call.rows, call.packed = address(errors), len(errors), address(packed[part])
-        call.scales, call.biases = address(scales[part]), address(biases[part])
+    size = len(groups[0].shares)
+    apart, within = [group.apart for group in groups], [group.within for group in groups]
+
+    def round_rows(rows: Floats) -> Grids:
+        errors = np.array(rows, np.float32, order="C")  # a copy, in which errors come to stand
+        packed = np.empty((len(rows), len(groups) * size * bits // 32), np.uint32)
+        scales, biases = np.empty((2, len(rows), len(groups)), np.float32)
+        call = signatures.RoundCall(
+            address(errors), address(earlier), _pointers(before), _pointers(apart), _pointers(within), address(shares),
+            address(pairs), address(packed), address(scales), address(biases), len(rows), len(groups), size, len(pairs),
+            refits, bits, TYPES[dtype],
+        )  # fmt: skip
         calls.check(library.mm_round(byref(call)))
-    return packed, scales, biases
+        return packed, scales, biases
+
+    return round_rows
 
 
 def _pointers(arrays: Sequence[Floats | None]) -> ctypes.Array[ctypes.c_void_p]:

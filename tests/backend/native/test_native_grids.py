@@ -10,7 +10,7 @@ import pytest
 from tiny import hashed
 
 from mlx_mm.backend.native import calls
-from mlx_mm.backend.native.grids import Group, round_weight
+from mlx_mm.backend.native.grids import Group, rounder
 from mlx_mm.quantize import rounding
 from mlx_mm.quantize.inputs import inputs_of
 from mlx_mm.quantize.rounding import pack, rounded
@@ -81,7 +81,7 @@ def test_many_rows_by_any_number_of_threads(kernels: ctypes.CDLL) -> None:
 def test_codes_are_the_nearest_and_lie_as_mlx_packs_them(kernels: ctypes.CDLL, bits: int) -> None:
     weight, group = weights(21, 64), Group(np.full(64, 1 / 64, np.float32))
     before = weight.copy()
-    words, scales, biases = round_weight(kernels, weight, [group], [(0.0, 0.0)], 1, bits, mx.bfloat16)
+    words, scales, biases = rounder(kernels, [group], [(0.0, 0.0)], 1, bits, mx.bfloat16)(weight)
     for stored in (scales, biases):
         assert np.array_equal(stored, np.array(mx.array(stored).astype(mx.bfloat16).astype(mx.float32)))
     exact = (weight.astype(np.float64) - biases) / scales
@@ -101,8 +101,8 @@ def test_scales_that_16_bits_hardly_hold(kernels: ctypes.CDLL) -> None:
     for size in (3e-4, 1e-5, 3e-7):
         weight = weights(40, 32) * np.float32(size)
         for dtype in (mx.float16, mx.bfloat16):
-            _, *grid = round_weight(kernels, weight, [group], [(0.0, 0.0)], 0, 4, dtype)
-            _, *exact = round_weight(kernels, weight, [group], [(0.0, 0.0)], 0, 4, mx.float32)
+            _, *grid = rounder(kernels, [group], [(0.0, 0.0)], 0, 4, dtype)(weight)
+            _, *exact = rounder(kernels, [group], [(0.0, 0.0)], 0, 4, mx.float32)(weight)
             for stored, number in zip(grid, exact, strict=True):
                 assert np.array_equal(stored, np.array(mx.array(number).astype(dtype).astype(mx.float32)))
                 assert not np.array_equal(stored, number)
@@ -112,4 +112,4 @@ def test_groups_of_other_sizes_are_refused(kernels: ctypes.CDLL) -> None:
     for size in (16, 48, 160):
         group = Group(np.full(size, 1 / size, np.float32))
         with pytest.raises(calls.KernelError):
-            round_weight(kernels, np.zeros((2, size), np.float32), [group], [(0.0, 0.0)], 2, 4, mx.float32)
+            rounder(kernels, [group], [(0.0, 0.0)], 2, 4, mx.float32)(np.zeros((2, size), np.float32))
